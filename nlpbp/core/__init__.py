@@ -1,0 +1,1 @@
+"""The practices themselves: plain functions over torch objects, usable in any loop."""

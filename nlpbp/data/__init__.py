@@ -1,0 +1,1 @@
+"""Strict readers, columns and labels, splits, samples, and the order in which examples are seen."""

@@ -1,0 +1,1 @@
+"""The training loop, evaluation, precision and tracking, on accelerate."""
