@@ -1,0 +1,36 @@
+"""What goes through the loop: a batch, the loss over it, and the number of items that loss is a mean of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Inputs of one forward pass, with the ids of the examples they were made from.
+
+    `inputs` are keyword arguments of the model; `labels` is None where nothing is to be learned; `ids` is int64 [batch].
+    """
+
+    inputs: dict[str, Tensor]
+    labels: Tensor | None
+    ids: Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        """Copy to `device`; the ids stay on the CPU, where they are read."""
+        inputs = {name: tensor.to(device, non_blocking=True) for name, tensor in self.inputs.items()}
+        labels = None if self.labels is None else self.labels.to(device, non_blocking=True)
+        return Batch(inputs, labels, self.ids)
+
+
+LossFn = Callable[[nn.Module, Batch], Tensor]  # the mean loss over the batch's items, as a scalar
+Count = Callable[[Batch], int]  # how many items that mean was over
+
+
+def count_examples(batch: Batch) -> int:
+    """Count the examples of a batch: the items of a classifier's loss."""
+    return len(batch.ids)

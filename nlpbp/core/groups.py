@@ -1,0 +1,106 @@
+"""Layer groups: a model's parameters from the input to the head, by its structure and not by a list of names.
+
+Freezing, layer-wise rates and unfreezing all take these groups. Every parameter stands in exactly one group, tied weights once,
+and optimizer groups are built for all of them up front: what is frozen now must be there when it is unfrozen.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+
+@dataclass(frozen=True)
+class LayerGroup:
+    """Parameters that train at one rate and are frozen together; `parameters` are (name, parameter) pairs."""
+
+    name: str
+    parameters: tuple[tuple[str, nn.Parameter], ...]
+
+
+def layer_groups(model: nn.Module, *, body: nn.Module | None = None) -> list[LayerGroup]:
+    """Cut `model` into groups, body first and head last: what stands before the blocks, each block, the head.
+
+    `body` is the pretrained part (default: `model.base_model` of transformers, else the model); its blocks are the entries of
+    its outermost module lists. Parameters of the body that come after the first block (a final norm, a pooler) belong to the
+    last block. Groups without parameters are left out.
+
+    >>> body = nn.ModuleDict({"embed": nn.Embedding(5, 4), "layers": nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4)])})
+    >>> model = nn.ModuleDict({"body": body, "classifier": nn.Linear(4, 2)})
+    >>> [group.name for group in layer_groups(model, body=body)]
+    ['embeddings', 'block.0', 'block.1', 'head']
+    """
+    body = body if body is not None else getattr(model, "base_model", model)
+    blocks = list(_blocks(body))
+    owner = {id(p): index for index, block in enumerate(blocks) for p in block.parameters()}
+    in_body = {id(p) for p in body.parameters()} if body is not model or blocks else set()
+    members: list[list[tuple[str, nn.Parameter]]] = [[] for _ in range(len(blocks) + 2)]
+    past_first_block = False
+    for name, parameter in model.named_parameters():
+        if id(parameter) in owner:
+            past_first_block = True
+            members[1 + owner[id(parameter)]].append((name, parameter))
+        elif id(parameter) in in_body:
+            members[len(blocks) if past_first_block else 0].append((name, parameter))
+        else:
+            members[-1].append((name, parameter))
+    names = ["embeddings", *(f"block.{index}" for index in range(len(blocks))), "head"]
+    return [LayerGroup(name, tuple(pairs)) for name, pairs in zip(names, members, strict=True) if pairs]
+
+
+def _blocks(module: nn.Module) -> Iterator[nn.Module]:
+    """Yield the entries of the outermost module lists that hold parameters, in the order of definition."""
+    for child in module.children():
+        if isinstance(child, nn.ModuleList):
+            yield from (block for block in child if any(True for _ in block.parameters()))
+        else:
+            yield from _blocks(child)
+
+
+def no_decay_names(model: nn.Module) -> set[str]:
+    """Name the parameters that weight decay must not touch: biases, norms (all vectors and scalars) and embeddings.
+
+    >>> sorted(no_decay_names(nn.ModuleDict({"embed": nn.Embedding(5, 4), "linear": nn.Linear(4, 4)})))
+    ['embed.weight', 'linear.bias']
+    """
+    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    return {name for name, p in model.named_parameters() if p.ndim < 2 or id(p) in embeddings}
+
+
+def parameter_groups(
+    groups: Sequence[LayerGroup],
+    *,
+    lr: float,
+    layer_decay: float = 1.0,
+    head_lr: float | None = None,
+    weight_decay: float = 0.0,
+    no_decay: set[str] | frozenset[str] = frozenset(),
+) -> list[dict[str, Any]]:
+    """Make optimizer groups with layer-wise rates: the last body group trains at `lr`, each one below at `layer_decay` times less.
+
+    The head trains at `head_lr` (default: `lr`). Each layer group becomes one or two optimizer groups, with and without
+    `weight_decay`. Frozen parameters are included, so unfreezing them later trains them. Keys added for readers:
+    `name`, `base_lr`. Decay per layer as in ELECTRA and BEiT; fast.ai calls the idea discriminative rates.
+
+    >>> linear = nn.Linear(2, 2)
+    >>> made = parameter_groups([LayerGroup("head", tuple(linear.named_parameters()))], lr=0.1, weight_decay=0.01, no_decay={"bias"})
+    >>> [(group["name"], group["lr"], group["weight_decay"], len(group["params"])) for group in made]
+    [('head', 0.1, 0.01, 1), ('head, no decay', 0.1, 0.0, 1)]
+    """
+    body = [group.name for group in groups if group.name != "head"]
+    rates = {name: lr * math.pow(layer_decay, len(body) - 1 - index) for index, name in enumerate(body)}
+    rates["head"] = lr if head_lr is None else head_lr
+    made = []
+    for group in groups:
+        for decays in (True, False):
+            params = [p for name, p in group.parameters if (name not in no_decay) == decays]
+            if params:
+                rate = rates[group.name]
+                name = group.name if decays else f"{group.name}, no decay"
+                decay = weight_decay if decays else 0.0
+                made.append({"name": name, "params": params, "lr": rate, "base_lr": rate, "weight_decay": decay})
+    return made

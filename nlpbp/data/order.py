@@ -1,0 +1,119 @@
+"""The order in which examples are seen, as pure functions of (seed, epoch, position): nothing to save but three integers.
+
+A *step* is the set of examples of one optimizer step; it is cut into *micro-batches*, and rank r of W takes micro-batches
+r, r + W, ... So the result does not depend on how many processes share the work.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+
+Ints = np.ndarray[Any, np.dtype[np.int64]]
+T = TypeVar("T")
+
+GROUPED_STEPS = 50  # steps whose examples are sorted by length together: less padding, and still another mix every epoch
+
+
+def epoch_order(num_examples: int, *, seed: int, epoch: int) -> Ints:
+    """Return the permutation of examples that belongs to (seed, epoch).
+
+    >>> epoch_order(4, seed=0, epoch=1).tolist() == epoch_order(4, seed=0, epoch=1).tolist()
+    True
+    """
+    return np.random.default_rng([seed, epoch]).permutation(num_examples)
+
+
+def steps_per_epoch(num_examples: int, *, size: int) -> int:
+    """Return how many steps of `size` examples on average an epoch has.
+
+    >>> steps_per_epoch(100, size=32)
+    4
+    """
+    return max(1, -(-num_examples // size))
+
+
+def grouped_steps(lengths: Ints, *, size: int, seed: int, epoch: int, min_size: int = 1) -> list[Ints]:
+    """Cut an epoch into steps of similar length and about equal cost: many short examples or few long ones, `size` on average.
+
+    `lengths` [n] are in tokens. Returns exactly `steps_per_epoch(n, size=size)` arrays of example indices, each example once,
+    none with fewer than `min_size`. Examples are permuted, sorted by length within groups of `GROUPED_STEPS` steps, cut
+    where the tokens of a group divide evenly, and the steps are put in random order.
+
+    >>> steps = grouped_steps(np.array([1, 9, 1, 9, 1, 1]), size=3, seed=0, epoch=0)
+    >>> sorted(len(step) for step in steps), sorted(np.concatenate(steps).tolist())
+    ([1, 5], [0, 1, 2, 3, 4, 5])
+    """
+    order = epoch_order(len(lengths), seed=seed, epoch=epoch)
+    num_steps = steps_per_epoch(len(lengths), size=size)
+    num_groups = -(-num_steps // GROUPED_STEPS)
+    steps: list[Ints] = []
+    for index in range(num_groups):
+        first, last = (len(order) * i // num_groups for i in (index, index + 1))
+        parts = num_steps * (index + 1) // num_groups - num_steps * index // num_groups
+        group = order[first:last]
+        group = group[np.argsort(lengths[group], kind="stable")]
+        steps += np.split(group, _equal_cost_cuts(lengths[group], parts=parts, min_size=min_size))
+    shuffled = np.random.default_rng([seed, epoch, 1]).permutation(len(steps))
+    return [steps[i] for i in shuffled]
+
+
+def _equal_cost_cuts(costs: Ints, *, parts: int, min_size: int) -> Ints:
+    """Return the `parts` - 1 places to cut at, so that the parts cost about the same and hold `min_size` items or more."""
+    min_size = max(1, min(min_size, len(costs) // parts))
+    total = np.cumsum(costs)
+    # Half an item's cost back, so that each cut falls on the nearer side of the item it meets.
+    wanted = np.searchsorted(total - costs / 2, total[-1] * np.arange(1, parts) / parts)
+    # Each cut leaves room for the parts before it and after it.
+    steps = np.arange(1, parts) * min_size
+    rising = np.maximum.accumulate(np.maximum(wanted - steps, 0)) + steps
+    return np.minimum(rising, len(costs) - (parts - np.arange(1, parts)) * min_size)
+
+
+def micro_batches(step: Ints, *, num: int) -> list[Ints]:
+    """Deal a step's examples into `num` micro-batches of nearly equal size and length.
+
+    >>> [part.tolist() for part in micro_batches(np.arange(5), num=2)]
+    [[0, 2, 4], [1, 3]]
+    """
+    return [step[index::num] for index in range(num)]
+
+
+def rank_share(items: Sequence[T], *, rank: int, world_size: int) -> list[T]:
+    """Return the items that `rank` works on, the same number on every rank: a short last round repeats the first item.
+
+    >>> rank_share("abcde", rank=1, world_size=2)
+    ['b', 'd', 'a']
+    """
+    missing = -len(items) % world_size
+    return [*items, *[items[0]] * missing][rank::world_size]
+
+
+def evaluation_batches(lengths: Ints, *, max_tokens: int) -> list[Ints]:
+    """Cut all examples once into batches of similar length with at most `max_tokens` padded tokens, longest first.
+
+    A single example longer than the limit is a batch of its own. The longest come first, so that memory trouble shows at once.
+
+    >>> [batch.tolist() for batch in evaluation_batches(np.array([2, 8, 4, 4]), max_tokens=8)]
+    [[1], [2, 3], [0]]
+    """
+    order = np.argsort(-lengths, kind="stable")
+    batches, first = [], 0
+    while first < len(order):
+        size = max(1, int(max_tokens // max(1, lengths[order[first]])))
+        batches.append(order[first : first + size])
+        first += size
+    return batches
+
+
+def micro_seed(seed: int, step: int, micro_batch: int) -> int:
+    """Return the seed of everything random in one micro-batch (dropout, masks), 63 bits.
+
+    >>> micro_seed(0, 1, 2) == micro_seed(0, 1, 2) != micro_seed(0, 2, 1)
+    True
+    """
+    digest = hashlib.sha256(f"{seed}/{step}/{micro_batch}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
