@@ -1,0 +1,199 @@
+"""CSV and TSV files, strictly: cells stay the text they are, and each error names the line where the mistake begins."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from nlpbp.core.errors import ConfigError, DataError
+from nlpbp.data.decoding import count_line_ends, read_text
+
+DELIMITERS = {",": "','", ";": "';'", "\t": "tab", "|": "'|'"}
+NUM_SNIFFED_RECORDS = 20
+SNIFFED_CHARACTERS = 200_000
+MAX_CELL = 2**31 - 1  # characters; the csv module by itself refuses a cell above 128 KiB
+QUOTED_CELL = re.compile(r'"[^"]*(?:""[^"]*)*"')
+
+Record = tuple[int, list[str]]  # (line where it starts, cells)
+
+
+def read_delimited(path: Path, *, delimiter: str | None = None) -> tuple[dict[str, list[Any]], list[int], tuple[str, ...]]:
+    r"""Return the columns of a CSV or TSV file, the line where each record starts, and what was decided.
+
+    Raises `DataError` with the line for an empty file, a header that is missing, empty or double, a record with too
+    many or too few cells, and a quote that is never closed; `ConfigError` for a delimiter of several characters.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "films.csv"
+    >>> _ = path.write_text('text;label\n"good; very";1\n', encoding="utf-8")
+    >>> read_delimited(path)
+    ({'text': ['good; very'], 'label': ['1']}, [2], ("delimiter ';' (sniffed)",))
+    """
+    text = read_text(path)
+    if not text.strip():
+        raise DataError("the file is empty", file=str(path), hint="give a file with a header line and records")
+    notes: list[str] = []
+    if delimiter is None:
+        delimiter = sniff_delimiter(text, default="\t" if path.suffix.lower() == ".tsv" else ",")
+        notes += [] if delimiter == "," else [f"delimiter {DELIMITERS[delimiter]} (sniffed)"]
+    delimiter = check_delimiter(delimiter)
+    with _long_cells():
+        records = _parse_tsv(text, str(path), notes) if delimiter == "\t" else _parse(text, delimiter, str(path))
+    header = _header(records[0][1], str(path))
+    body = [record for record in records[1:] if record[1]]
+    if len(body) < len(records) - 1:
+        notes.append(f"blank lines left out: {len(records) - 1 - len(body)}")
+    if not body:
+        raise DataError("there is only a header, and no record", file=str(path), row=1, hint="add records")
+    _check_widths(body, header, str(path), delimiter)
+    columns = dict(zip(header, map(list, zip(*(cells for _, cells in body), strict=True)), strict=True))
+    return _without_row_numbers(columns, str(path), notes), [line for line, _ in body], tuple(notes)
+
+
+def check_delimiter(delimiter: str) -> str:
+    r"""Return the delimiter, with `\t` as typed on a command line turned into a tab.
+
+    >>> check_delimiter("\\t")
+    '\t'
+    """
+    delimiter = "\t" if delimiter in ("\\t", "tab") else delimiter
+    if len(delimiter) != 1 or delimiter in '"\r\n':
+        raise ConfigError("a delimiter is one character", excerpt=delimiter, hint=r"for example ',' or ';' or '\t'")
+    return delimiter
+
+
+def sniff_delimiter(text: str, *, default: str) -> str:
+    r"""Return the delimiter that cuts the header into cells and the first records into as many.
+
+    The header decides, because names of columns hold no delimiters: a record that is broken stays an error.
+
+    >>> sniff_delimiter("text;label\ngood, but long;1\n", default=",")
+    ';'
+    """
+    best, best_fit = default, (0.0, False, 0)
+    for delimiter in DELIMITERS:
+        header, *widths = _first_widths(text, delimiter)
+        share = sum(width == header for width in widths) / max(1, len(widths))
+        if header > 1 and (share, delimiter == default, header) > best_fit:
+            best, best_fit = delimiter, (share, delimiter == default, header)
+    return best
+
+
+def _first_widths(text: str, delimiter: str) -> list[int]:
+    with _long_cells():
+        reader = csv.reader(io.StringIO(text[:SNIFFED_CHARACTERS], newline=""), delimiter=delimiter)
+        return [len(cells) for cells in islice(reader, NUM_SNIFFED_RECORDS)]
+
+
+@contextmanager
+def _long_cells() -> Iterator[None]:
+    before = csv.field_size_limit(MAX_CELL)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
+
+
+def _parse(text: str, delimiter: str, file: str) -> list[Record]:
+    # Without newline translation, so that a line break inside a cell stays the one it is.
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    records, line = [], 1
+    try:
+        for cells in reader:
+            records.append((line, cells))
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise _quote_error(text, line, delimiter, file) from error
+    return records
+
+
+def _parse_tsv(text: str, file: str, notes: list[str]) -> list[Record]:
+    # Many TSV files (those of GLUE, for one) are written without quoting: a quote is then a character like any other,
+    # and reading it as quoting joins lines or fails. The lines themselves tell, unless doubled quotes speak against.
+    try:
+        records = _parse(text, "\t", file)
+        if len(records) == count_line_ends(text.rstrip("\r\n")) + 1:
+            return records
+    except DataError:
+        records = []
+    plain_reader = csv.reader(io.StringIO(text, newline=""), delimiter="\t", quoting=csv.QUOTE_NONE)
+    plain = [(line, cells) for line, cells in enumerate(plain_reader, 1)]
+    if '""' not in text and all(len(cells) in (0, len(plain[0][1])) for _, cells in plain):
+        notes.append("no quoting: every line has as many cells as the header if quotes are ordinary characters")
+        return plain
+    return records or _parse(text, "\t", file)
+
+
+def _quote_error(text: str, line: int, delimiter: str, file: str) -> DataError:
+    lines = io.StringIO(text, newline="")
+    opened = sum(len(passed) for passed in islice(lines, line - 1))
+    unquoted_cell = re.compile(f"[^{re.escape(delimiter)}\r\n]*")
+    message = "a quoted cell starts here and its quote is never closed"
+    while opened < len(text):
+        if text[opened] != '"':
+            cell = unquoted_cell.match(text, opened)
+        elif (cell := QUOTED_CELL.match(text, opened)) is None:
+            break
+        elif cell.end() < len(text) and text[cell.end()] not in f"{delimiter}\r\n":
+            where = count_line_ends(text[: cell.end()]) + 1
+            message = f"the quoted cell that starts here closes in line {where}, before the end of the cell"
+            break
+        assert cell is not None
+        opened = cell.end() + 1
+    return DataError(
+        message,
+        file=file,
+        row=count_line_ends(text[:opened]) + 1,
+        excerpt=text[opened : opened + 100],
+        hint='close the quote; write a quote inside a quoted cell as ""',
+    )
+
+
+def _header(cells: list[str], file: str) -> list[str]:
+    names = [cell.strip() for cell in cells]
+    # pandas writes its row numbers under an empty first name; whether they are that is seen once they are read.
+    if not names or "" in names[1:] or names == [""]:
+        raise DataError(
+            "the header is missing or has an empty name",
+            file=file,
+            row=1,
+            excerpt=",".join(cells),
+            hint="name every column in the first line, for example text,label",
+        )
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise DataError("two columns have one name", file=file, row=1, column=twice, hint="rename one of them")
+    return names
+
+
+def _check_widths(records: list[Record], header: list[str], file: str, delimiter: str) -> None:
+    expected = len(header)
+    line, cells = next((record for record in records if len(record[1]) != expected), (0, header))
+    if len(cells) == expected:
+        return
+    many = len(cells) > expected
+    raise DataError(
+        f"too {'many' if many else 'few'} cells: the header has {expected}, this record {len(cells)}",
+        file=file,
+        row=line,
+        excerpt=delimiter.join(cells),
+        hint=f"put quotes around a cell that contains {DELIMITERS.get(delimiter, repr(delimiter))}"
+        if many
+        else "fill in the missing cells; a line break inside a cell needs quotes around the cell",
+    )
+
+
+def _without_row_numbers(columns: dict[str, list[Any]], file: str, notes: list[str]) -> dict[str, list[Any]]:
+    if "" not in columns:
+        return columns
+    numbers = columns[""]
+    if len(columns) == 1 or not all(cell.isdecimal() for cell in numbers) or len(set(numbers)) < len(numbers):
+        raise DataError("the header is missing or has an empty name", file=file, row=1, hint="name the first column")
+    notes.append("the first column has no name and counts the rows: left out")
+    return {name: cells for name, cells in columns.items() if name}
