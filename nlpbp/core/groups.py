@@ -87,7 +87,8 @@ def parameter_groups(
     `name`, `base_lr`. Decay per layer as in ELECTRA and BEiT; fast.ai calls the idea discriminative rates.
 
     >>> linear = nn.Linear(2, 2)
-    >>> made = parameter_groups([LayerGroup("head", tuple(linear.named_parameters()))], lr=0.1, weight_decay=0.01, no_decay={"bias"})
+    >>> head = LayerGroup("head", tuple(linear.named_parameters()))
+    >>> made = parameter_groups([head], lr=0.1, weight_decay=0.01, no_decay={"bias"})
     >>> [(group["name"], group["lr"], group["weight_decay"], len(group["params"])) for group in made]
     [('head', 0.1, 0.01, 1), ('head, no decay', 0.1, 0.0, 1)]
     """

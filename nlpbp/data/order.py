@@ -7,7 +7,7 @@ r, r + W, ... So the result does not depend on how many processes share the work
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -90,6 +90,31 @@ def rank_share(items: Sequence[T], *, rank: int, world_size: int) -> list[T]:
     """
     missing = -len(items) % world_size
     return [*items, *[items[0]] * missing][rank::world_size]
+
+
+def training_plan(
+    lengths: Ints,
+    *,
+    size: int,
+    num_micro_batches: int,
+    epochs: int,
+    seed: int,
+    first_step: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+) -> Iterator[list[Ints]]:
+    """Yield, step by step, the micro-batches of `rank` as arrays of example indices, over all epochs from `first_step` on.
+
+    >>> plan = list(training_plan(np.ones(6, dtype=int), size=3, num_micro_batches=2, epochs=2, seed=0))
+    >>> later = training_plan(np.ones(6, dtype=int), size=3, num_micro_batches=2, epochs=2, seed=0, first_step=3)
+    >>> len(plan), [part.tolist() for part in next(later)] == [part.tolist() for part in plan[3]]
+    (4, True)
+    """
+    first_epoch, position = divmod(first_step, steps_per_epoch(len(lengths), size=size))
+    for epoch in range(first_epoch, epochs):
+        for step in grouped_steps(lengths, size=size, seed=seed, epoch=epoch, min_size=num_micro_batches)[position:]:
+            yield micro_batches(step, num=num_micro_batches)[rank::world_size]
+        position = 0
 
 
 def evaluation_batches(lengths: Ints, *, max_tokens: int) -> list[Ints]:

@@ -1,0 +1,121 @@
+"""A pretrained transformer with a new head, and its tokenizer, by folder or hub id."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from nlpbp.core.errors import ConfigError
+from nlpbp.core.regularize import scale_dropouts, use_byte_dropout
+
+PROBLEM_TYPES = {
+    "single_label": "single_label_classification",
+    "multi_label": "multi_label_classification",
+    "regression": "regression",
+}
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """Load a fast tokenizer that neither truncates nor pads by itself.
+
+    A `tokenizer.json` may carry settings of its last use (a length limit, a fixed padding); they would reach every later user.
+    Raises `ConfigError` when there is none, or none that is fast.
+    """
+    tokenizer = _from_pretrained(AutoTokenizer, name)
+    if not tokenizer.is_fast:
+        raise ConfigError(f"the tokenizer of {name} has no fast (tokenizer.json) form", hint="convert it with transformers first")
+    tokenizer.backend_tokenizer.no_truncation()
+    tokenizer.backend_tokenizer.no_padding()
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    return tokenizer
+
+
+def length_limit(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return the longest input, in tokens, that the model's positions and its tokenizer allow."""
+    positions = getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length
+    # RoBERTa and its kin count positions from the padding id on, so some of them are never used.
+    if "roberta" in config.model_type or config.model_type in ("camembert", "mpnet", "longformer"):
+        positions -= (config.pad_token_id or 0) + 1
+    return int(min(positions, tokenizer.model_max_length))
+
+
+def load_config(name: str, *, task: str, labels: Sequence[str], dropout_scale: float = 1.0) -> PreTrainedConfig:
+    """Load a model's config for a task with these label names (none for regression), its dropouts times `dropout_scale`."""
+    names = list(labels) or ["value"]
+    config = _from_pretrained(
+        AutoConfig,
+        name,
+        num_labels=len(names),
+        id2label=dict(enumerate(names)),
+        label2id={label: index for index, label in enumerate(names)},
+        problem_type=PROBLEM_TYPES[task],
+    )
+    try:
+        scale_dropouts(config, dropout_scale)
+    except ValueError as error:
+        raise ConfigError(str(error), hint="lower --dropout.scale") from error
+    return config
+
+
+def load_classifier(
+    name: str,
+    *,
+    config: PreTrainedConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    gradient_checkpointing: bool = False,
+    compile: bool = False,
+) -> PreTrainedModel:
+    """Load `AutoModelForSequenceClassification` in fp32 with the head that `config` asks for, and faster dropout on a CPU.
+
+    A head of another size (a model fine-tuned for another task) is replaced by a new one.
+    """
+    config.pad_token_id = tokenizer.pad_token_id
+    model = _from_pretrained(AutoModelForSequenceClassification, name, config=config, ignore_mismatched_sizes=True, dtype="float32")
+    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        raise ConfigError(
+            f"the tokenizer of {name} has {len(tokenizer)} tokens, the model {model.get_input_embeddings().num_embeddings}",
+            hint="give a model and the tokenizer it was trained with",
+        )
+    if gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if compile:
+        model.compile(dynamic=True)
+    else:
+        use_byte_dropout(model)
+    return model
+
+
+def _from_pretrained(auto: Any, name: str, **options: Any) -> Any:
+    """Load from a folder or the hub; say in one line why it cannot be."""
+    path = Path(name)
+    looks_local = path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1
+    if looks_local and not (path / "config.json").is_file():
+        raise ConfigError(
+            f"{name} is not a model folder: it has no config.json", hint="give a folder saved by save_pretrained, or a hub id"
+        )
+    try:
+        return auto.from_pretrained(name, **options)
+    except (OSError, ValueError) as error:
+        if looks_local:
+            raise ConfigError(
+                f"{name} cannot be loaded: {_first_line(error)}", hint="see whether the folder is complete"
+            ) from error
+        offline = os.environ.get("HF_HUB_OFFLINE", "0") not in ("0", "") or "connect" in str(error).lower()
+        reason = "no network" if offline else _first_line(error)
+        raise ConfigError(f"{name} cannot be loaded from the hub: {reason}", hint="give a local folder, or check the id") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,53 @@
+"""Evaluation: every example exactly once, on any number of processes, and back in the order of the file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor, nn
+
+from nlpbp.core.batch import Batch
+from nlpbp.data.order import Ints, rank_share
+
+Floats = np.ndarray[Any, np.dtype[np.float32]]
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a model says about examples: `ids` [n] are positions in the file, ascending; `logits` is [n, labels]."""
+
+    ids: Ints
+    logits: Floats
+
+
+def predict(
+    model: nn.Module,
+    plan: Sequence[Ints],
+    make_batch: Callable[[Ints], Batch],
+    *,
+    accelerator: Accelerator,
+) -> Predictions:
+    """Run `model` over the batches of `plan` (arrays of example ids), shared among processes, and collect logits by id.
+
+    Every process gets all predictions. A batch that fills up the last round is run twice and counted once.
+    """
+    model.eval()
+    mine = rank_share(plan, rank=accelerator.process_index, world_size=accelerator.num_processes)
+    with torch.inference_mode():
+        parts = [(batch_ids, _logits(model, make_batch(batch_ids).to(accelerator.device))) for batch_ids in mine]
+    gathered = gather_object(parts) if accelerator.num_processes > 1 else parts
+    ids = np.concatenate([part_ids for part_ids, _ in gathered])
+    logits = np.concatenate([part_logits for _, part_logits in gathered])
+    unique, first = np.unique(ids, return_index=True)
+    return Predictions(unique, logits[first])
+
+
+def _logits(model: nn.Module, batch: Batch) -> Floats:
+    logits: Tensor = model(**batch.inputs).logits
+    return logits.float().cpu().numpy()

@@ -1,0 +1,140 @@
+"""The training loop, as a generator: the body of the `for` is where you log, evaluate and save, and `break` stops it.
+
+    for step in train_steps(model, batches, optimizer, accelerator=accelerator, ...):
+        print(step.loss)
+
+It keeps no state of its own: rates follow from the step's number, randomness from (seed, step, micro-batch).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
+from accelerate.utils import gather_object
+from torch import nn
+from torch.optim import Optimizer
+
+from nlpbp.core.batch import Batch, Count, LossFn, count_examples
+from nlpbp.core.errors import NumericError
+from nlpbp.core.freezing import train_mode
+from nlpbp.core.optim import set_rates
+from nlpbp.core.schedules import Schedule
+from nlpbp.data.order import micro_seed
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimizer step: the mean loss over its items, and how the update was made."""
+
+    step: int  # how many steps are done, this one included
+    loss: float
+    lr: float  # the highest rate of any group
+    grad_norm: float  # before clipping
+    clipped: bool
+    skipped: bool  # fp16 overflow: the optimizer did not move
+    num_items: int
+
+
+def train_steps(
+    model: nn.Module,
+    batches: Iterable[Sequence[Batch]],
+    optimizer: Optimizer | AcceleratedOptimizer,
+    *,
+    accelerator: Accelerator,
+    loss_fn: LossFn,
+    schedule: Schedule,
+    total_steps: int,
+    first_step: int = 0,
+    count: Count = count_examples,
+    max_grad_norm: float | None = 1.0,
+    seed: int = 0,
+) -> Iterator[Step]:
+    """Train `model` one optimizer step at a time; each item of `batches` is this process's micro-batches of one step.
+
+    Gradients are those of the mean loss over all items of the step, whatever the number of micro-batches and processes (`count`
+    says how many items a batch's mean was over). The rate of step i is the group's base rate times
+    `schedule((i + 0.5) / total_steps)`: the middle of the step, so that neither the first nor the last one is lost to a rate of 0.
+    `max_grad_norm` clips the global L2 norm (None: never). `model` and `optimizer` come from `accelerator.prepare`.
+
+    Raises `NumericError`, before the optimizer moves, when the loss or (outside fp16) the gradient is not finite.
+
+    >>> accelerator = Accelerator(cpu=True)
+    >>> model = nn.Linear(1, 1)
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    >>> one = Batch({"input": torch.ones(4, 1)}, torch.ones(4, 1), torch.arange(4))
+    >>> def squared_error(model, batch):
+    ...     return (model(**batch.inputs) - batch.labels).square().mean()
+    >>> steps = train_steps(model, [[one]] * 9, optimizer, accelerator=accelerator, loss_fn=squared_error,
+    ...                     schedule=lambda progress: 1.0, total_steps=9)
+    >>> losses = [step.loss for step in steps]
+    >>> losses[-1] < losses[0]
+    True
+    """
+    world_size = accelerator.num_processes
+    for index, window in enumerate(batches, start=first_step):
+        train_mode(model)
+        set_rates(optimizer, schedule((index + 0.5) / total_steps))
+        num_items = int(_sum_over_processes(accelerator, sum(count(batch) for batch in window)))
+        losses = []
+        for position, batch in enumerate(window):
+            is_last = position == len(window) - 1
+            accelerator.gradient_state._set_sync_gradients(is_last)
+            torch.manual_seed(micro_seed(seed, index, accelerator.process_index + position * world_size))
+            with nullcontext() if is_last else accelerator.no_sync(model):
+                loss = loss_fn(model, batch.to(accelerator.device))
+                # Data parallelism takes the mean of the processes' gradients; the sum is wanted.
+                accelerator.backward(loss * (count(batch) / num_items * world_size))
+            losses.append(loss.detach())
+        shares = [count(batch) / num_items for batch in window]
+        local_losses = [loss.item() for loss in losses]
+        mean_loss = _sum_over_processes(accelerator, sum(loss * share for loss, share in zip(local_losses, shares, strict=True)))
+        if not math.isfinite(mean_loss):
+            raise _non_finite_loss(accelerator, index + 1, window, local_losses)
+        norm = accelerator.clip_grad_norm_(model.parameters(), math.inf if max_grad_norm is None else max_grad_norm)
+        grad_norm = float(norm) if norm is not None else math.nan
+        if not math.isfinite(grad_norm) and norm is not None and accelerator.scaler is None:
+            raise _non_finite_gradient(model, index + 1, window)
+        optimizer.step()
+        optimizer.zero_grad()
+        yield Step(
+            step=index + 1,
+            loss=mean_loss,
+            lr=max(group["lr"] for group in optimizer.param_groups),
+            grad_norm=grad_norm,
+            clipped=max_grad_norm is not None and grad_norm > max_grad_norm,
+            skipped=bool(getattr(optimizer, "step_was_skipped", False)),
+            num_items=num_items,
+        )
+
+
+def _sum_over_processes(accelerator: Accelerator, value: float) -> float:
+    if accelerator.num_processes == 1:
+        return value
+    dtype = torch.float32 if accelerator.device.type == "mps" else torch.float64
+    total = accelerator.reduce(torch.tensor(value, dtype=dtype, device=accelerator.device), reduction="sum")
+    return float(total.item())
+
+
+def _non_finite_loss(accelerator: Accelerator, step: int, window: Sequence[Batch], losses: Sequence[float]) -> NumericError:
+    """Name the examples of the micro-batches whose loss is not finite, on whichever process they were."""
+    bad = [i for batch, loss in zip(window, losses, strict=True) if not math.isfinite(loss) for i in batch.ids.tolist()]
+    ids = sorted(gather_object(bad) if accelerator.num_processes > 1 else bad)
+    return NumericError(
+        f"the loss is not finite at step {step}; examples {ids}",
+        hint="look at these examples; lower --optim.lr; with fp16 or bf16 try --precision fp32",
+    )
+
+
+def _non_finite_gradient(model: nn.Module, step: int, window: Sequence[Batch]) -> NumericError:
+    names = [name for name, p in model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
+    ids = sorted(i for batch in window for i in batch.ids.tolist())
+    return NumericError(
+        f"the gradient is not finite at step {step}, first in {names[:1] or 'the sum over processes'}; examples {ids}",
+        hint="lower --optim.lr or --optim.max_grad_norm; with fp16 or bf16 try --precision fp32",
+    )

@@ -1,0 +1,109 @@
+"""How a run starts: processes that see each other, all cores at work, and the number format that the hardware runs fast."""
+
+from __future__ import annotations
+
+import os
+from typing import Literal
+
+import psutil
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.utils import DistributedType, set_seed
+
+from nlpbp.core.errors import ConfigError, DistributedError
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
+
+def start(
+    *, seed: int, precision: Precision = "auto", threads: int | None = None, track: str | None = None, out: str = "."
+) -> Accelerator:
+    """Set up accelerate, threads, precision and seeds; the same call in every process.
+
+    Raises `DistributedError` when processes were started that do not see each other, `ConfigError` for an unknown tracker.
+    `out` is where a tracker that writes files puts them.
+
+    >>> start(seed=0, precision="fp32", threads=1).num_processes
+    1
+    """
+    on_cpu = not torch.accelerator.is_available()
+    try:
+        accelerator = Accelerator(
+            cpu=on_cpu,
+            mixed_precision={"fp32": "no"}.get(chosen := _precision(precision), chosen),
+            log_with=track,
+            project_dir=out,
+            # Most models have no buffers that change, and those that have would be overwritten by rank 0's at every forward.
+            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+        )
+    except ValueError as error:
+        if track is None:
+            raise
+        raise ConfigError(
+            f"the tracker {track!r} cannot be used: {error}", hint="install its package, or leave --track out"
+        ) from error
+    _check_launch(accelerator)
+    if accelerator.device.type == "cpu":
+        torch.set_num_threads(threads or _cores() // _local_processes())
+    set_seed(seed)
+    return accelerator
+
+
+def describe(accelerator: Accelerator) -> str:
+    """Say in one line what the run computes on.
+
+    >>> describe(start(seed=0, precision="fp32", threads=1))
+    'cpu, 1 process, 1 thread each, fp32'
+    """
+    processes = accelerator.num_processes
+    parts = [str(accelerator.device.type), f"{processes} process{'es' if processes > 1 else ''}"]
+    if accelerator.device.type == "cpu":
+        threads = torch.get_num_threads()
+        parts.append(f"{threads} thread{'s' if threads > 1 else ''} each")
+    return ", ".join([*parts, precision_of(accelerator)])
+
+
+def precision_of(accelerator: Accelerator) -> str:
+    """Name the number format of the forward pass: fp32, bf16 or fp16."""
+    return "fp32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision
+
+
+def _precision(wanted: Precision) -> str:
+    """Resolve "auto": what accelerate was configured with, unless that is its default "no"; else what runs fast here."""
+    if wanted != "auto":
+        return wanted
+    configured = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if configured != "no":
+        return configured
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    if torch.accelerator.is_available():
+        return "fp32"
+    capabilities = torch.cpu.get_capabilities()
+    return "bf16" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "fp32"
+
+
+def _cores() -> int:
+    """Count the physical cores that this process may use."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(psutil.cpu_count(logical=False) or allowed, allowed))
+
+
+def _local_processes() -> int:
+    return min(_cores(), int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", "1"))))
+
+
+def _check_launch(accelerator: Accelerator) -> None:
+    """Refuse to train when a launcher started several processes and this one stands alone."""
+    alone = accelerator.num_processes == 1
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    hint = "start them with ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes N, or with torchrun"
+    if alone and started > 1:
+        raise DistributedError(f"{started} processes were started but they do not see each other", hint=hint)
+    if alone and "MASTER_PORT" in os.environ and "WORLD_SIZE" not in os.environ:
+        raise DistributedError("several processes were asked for, but `accelerate launch --cpu` starts only one", hint=hint)
+    for name, kind in (("FSDP", DistributedType.FSDP), ("DEEPSPEED", DistributedType.DEEPSPEED)):
+        if os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() == "true" and accelerator.distributed_type != kind:
+            raise DistributedError(
+                f"{name} was asked for, and accelerate does not run it on this machine", hint="use plain data parallelism"
+            )

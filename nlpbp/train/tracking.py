@@ -1,0 +1,36 @@
+"""What a run remembers of itself: `metrics.jsonl`, one JSON object a line, and any tracker that accelerate knows."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+
+def append_jsonl(path: Path, record: Mapping[str, Any]) -> None:
+    """Append one record; a full disk loses the record and says so, but never stops training.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "metrics.jsonl"
+    >>> append_jsonl(path, {"step": 1, "loss": 0.5}); path.read_text()
+    '{"step": 1, "loss": 0.5}\\n'
+    """
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+    except OSError as error:
+        print(f"warning: {path}: one line of metrics is lost ({error})", file=sys.stderr)  # noqa: T201
+
+
+def log(accelerator: Accelerator, path: Path, record: Mapping[str, Any]) -> None:
+    """Write `record` to `path` and to the tracker, once, from the main process; it holds the `step` it belongs to."""
+    if accelerator.is_main_process:
+        append_jsonl(path, record)
+    if accelerator.trackers:
+        prefix = f"{record['split']}/" if "split" in record else "train/"
+        values = {prefix + name: value for name, value in record.items() if isinstance(value, int | float) and name != "step"}
+        accelerator.log(values, step=record["step"])

@@ -1,0 +1,267 @@
+"""The sections that recipes' configs are made of, their ranges, and their YAML or JSON form.
+
+The docstring under each field is its help on the command line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import math
+import re
+import types
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+from nlpbp.core.errors import ConfigError
+from nlpbp.core.optim import TRANSFORMER_BETAS, TRANSFORMER_EPS
+
+C = TypeVar("C")
+Task = Literal["auto", "single_label", "multi_label", "regression"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Where the texts and labels come from."""
+
+    train: str = "demo:rotten_tomatoes"
+    """A .csv, .tsv, .json, .jsonl or .parquet file, a folder with a sub-folder of .txt files for each label, a hub id
+    (`imdb`, or `glue:sst2` with its configuration), `demo:rotten_tomatoes` or `demo:imdb` (packaged). From Python also a
+    pandas frame, a list of dicts or a dict of lists."""
+    validation: str | None = None
+    """Data to choose the best weights by. Left out: the hub's own split, else cut from the training data."""
+    test: str | None = None
+    """Data to score once, at the end. Left out: the hub's own split, else cut from the training data."""
+    text: tuple[str, ...] = ()
+    """The text column, or two for a pair. Left out: found by name and content, and printed."""
+    label: str | None = None
+    """The column to predict. Left out: found by name and content, and printed."""
+    task: Task = "auto"
+    """What the label column holds; auto looks at its values and says what it found."""
+    delimiter: str | None = None
+    """Of a .csv file. Left out: found from its first lines, and printed if not a comma."""
+    validation_share: float = 0.1
+    """Share of the data to cut off for validation where none is given."""
+    test_share: float = 0.1
+    """Share of the data to cut off for the test where none is given; 0 for no test."""
+    sample: float = 1.0
+    """Train on this share of the training part, stratified; a smaller sample is part of every larger one (practice D1)."""
+    max_length: int = 256
+    """Tokens a text at most; what lies beyond is cut off, and counted."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Optim:
+    """AdamW, its rates and their schedule."""
+
+    lr: float | None = None
+    """Base rate, of the body's last layer. Left out: 1e-4 below 50 million parameters, 3e-5 above."""
+    head_lr: float | None = None
+    """Rate of the head, which starts from nothing. Left out: the base rate."""
+    layer_decay: float = 0.9
+    """Each layer below trains this much slower than the one above it; 1 for one rate (practice L2)."""
+    betas: tuple[float, float] = TRANSFORMER_BETAS
+    """AdamW's running averages: RoBERTa's (practice N1)."""
+    eps: float = TRANSFORMER_EPS
+    """AdamW's epsilon: RoBERTa's."""
+    weight_decay: float = 0.01
+    """Decoupled decay (practice T4); never of biases, norms and embeddings."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """How the rate falls after the warm-up (practice L3)."""
+    warmup: float = 0.1
+    """Share of all steps in which the rate rises from 0."""
+    max_grad_norm: float | None = 1.0
+    """Clip the gradient to this L2 norm; None for never (practice N3)."""
+    label_smoothing: float = 0.0
+    """Share of each target that moves to the uniform distribution."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Dropout:
+    """All dropouts of the model, together."""
+
+    scale: float = 1.0
+    """Multiplies the model's hidden, attention and head dropouts in their own ratio (practice N2)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """How many texts go into a step, and how a step is cut up."""
+
+    size: int = 32
+    """Texts an optimizer step, on average: steps of short texts hold more of them, steps of long texts fewer."""
+    micro_batches: int | None = None
+    """Parts that a step is cut into, to save memory; a multiple of the number of processes. Left out: that number."""
+    evaluation_tokens: int = 8192
+    """Tokens a batch at most (padding included) when evaluating."""
+
+
+def asdict(config: Any) -> dict[str, Any]:
+    """Turn a config into plain data for a file; data given in memory becomes a note of what it was."""
+    return {field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, str | int | float | bool | None) else f"<{type(value).__name__} given in memory>"
+
+
+def save(config: Any, path: Path) -> None:
+    """Write a config as YAML (or JSON, by the suffix)."""
+    data = asdict(config)
+    text = json.dumps(data, indent=2) if path.suffix == ".json" else yaml.safe_dump(data, sort_keys=False)
+    path.write_text(text, encoding="utf-8")
+
+
+def load(cls: type[C], path: Path) -> C:
+    """Read a config of type `cls` from YAML or JSON; what the file leaves out keeps its default.
+
+    Raises `ConfigError` with file, line and key for unknown keys (naming the nearest), keys given twice and wrong types.
+    """
+    try:
+        data = _StrictLoader(path.read_text(encoding="utf-8")).get_single_data()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the config cannot be read: {error}", file=str(path)) from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        row = None if mark is None else mark.line + 1
+        raise ConfigError(f"not valid YAML: {getattr(error, 'problem', error)}", file=str(path), row=row) from error
+    if not isinstance(data, Mapping):
+        raise ConfigError("a config is a mapping of keys to values", file=str(path))
+    return _build(cls, data, prefix="", file=str(path))
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """Plain data only; `1e-5` is a number as in YAML 1.2, and a key given twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: dict[Any, int] = {}
+        for key_node, _ in node.value:
+            key, line = key_node.value, key_node.start_mark.line + 1
+            if key in seen:
+                raise ConfigError(
+                    f"the key {key!r} is given twice", file=None, row=line, hint=f"remove it here or in row {seen[key]}"
+                )
+            seen[key] = line
+        return super().construct_mapping(node, deep)
+
+
+_StrictLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+def _build(cls: type[C], data: Mapping[Any, Any], *, prefix: str, file: str) -> C:
+    hints = get_type_hints(cls)
+    values = {}
+    for key, value in data.items():
+        if key not in hints:
+            raise ConfigError(f"unknown key {prefix}{key}", file=file, column=f"{prefix}{key}", hint=nearest(str(key), list(hints)))
+        values[key] = _convert(hints[key], value, name=f"{prefix}{key}", file=file)
+    return cls(**values)
+
+
+def _convert(annotation: Any, value: Any, *, name: str, file: str) -> Any:
+    """Check `value` against a field's type: int passes for float, a list for a tuple, a mapping for a section."""
+    if dataclasses.is_dataclass(annotation) and isinstance(annotation, type) and isinstance(value, Mapping):
+        return _build(annotation, value, prefix=f"{name}.", file=file)
+    choices = get_args(annotation)
+    if get_origin(annotation) is Literal and value in choices:
+        return value
+    if get_origin(annotation) in (Union, types.UnionType):
+        fitting = [choice for choice in choices if _fits(choice, value)]
+        return _convert(fitting[0], value, name=name, file=file) if fitting else _refuse(annotation, value, name=name, file=file)
+    if get_origin(annotation) is tuple and isinstance(value, list | tuple):
+        items = choices[:1] * len(value) if choices[-1] is Ellipsis else choices
+        if len(items) == len(value):
+            return tuple(_convert(item, v, name=name, file=file) for item, v in zip(items, value, strict=True))
+    if isinstance(annotation, type) and not get_origin(annotation) and _fits(annotation, value):
+        return float(value) if annotation is float else value
+    return _refuse(annotation, value, name=name, file=file)
+
+
+def _fits(annotation: Any, value: Any) -> bool:
+    if annotation is type(None):
+        return value is None
+    if isinstance(value, bool):
+        return annotation is bool
+    if get_origin(annotation) is Literal:
+        return value in get_args(annotation)
+    return isinstance(value, (int, float) if annotation is float else get_origin(annotation) or annotation)
+
+
+def _refuse(annotation: Any, value: Any, *, name: str, file: str) -> Any:
+    choices = [str(choice) for choice in get_args(annotation)] if get_origin(annotation) is Literal else []
+    expected = f"one of {', '.join(choices)}" if choices else getattr(annotation, "__name__", str(annotation))
+    hint = nearest(str(value), choices) if choices else f"give {expected}"
+    raise ConfigError(f"{name} must be {expected}", file=file, column=name, excerpt=value, hint=hint)
+
+
+def nearest(word: str, known: list[str]) -> str:
+    """Name the known word that `word` was probably meant to be, or list them all.
+
+    >>> nearest("trian", ["train", "test"])
+    'did you mean train?'
+    """
+    close = difflib.get_close_matches(word, known, n=1)
+    return f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
+
+
+RANGES: dict[str, tuple[float, float, str]] = {
+    "epochs": (1, math.inf, "1 or more"),
+    "patience": (1, math.inf, "1 or more"),
+    "eval_steps": (1, math.inf, "1 or more"),
+    "threads": (1, math.inf, "1 or more"),
+    "seed": (0, 2**32 - 1, "between 0 and 4294967295"),
+    "data.sample": (1e-9, 1.0, "above 0 and at most 1"),
+    "data.validation_share": (1e-9, 0.9, "above 0 and at most 0.9"),
+    "data.test_share": (0.0, 0.9, "between 0 and 0.9"),
+    "data.max_length": (4, math.inf, "4 or more"),
+    "optim.lr": (1e-12, 10.0, "above 0 and at most 10"),
+    "optim.head_lr": (1e-12, 10.0, "above 0 and at most 10"),
+    "optim.layer_decay": (1e-3, 1.0, "above 0 and at most 1"),
+    "optim.betas": (0.0, 0.999999, "between 0 and 1"),
+    "optim.eps": (1e-16, 1.0, "above 0 and at most 1"),
+    "optim.weight_decay": (0.0, 1.0, "between 0 and 1"),
+    "optim.warmup": (0.0, 0.99, "at least 0 and below 1"),
+    "optim.max_grad_norm": (1e-12, math.inf, "above 0"),
+    "optim.label_smoothing": (0.0, 0.99, "at least 0 and below 1"),
+    "dropout.scale": (0.0, 9.99, "between 0 and 10"),
+    "batch.size": (1, math.inf, "1 or more"),
+    "batch.micro_batches": (1, math.inf, "1 or more"),
+    "batch.evaluation_tokens": (16, math.inf, "16 or more"),
+}
+"""The smallest and largest value of each number in a config, and how to say it; None (left out) is always allowed."""
+
+
+def check_ranges(config: Any) -> None:
+    """Raise `ConfigError` for the first number outside its range, before any work is done."""
+    for name, value in _numbers(config, prefix=""):
+        low, high, wanted = RANGES.get(name, (-math.inf, math.inf, ""))
+        if not low <= value <= high:
+            raise ConfigError(f"--{name} is {value}", column=name, hint=f"give a number {wanted}")
+    data = getattr(config, "data", None)
+    if isinstance(data, Data) and data.validation_share + data.test_share >= 1.0:
+        raise ConfigError(
+            f"--data.validation_share {data.validation_share} and --data.test_share {data.test_share} leave nothing to train on",
+            column="data.validation_share",
+            hint="let them sum to less than 1",
+        )
+
+
+def _numbers(config: Any, *, prefix: str) -> Iterator[tuple[str, float]]:
+    for field in dataclasses.fields(config):
+        value, name = getattr(config, field.name), f"{prefix}{field.name}"
+        if dataclasses.is_dataclass(value):
+            yield from _numbers(value, prefix=f"{name}.")
+        elif isinstance(value, tuple):
+            yield from ((name, item) for item in value if isinstance(item, int | float))
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            yield name, value

@@ -1,0 +1,149 @@
+"""From what the user named to three parts of examples: read, understood, split without leaks, sampled."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nlpbp.core.errors import DataError
+from nlpbp.data.columns import Examples, Fields, infer_fields, read_examples
+from nlpbp.data.order import Ints
+from nlpbp.data.packaged import packaged_reviews
+from nlpbp.data.readers import Table, hub_splits, read_hub, read_table
+from nlpbp.data.splits import nested_sample, shared_texts, split_examples
+from nlpbp.data.tiny import tiny_reviews
+from recipes.common.config import Data
+
+SPLIT_SEED = 0  # not the run's seed: runs that differ in it are compared on the same test part
+HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?(:[\w.-]+)?")
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some examples of one source; `ids` [n] are their positions in it, ascending."""
+
+    examples: Examples
+    ids: Ints
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a recipe trains on, chooses by and is scored on; `notes` say what was inferred, for printing."""
+
+    fields: Fields
+    train: Part
+    validation: Part
+    test: Part | None
+    fingerprint: str
+    notes: tuple[str, ...]
+
+    @property
+    def scored(self) -> dict[str, Part]:
+        """The parts that are not trained on, by name."""
+        return {"validation": self.validation} | ({"test": self.test} if self.test else {})
+
+
+def targets_of(part: Part) -> np.ndarray[Any, Any]:
+    """Return the labels of a part that has them: every part a recipe loads."""
+    assert part.examples.targets is not None, "recipes read labelled examples"
+    return part.examples.targets
+
+
+def load_inputs(data: Data) -> Inputs:
+    """Read the sources that `data` names and cut the missing parts from the training data.
+
+    Raises `DataError` with file, row and column for whatever cannot be read as it should.
+    """
+    table = read_source(data.train, split="train", delimiter=data.delimiter)
+    fields = infer_fields(table, text=data.text, label=data.label, task=data.task)
+    notes = [f"reading {table.name}: {len(table):,} rows", *table.notes, *fields.notes]
+    whole = read_examples(table, fields)
+    given = {name: _given(data, name, fields) for name in ("validation", "test")}
+    shares = {"validation": data.validation_share, "test": data.test_share}
+    cut = {name: 0.0 if given[name] else share for name, share in shares.items()}
+    train_ids, *cut_ids = split_examples(whole, validation_share=cut["validation"], test_share=cut["test"], seed=SPLIT_SEED)
+    parts = {
+        name: given[name] or (Part(whole.select(ids), ids) if len(ids) else None)
+        for name, ids in zip(("validation", "test"), cut_ids, strict=True)
+    }
+    if data.sample < 1.0:
+        everything = len(train_ids)
+        train_ids = nested_sample(whole, train_ids, share=data.sample, seed=SPLIT_SEED)
+        notes.append(f"training on a stratified sample: {len(train_ids):,} of {everything:,} texts")
+    train = Part(whole.select(train_ids), train_ids)
+    validation = parts["validation"]
+    assert validation is not None, "a validation part is given or cut"
+    notes += _leaks(train, validation, parts["test"])
+    sizes = [f"{name} {len(part):,}" for name, part in (("train", train), *parts.items()) if part]
+    notes.append(f"parts: {', '.join(sizes)}" + ("" if parts["test"] else "; no test part"))
+    return Inputs(fields, train, validation, parts["test"], _fingerprint([train, validation, parts["test"]]), tuple(notes))
+
+
+def read_source(source: Any, *, split: str, delimiter: str | None = None) -> Table:
+    """Read a file, a folder, a packaged data set, a hub id, or data given in memory."""
+    if not isinstance(source, str) or Path(source).exists():
+        return read_table(source, delimiter=delimiter)
+    kind, _, name = source.partition(":")
+    if kind == "demo":
+        return packaged_reviews(name)
+    if kind == "tiny":
+        return tiny_reviews()
+    return read_hub(source, split=split) if is_hub_id(source) else read_table(source, delimiter=delimiter)
+
+
+def is_hub_id(source: Any) -> bool:
+    """Tell a hub id (`name`, `owner/name`, with `:config`) from a path that is not there.
+
+    >>> is_hub_id("owner/reviews:small"), is_hub_id("data/reviews.csv")
+    (True, False)
+    """
+    known = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".ndjson", ".parquet")
+    local = isinstance(source, str) and (Path(source).exists() or source.lower().endswith(known))
+    packaged = str(source).startswith(("demo:", "tiny:"))
+    return isinstance(source, str) and not local and not packaged and bool(HUB_ID.fullmatch(source))
+
+
+def _given(data: Data, name: str, fields: Fields) -> Part | None:
+    """Read a part that the user named, or that the hub keeps beside the training data."""
+    source = getattr(data, name)
+    if source is None and is_hub_id(data.train) and name in hub_splits(data.train):
+        source = data.train
+    if source is None:
+        return None
+    table = read_source(source, split=name, delimiter=data.delimiter)
+    examples = read_examples(table, fields)
+    if not len(examples):
+        raise DataError(f"the {name} data hold no examples", file=table.name)
+    return Part(examples, np.arange(len(examples)))
+
+
+def _leaks(train: Part, validation: Part, test: Part | None) -> list[str]:
+    """Warn of texts that stand in two parts; it cannot happen to parts that were cut here."""
+    notes = []
+    for name, part in (("validation", validation), ("test", test)):
+        pairs = shared_texts(train.examples, part.examples) if part else []
+        if pairs:
+            shown = ", ".join(f"{a} = {b}" for a, b in pairs[:5])
+            notes.append(f"warning: {len(pairs)} {name} texts stand in the training part too, which flatters the score: {shown}")
+    return notes
+
+
+def _fingerprint(parts: Sequence[Part | None]) -> str:
+    """Hash every text and target, so that a result can be tied to its data."""
+    digest = hashlib.sha256()
+    for part in parts:
+        for text in [*part.examples.texts, *(part.examples.pairs or ())] if part else ():
+            digest.update(text.encode("utf-8", "surrogatepass") + b"\0")
+        if part and part.examples.targets is not None:
+            digest.update(np.ascontiguousarray(part.examples.targets).tobytes())
+        digest.update(b"\1")
+    return digest.hexdigest()[:16]

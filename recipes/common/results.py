@@ -1,0 +1,317 @@
+"""What a run leaves behind: scores with intervals beside baselines, predictions, the model and its card."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from accelerate.utils import broadcast_object_list
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from nlpbp import __version__
+from nlpbp.analysis.baselines import majority_baseline, tfidf_baseline
+from nlpbp.analysis.intervals import bootstrap_intervals
+from nlpbp.analysis.metrics import MAIN_METRIC, decide, task_metrics, tune_thresholds
+from nlpbp.core.errors import ConfigError
+from nlpbp.data.columns import Examples, Fields
+from nlpbp.train.checkpoint import full_state
+from recipes.common.fit import Fitted, Metrics
+from recipes.common.folder import Run
+from recipes.common.inputs import Inputs, Part, targets_of
+
+Array = np.ndarray[Any, Any]
+Intervals = Mapping[str, list[float] | None]
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a finished run found; `out` is its folder. `metrics`, `intervals` and `baselines` are as in `result.json`."""
+
+    recipe: str
+    out: Path
+    task: str
+    metrics: dict[str, Metrics]
+    intervals: dict[str, Intervals]
+    baselines: dict[str, dict[str, Metrics]]
+    num_parameters: int
+    train_seconds: float
+    samples_per_second: float
+    peak_rss_mib: float
+
+
+def finish(
+    run: Run,
+    inputs: Inputs,
+    fitted: Fitted,
+    *,
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    outputs: Mapping[str, Array],
+    base_model: str,
+    max_length: int,
+    push_to_hub: str | None = None,
+) -> RunResult:
+    """Score `outputs` (by part) beside the baselines, write everything into the run folder, print the closing table.
+
+    Call it in every process, with the weights to keep in `model`; the main process does the work.
+    """
+    state = full_state(model)
+    answer: list[RunResult | None] = [None]
+    if run.accelerator.is_main_process:
+        thresholds = decision_thresholds(inputs, outputs["validation"])
+        metrics, intervals = score(inputs, outputs, thresholds=thresholds)
+        result = RunResult(
+            recipe=run.recipe,
+            out=run.out,
+            task=inputs.fields.task,
+            metrics=metrics,
+            intervals=intervals,
+            baselines=score_baselines(inputs),
+            num_parameters=sum(p.numel() for p in model.parameters()),
+            train_seconds=fitted.train_seconds,
+            samples_per_second=fitted.num_items / max(fitted.train_seconds, 1e-9),
+            peak_rss_mib=peak_rss_mib(),
+        )
+        write_result(result, inputs=inputs, fitted=fitted, outputs=outputs, thresholds=thresholds)
+        plain = run.accelerator.unwrap_model(model)
+        plain.config.decision_thresholds = None if thresholds is None else thresholds.tolist()
+        card = model_card(result, inputs=inputs, base_model=base_model, max_length=max_length)
+        save_model(plain, tokenizer, state, folder=run.out / "model", card=card, max_length=max_length)
+        run.say(f"\n{closing_table(result)}\n\nmodel: {run.out / 'model'}\nresult: {run.out / 'result.json'}")
+        if push_to_hub is not None:
+            run.say(f"sent to {upload(run.out / 'model', push_to_hub)}")
+        answer = [result]
+    broadcast_object_list(answer)
+    assert answer[0] is not None, "the main process has sent its result"
+    return answer[0]
+
+
+def decision_thresholds(inputs: Inputs, outputs: Array) -> Array | None:
+    """Tune multi-label thresholds on the validation part, and on it alone."""
+    return tune_thresholds(targets_of(inputs.validation), outputs) if inputs.fields.task == "multi_label" else None
+
+
+def save_model(
+    model: Any, tokenizer: PreTrainedTokenizerBase, state: dict[str, Any], *, folder: Path, card: str, max_length: int
+) -> None:
+    """Write a folder that `from_pretrained` and `pipeline` load: complete, or not there."""
+    temporary = folder.with_name(f"{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    model.save_pretrained(temporary, state_dict=state)
+    tokenizer.model_max_length = max_length
+    tokenizer.save_pretrained(temporary)
+    write_text(temporary / "README.md", card)
+    temporary.rename(folder)
+
+
+def upload(folder: Path, repo: str) -> str:
+    """Send a model folder to the hub; return its address there. Raises `ConfigError` when the hub refuses or is out of reach."""
+    try:
+        api = HfApi()
+        name = api.create_repo(repo, exist_ok=True).repo_id
+        api.upload_folder(repo_id=name, folder_path=folder, commit_message="Upload model")
+    except (OSError, ValueError, HfHubHTTPError) as error:
+        raise ConfigError(
+            f"the model stays in {folder}: {repo} did not take it ({error})",
+            column="push_to_hub",
+            hint="log in with `hf auth login`",
+        ) from error
+    return name
+
+
+def score(
+    inputs: Inputs, outputs: Mapping[str, Array], *, thresholds: Array | None
+) -> tuple[dict[str, Metrics], dict[str, Intervals]]:
+    """Measure `outputs` (by part) and bootstrap 95 % intervals over the examples of the part."""
+    metrics: dict[str, Metrics] = {}
+    intervals: dict[str, Intervals] = {}
+    for name, part in inputs.scored.items():
+        given = (inputs.fields.task, targets_of(part), outputs[name])
+        metrics[name] = task_metrics(*given, thresholds=thresholds)
+        intervals[name] = bootstrap_intervals(*given, thresholds=thresholds)
+    return metrics, intervals
+
+
+def score_baselines(inputs: Inputs) -> dict[str, dict[str, Metrics]]:
+    """Measure what needs no model: the most frequent answer, and TF-IDF with a linear model, on the same parts."""
+    task, num_labels, parts = inputs.fields.task, len(inputs.fields.labels), inputs.scored
+    train_targets = targets_of(inputs.train)
+    majority = {
+        name: majority_baseline(task, train_targets, num_examples=len(part), num_labels=num_labels) for name, part in parts.items()
+    }
+    texts = [joined_texts(part.examples) for part in parts.values()]
+    outputs = tfidf_baseline(task, joined_texts(inputs.train.examples), train_targets, texts, num_labels=num_labels)
+    tfidf = dict(zip(parts, outputs, strict=True))
+    return {
+        kind: {name: _baseline_metrics(task, parts, by_part, name) for name in parts}
+        for kind, by_part in (("majority", majority), ("tfidf", tfidf))
+    }
+
+
+def _baseline_metrics(task: str, parts: Mapping[str, Part], outputs: Mapping[str, Array], name: str) -> Metrics:
+    """Score a baseline as the model is scored: multi-label thresholds are tuned on the validation part."""
+    thresholds = tune_thresholds(targets_of(parts["validation"]), outputs["validation"]) if task == "multi_label" else None
+    return task_metrics(task, targets_of(parts[name]), outputs[name], thresholds=thresholds)
+
+
+def joined_texts(examples: Examples) -> Sequence[str]:
+    """Return each example as one text: a pair is joined by a line break."""
+    if examples.pairs is None:
+        return examples.texts
+    return [f"{text}\n{pair}" for text, pair in zip(examples.texts, examples.pairs, strict=True)]
+
+
+def prediction_table(
+    examples: Examples, ids: Array, outputs: Array, fields: Fields, *, thresholds: Array | None
+) -> dict[str, list[Any]]:
+    """Make the columns id, reference, label (where known), prediction, and one probability a label."""
+    columns: dict[str, list[Any]] = {"id": ids.tolist(), "reference": list(examples.references)}
+    if examples.targets is not None:
+        columns["label"] = _names(examples.targets, fields)
+    columns["prediction"] = _names(decide(fields.task, outputs, thresholds), fields)
+    for index, label in enumerate(fields.labels):
+        columns[f"probability_{label}"] = outputs[:, index].astype(float).tolist()
+    return columns
+
+
+def _names(decisions: Array, fields: Fields) -> list[Any]:
+    if fields.task == "regression":
+        return [float(value) for value in decisions]
+    if fields.task == "multi_label":
+        return [[label for label, holds in zip(fields.labels, row, strict=True) if holds] for row in decisions]
+    return [fields.labels[index] for index in decisions]
+
+
+def write_result(
+    result: RunResult, *, inputs: Inputs, fitted: Fitted, outputs: Mapping[str, Array], thresholds: Array | None
+) -> None:
+    """Write `result.json` and `predictions.parquet` (of the test part, or without one of the validation part)."""
+    name, part = list(inputs.scored.items())[-1]
+    table = prediction_table(part.examples, part.ids, outputs[name], inputs.fields, thresholds=thresholds)
+    pq.write_table(pa.table(table), result.out / "predictions.parquet")
+    record = {
+        "recipe": result.recipe,
+        "task": result.task,
+        "metrics": result.metrics,
+        "intervals": result.intervals,
+        "baselines": result.baselines,
+        "num_parameters": result.num_parameters,
+        "train_seconds": round(result.train_seconds, 3),
+        "samples_per_second": round(result.samples_per_second, 3),
+        "peak_rss_mib": round(result.peak_rss_mib, 1),
+        "steps": fitted.steps,
+        "best_step": fitted.best_step,
+        "clipped_share": round(fitted.clipped_share, 4),
+        "skipped_steps": fitted.skipped_steps,
+        "data": {
+            "fingerprint": inputs.fingerprint,
+            "text": list(inputs.fields.text),
+            "label": inputs.fields.label,
+            "labels": list(inputs.fields.labels),
+            "separator": inputs.fields.separator,
+            "examples": {"train": len(inputs.train)} | {key: len(value) for key, value in inputs.scored.items()},
+        },
+        "nlpbp_version": __version__,
+    }
+    write_text(result.out / "result.json", json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole file or nothing."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def peak_rss_mib() -> float:
+    """Return the most memory that this process has held, in MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
+def closing_table(result: RunResult) -> str:
+    """Lay out the scores of the last part beside the baselines, one row a system."""
+    part = "test" if "test" in result.metrics else "validation"
+    metrics, intervals = result.metrics[part], result.intervals[part]
+    header = [part, *metrics]
+    rows = [[f"{result.recipe}", *(_with_interval(value, intervals[name]) for name, value in metrics.items())]]
+    rows += [
+        [f"{kind} baseline", *(_number(by_part[part][name]) for name in metrics)] for kind, by_part in result.baselines.items()
+    ]
+    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in [header, *rows]]
+    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
+
+
+def _with_interval(value: float | None, interval: list[float] | None) -> str:
+    return _number(value) if interval is None else f"{_number(value)} [{_number(interval[0])}, {_number(interval[1])}]"
+
+
+def _number(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.3f}" if abs(value) < 1000 else f"{value:.4g}"
+
+
+def model_card(result: RunResult, *, inputs: Inputs, base_model: str, max_length: int) -> str:
+    """Write the model's README: what it is, on what it was trained and scored, and where it may fail."""
+    part = "test" if "test" in result.metrics else "validation"
+    lines = [
+        f"| {name} | {_with_interval(value, result.intervals[part][name])} | {_number(result.baselines['tfidf'][part][name])} "
+        f"| {_number(result.baselines['majority'][part][name])} |"
+        for name, value in result.metrics[part].items()
+    ]
+    labels = ", ".join(f"`{label}`" for label in inputs.fields.labels) or "a number"
+    sizes = ", ".join(f"{name} {len(p):,}" for name, p in {"train": inputs.train, **inputs.scored}.items())
+    chosen = f"The weights are the best of the run by validation {MAIN_METRIC[result.task]}."
+    return "\n".join(
+        [
+            "---",
+            "library_name: transformers",
+            "pipeline_tag: text-classification",
+            "tags:",
+            "- nlpbp",
+            "---",
+            "",
+            f"# {result.recipe}",
+            "",
+            f"A text classifier ({result.task}) fine-tuned with nlpbp {__version__} from `{base_model}`. It answers {labels}.",
+            "",
+            "```python",
+            "from transformers import pipeline",
+            'classify = pipeline("text-classification", model="PATH/TO/THIS/FOLDER")',
+            'classify("Some text.", truncation=True)',
+            "```",
+            "",
+            "## How good it is",
+            "",
+            f"On {len(inputs.scored[part]):,} {part} examples, with 95 % bootstrap intervals over them:",
+            "",
+            f"| {part} | this model | TF-IDF + linear | majority |",
+            "|---|---|---|---|",
+            *lines,
+            "",
+            f"{chosen} The intervals do not cover the choice of random seed.",
+            "",
+            "## Data",
+            "",
+            f"Examples: {sizes}. Fingerprint of texts and labels: `{inputs.fingerprint}`.",
+            "",
+            "## Limits",
+            "",
+            f"It reads the first {max_length} tokens of a text. It was scored on data like its training data; on other sources,",
+            "styles or times expect less, and measure before you rely on it. Its probabilities assume the training mix of labels.",
+            "",
+        ]
+    )

@@ -1,0 +1,112 @@
+"""How every script that takes a recipe takes it: `SCRIPT [RECIPE] [--tiny] [--config FILE] [--data.train ...]`.
+
+Nothing heavy is imported before the recipe is chosen, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+DEFAULT_RECIPE = "transformer_sentiment"
+
+
+def main(run: Callable[[Sequence[str]], None]) -> None:
+    """Run a script's body; a user's mistake ends in one message and its exit code, without a traceback."""
+    quiet()
+    try:
+        run(sys.argv[1:])
+    except BrokenPipeError:
+        sys.exit(0)
+    except Exception as error:
+        code = getattr(error, "code", None)
+        if not isinstance(code, int) or not isinstance(error, ValueError):
+            raise
+        if os.environ.get("RANK", "0") == "0":
+            print(f"error: {error}", file=sys.stderr)
+        if os.environ.get("NLPBP_TRACEBACK"):
+            traceback.print_exc()
+        sys.exit(code)
+
+
+def quiet() -> None:
+    """Turn off the chatter of libraries, before they are imported; their errors still show."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+
+
+def choose_recipe(arguments: Sequence[str], *, usage: str) -> tuple[ModuleType, list[str]]:
+    """Import the recipe that `arguments` name first (or the default one); return it with the arguments that are left."""
+    recipes = known_recipes()
+    rest = list(arguments)
+    if rest[:1] in (["-h"], ["--help"]):
+        print(usage)
+        print("\nrecipes:")
+        for name, (_, line) in recipes.items():
+            print(f"  {name:<24}{line}")
+        print("\n`RECIPE --help` explains every flag of a recipe. Without RECIPE it is the first one.")
+        sys.exit(0)
+    name = DEFAULT_RECIPE if not rest or rest[0].startswith("-") else rest.pop(0).replace("-", "_")
+    if name not in recipes:
+        from nlpbp.core.errors import ConfigError
+        from recipes.common.config import nearest
+
+        raise ConfigError(f"there is no recipe {name!r}", column="RECIPE", hint=nearest(name, list(recipes)))
+    return importlib.import_module(recipes[name][0]), rest
+
+
+def known_recipes() -> dict[str, tuple[str, str]]:
+    """Return nlpbp's recipes; another package's `recipes` in their place is an error that says so."""
+    import recipes
+
+    if not hasattr(recipes, "RECIPES"):
+        from nlpbp.core.errors import ConfigError
+
+        places = ", ".join(map(str, recipes.__path__))
+        raise ConfigError(
+            f"the package `recipes` that Python finds is not nlpbp's but stands in {places}",
+            hint="install nlpbp into an environment of its own (torchtune installs a `recipes` too)",
+        )
+    return recipes.RECIPES
+
+
+def parse_config(recipe: ModuleType, arguments: Sequence[str], *, program: str) -> Any:
+    """Make the recipe's Config from its flags, over `--tiny`, over `--config FILE`, over its defaults."""
+    import tyro
+
+    from recipes.common.config import load
+
+    rest = list(arguments)
+    file = _take_value(rest, "--config")
+    if "--tiny" in rest:
+        rest.remove("--tiny")
+        base = recipe.tiny()
+    else:
+        base = load(recipe.Config, Path(file)) if file else recipe.Config()
+    name = recipe.__name__.rpartition(".")[2]
+    description = (
+        f"{recipe.Config.__doc__}\n\nAlso: --tiny starts from the seconds-long form, --config FILE from a saved config "
+        "(RUN/config.yaml); flags override both."
+    )
+    return tyro.cli(recipe.Config, args=rest, default=base, prog=f"{program} {name}", description=description, use_underscores=True)
+
+
+def _take_value(arguments: list[str], flag: str) -> str | None:
+    """Remove `flag VALUE` or `flag=VALUE` from the arguments and return VALUE."""
+    for index, argument in enumerate(arguments):
+        if argument == flag and index + 1 < len(arguments):
+            value = arguments[index + 1]
+            del arguments[index : index + 2]
+            return value
+        if argument.startswith(f"{flag}="):
+            del arguments[index]
+            return argument.partition("=")[2]
+    return None

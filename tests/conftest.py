@@ -1,0 +1,11 @@
+"""Tests never reach for the network, and write nothing outside their own folders."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["NLPBP_CACHE"] = tempfile.mkdtemp(prefix="nlpbp-tests-")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
