@@ -11,6 +11,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from nlpbp.core.batch import Batch
 from nlpbp.data.order import Ints, rank_share
@@ -32,6 +33,7 @@ def predict(
     make_batch: Callable[[Ints], Batch],
     *,
     accelerator: Accelerator,
+    show_progress: bool = False,
 ) -> Predictions:
     """Run `model` over the batches of `plan` (arrays of example ids), shared among processes, and collect logits by id.
 
@@ -39,8 +41,9 @@ def predict(
     """
     model.eval()
     mine = rank_share(plan, rank=accelerator.process_index, world_size=accelerator.num_processes)
+    bar = tqdm(mine, desc="predicting", unit="batch", leave=False, disable=not (show_progress and accelerator.is_main_process))
     with torch.inference_mode():
-        parts = [(batch_ids, _logits(model, make_batch(batch_ids).to(accelerator.device))) for batch_ids in mine]
+        parts = [(batch_ids, _logits(model, make_batch(batch_ids).to(accelerator.device))) for batch_ids in bar]
     gathered = gather_object(parts) if accelerator.num_processes > 1 else parts
     ids = np.concatenate([part_ids for part_ids, _ in gathered])
     logits = np.concatenate([part_logits for _, part_logits in gathered])

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import platform
+import sys
 from typing import Literal
 
 import psutil
@@ -45,6 +48,7 @@ def start(
     _check_launch(accelerator)
     if accelerator.device.type == "cpu":
         torch.set_num_threads(threads or _cores() // _local_processes())
+        _keep_freed_memory()
     set_seed(seed)
     return accelerator
 
@@ -91,6 +95,19 @@ def _cores() -> int:
 
 def _local_processes() -> int:
     return min(_cores(), int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", "1"))))
+
+
+def _keep_freed_memory() -> None:
+    """Let the C library keep large blocks that torch frees, where it is glibc; elsewhere do nothing.
+
+    By default each one goes back to the system and is filled with zeros again when it returns: for the gradient of a 30,000-word
+    embedding (47 MB, every step) that alone was a tenth of a small model's step.
+    """
+    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of mallopt(3)
+    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(mmap_threshold, 1 << 30)
+        libc.mallopt(trim_threshold, (1 << 31) - 1)
 
 
 def _check_launch(accelerator: Accelerator) -> None:

@@ -1,0 +1,144 @@
+"""Predictions of a finished run for new texts: the same answers as `pipeline("text-classification", model="RUN/model")`."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from accelerate import Accelerator
+from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
+
+from nlpbp.analysis.intervals import bootstrap_intervals
+from nlpbp.analysis.metrics import task_metrics
+from nlpbp.core.errors import ConfigError
+from nlpbp.core.losses import task_outputs
+from nlpbp.data.columns import Examples, Fields, infer_fields, read_examples
+from nlpbp.data.order import evaluation_batches
+from nlpbp.data.readers import Table
+from nlpbp.text.batches import collate, encode
+from nlpbp.text.transformer import PROBLEM_TYPES, load_tokenizer
+from nlpbp.train.evaluate import predict
+from recipes.common.results import prediction_table
+
+Array = np.ndarray[Any, Any]
+EVALUATION_TOKENS = 8192
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A trained model with what it needs to read texts and to answer in words."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    fields: Fields
+    thresholds: Array | None
+
+
+def load_run(path: str | Path, *, accelerator: Accelerator) -> Classifier:
+    """Load a run folder, or a model folder alone.
+
+    Raises `ConfigError` when there is no model in it.
+    """
+    path = Path(path)
+    folder = path / "model" if (path / "model").is_dir() else path
+    if not (folder / "config.json").is_file():
+        raise ConfigError(f"{path} holds no finished model", hint="give a run folder with model/ in it, or a model folder")
+    tokenizer = load_tokenizer(str(folder))
+    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype="float32").to(accelerator.device).eval()
+    thresholds = getattr(model.config, "decision_thresholds", None)
+    return Classifier(
+        model=model,
+        tokenizer=tokenizer,
+        fields=_trained_fields(path / "result.json", model),
+        thresholds=None if thresholds is None else np.array(thresholds),
+    )
+
+
+def _trained_fields(result: Path, model: PreTrainedModel) -> Fields:
+    """Read which columns the run was trained on; a model folder alone knows only its task and labels."""
+    tasks = {problem_type: task for task, problem_type in PROBLEM_TYPES.items()}
+    task = tasks.get(model.config.problem_type, "single_label")
+    names = model.config.id2label
+    labels = () if task == "regression" else tuple(names[index] for index in range(len(names)))
+    data = json.loads(result.read_text(encoding="utf-8"))["data"] if result.is_file() else {}
+    return Fields(
+        text=tuple(data.get("text", ())),
+        label=data.get("label"),
+        task=task,
+        labels=labels,
+        separator=data.get("separator"),
+        notes=(),
+    )
+
+
+def read_texts(classifier: Classifier, table: Table, *, text: Sequence[str] = (), label: str | None = None) -> Examples:
+    """Read a table's texts, and its labels where it has the column, by the columns of training or those given."""
+    fields = classifier.fields
+    if text or not set(fields.text) <= set(table.columns) or not fields.text:
+        fields = replace(fields, text=infer_fields(table, text=text, require_label=False).text)
+    fields = replace(fields, label=label or (fields.label if fields.label in table.columns else None))
+    return read_examples(table, fields, require_label=fields.label is not None)
+
+
+def predict_outputs(classifier: Classifier, examples: Examples, *, accelerator: Accelerator) -> Array:
+    """Return probabilities [n, labels], or values [n] for regression, in the order of `examples`."""
+    encoded = encode(
+        examples.texts,
+        examples.pairs,
+        tokenizer=classifier.tokenizer,
+        max_length=classifier.tokenizer.model_max_length,
+        show_progress=True,
+    )
+    plan = evaluation_batches(encoded.lengths, max_tokens=EVALUATION_TOKENS)
+    made = predict(
+        classifier.model,
+        plan,
+        partial(collate, encoded, tokenizer=classifier.tokenizer),
+        accelerator=accelerator,
+        show_progress=True,
+    )
+    return task_outputs(torch.from_numpy(made.logits), task=classifier.fields.task).numpy()
+
+
+def predictions(classifier: Classifier, examples: Examples, outputs: Array) -> dict[str, list[Any]]:
+    """Make the columns of a predictions file: id, reference, label if known, prediction, probabilities."""
+    return prediction_table(examples, np.arange(len(examples)), outputs, classifier.fields, thresholds=classifier.thresholds)
+
+
+def score_examples(classifier: Classifier, examples: Examples, outputs: Array) -> list[str]:
+    """Say each metric with its 95 % interval, a line each; for examples that have labels."""
+    given = (classifier.fields.task, examples.targets, outputs)
+    metrics = task_metrics(*given, thresholds=classifier.thresholds)
+    intervals = bootstrap_intervals(*given, thresholds=classifier.thresholds)
+    return [_line(name, value, intervals[name]) for name, value in metrics.items()]
+
+
+def _line(name: str, value: float | None, interval: list[float] | None) -> str:
+    if value is None:
+        return f"{name}: undefined on these examples"
+    return f"{name}: {value:.4f}" + (f" [{interval[0]:.4f}, {interval[1]:.4f}]" if interval else "")
+
+
+def write_predictions(columns: dict[str, list[Any]], path: Path, *, separator: str = "|") -> None:
+    """Write predictions as .csv, .tsv, .jsonl or .parquet, by the suffix."""
+    rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    if path.suffix == ".parquet":
+        pq.write_table(pa.table(columns), path)
+    elif path.suffix in (".jsonl", ".ndjson"):
+        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    elif path.suffix in (".csv", ".tsv"):
+        with path.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, list(columns), delimiter="\t" if path.suffix == ".tsv" else ",")
+            writer.writeheader()
+            writer.writerows({name: separator.join(v) if isinstance(v, list) else v for name, v in row.items()} for row in rows)
+    else:
+        raise ConfigError(f"--out {path} has no known suffix", column="out", hint="end it in .csv, .tsv, .jsonl or .parquet")

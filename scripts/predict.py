@@ -1,0 +1,59 @@
+"""Answer for new texts with a finished run.
+
+python scripts/predict.py runs/transformer_sentiment-1 --data new.csv --out predictions.csv
+echo "a joy from start to end" | python scripts/predict.py runs/transformer_sentiment-1
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from command_line import known_recipes, main
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(prog="predict.py", description="Answer for new texts with a finished run.")
+    parser.add_argument("run", help="a run folder, or a model folder")
+    parser.add_argument("--data", help="a file with texts, as for training (default: standard input, one text a line)")
+    parser.add_argument("--out", help="a .csv, .tsv, .jsonl or .parquet file to write (default: standard output)")
+    parser.add_argument("--text", nargs="+", default=[], help="the text column, or two for a pair (default: as in training)")
+    parser.add_argument("--label", help="a column to score against (default: as in training, where it is there)")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: all physical cores)")
+    return parser.parse_args(arguments)
+
+
+def answer(arguments: Sequence[str]) -> None:
+    """Load, read, predict, write."""
+    given = parse(arguments)
+    known_recipes()
+    from nlpbp.data.readers import Table
+    from nlpbp.train.setup import start
+    from recipes.common import predict
+    from recipes.common.inputs import read_source
+
+    accelerator = start(seed=0, precision="fp32", threads=given.threads)
+    classifier = predict.load_run(given.run, accelerator=accelerator)
+    if given.data:
+        table = read_source(given.data, split="test")
+    else:
+        lines = [line.rstrip("\r\n") for line in sys.stdin]
+        table = Table(name="standard input", columns={"text": lines}, rows=list(range(1, len(lines) + 1)))
+    examples = predict.read_texts(classifier, table, text=given.text, label=given.label)
+    outputs = predict.predict_outputs(classifier, examples, accelerator=accelerator)
+    columns = predict.predictions(classifier, examples, outputs)
+    if given.out:
+        predict.write_predictions(columns, Path(given.out))
+        print(f"{len(examples):,} predictions written to {given.out}")
+    else:
+        for values in zip(*(columns[name] for name in columns if name not in ("id", "reference")), strict=True):
+            print(*(f"{value:.4f}" if isinstance(value, float) else value for value in values), sep="\t")
+    if examples.targets is not None:
+        print("\n".join(predict.score_examples(classifier, examples, outputs)), file=sys.stdout if given.out else sys.stderr)
+
+
+if __name__ == "__main__":
+    main(answer)
