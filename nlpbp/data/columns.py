@@ -1,0 +1,322 @@
+"""From a table to examples: which columns are the text and the label, and what the labels mean.
+
+What is not given is inferred on the training table, and every choice is noted to be printed. Other tables are read with
+the fields of the training table, so that class ids mean the same everywhere.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nlpbp.core.errors import ConfigError, DataError, escape
+from nlpbp.data.decoding import nearest
+from nlpbp.data.find_columns import column_of, find_label, find_text
+from nlpbp.data.labels import (
+    MAX_CLASSES,
+    are_printed_lists,
+    as_number,
+    cell_error,
+    cell_names,
+    class_notes,
+    find_separator,
+    infer_task,
+    is_missing,
+    label_name,
+    refuse_mixed_types,
+    sort_names,
+)
+from nlpbp.data.readers import Table
+
+TASKS = ("single_label", "multi_label", "regression")
+MAX_FLOAT32 = float(np.finfo(np.float32).max)
+
+
+@dataclass(frozen=True)
+class Fields:
+    """Which columns hold what, fixed on the training table and used for every other.
+
+    `text` is one column, or two for a pair. `task` is `single_label`, `multi_label` or `regression`; `labels` are the class
+    names in the order of their ids; `separator` stands between labels in one cell (`None` if cells are lists). `notes`
+    says what was inferred and why.
+    """
+
+    text: tuple[str, ...]
+    label: str | None
+    task: str
+    labels: tuple[str, ...]
+    separator: str | None
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Texts and targets, each with the place where it stands in its source.
+
+    `targets` is int64 [n] class ids, float32 [n, num_labels] zeros and ones, float32 [n] numbers, or `None` if there are no
+    labels. `references` are such as `reviews.csv:17` (the line) or `films/pos/3.txt`.
+    """
+
+    source: str
+    texts: list[str]
+    pairs: list[str] | None
+    targets: np.ndarray[Any, Any] | None
+    references: list[str]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def select(self, indices: Sequence[int] | np.ndarray[Any, Any]) -> Examples:
+        """Return the examples at `indices`, in that order.
+
+        >>> Examples("list", ["a", "b"], None, None, ["list:1", "list:2"]).select([1]).texts
+        ['b']
+        """
+        chosen = np.asarray(indices, dtype=np.int64)
+        return Examples(
+            self.source,
+            [self.texts[index] for index in chosen],
+            None if self.pairs is None else [self.pairs[index] for index in chosen],
+            None if self.targets is None else self.targets[chosen],
+            [self.references[index] for index in chosen],
+        )
+
+
+def empty_texts(examples: Examples) -> list[str]:
+    """Return the references of examples whose text, or a half of whose pair, is empty or white space.
+
+    >>> empty_texts(Examples("list", ["a", " "], None, None, ["list:1", "list:2"]))
+    ['list:2']
+    """
+    halves = zip(examples.texts, examples.pairs or examples.texts, examples.references, strict=True)
+    return [reference for text, pair, reference in halves if not (text.strip() and pair.strip())]
+
+
+def infer_fields(
+    table: Table,
+    *,
+    text: Sequence[str] = (),
+    label: str | None = None,
+    task: str = "auto",
+    require_label: bool = True,
+) -> Fields:
+    """Find the text and label columns of a training table and what the labels mean; whatever is given is not guessed.
+
+    Raises `DataError` for a column that is not there, for columns that cannot be told apart, and, if `require_label`, for a
+    missing label, a single class, or classes that are no classes; `ConfigError` for a task that does not exist.
+
+    >>> from nlpbp.data.readers import read_table
+    >>> table = read_table([{"review": "so good", "stars": 5}, {"review": "so bad", "stars": 1}])
+    >>> infer_fields(table).text, infer_fields(table).label, infer_fields(table).labels
+    (('review',), 'stars', ('1', '5'))
+    """
+    if task not in ("auto", *TASKS):
+        raise ConfigError("there is no such task", excerpt=task, hint=nearest(task, ("auto", *TASKS), kind="task"))
+    notes: list[str] = []
+    given = (text,) if isinstance(text, str) else tuple(text)
+    for name in (*given, *([label] if label else [])):
+        column_of(table, name)
+    texts = _given_text(given, label) if given else find_text(table, label, notes)
+    found = label or find_label(table, texts, notes, require_label=require_label)
+    try:
+        return _fields_of_label(table, texts, found, task, notes, require_label=require_label)
+    except DataError as error:
+        if require_label or label:
+            raise
+        notes.append(f"label: not used, because {error.message}")
+        return _fields_of_label(table, texts, None, task, notes, require_label=False)
+
+
+def _given_text(given: tuple[str, ...], label: str | None) -> tuple[str, ...]:
+    if len(given) > 2 or len(set(given)) < len(given) or label in given:
+        raise ConfigError(
+            "the text is one column, or two different ones for a pair, and not the label",
+            excerpt=", ".join(given),
+            hint="name one or two columns; join more of them in the file",
+        )
+    return given
+
+
+def _fields_of_label(
+    table: Table, texts: tuple[str, ...], label: str | None, task: str, notes: list[str], *, require_label: bool
+) -> Fields:
+    present = [index for index, value in enumerate(table.columns[label]) if not is_missing(value)] if label else []
+    if label is None or not (present or require_label):
+        return Fields(texts, None, "single_label" if task == "auto" else task, (), None, tuple(notes))
+    if not present:
+        raise _missing_label(table, 0, label)
+    task, separator = _find_task(table, label, present, task, notes)
+    labels = _find_classes(table, label, task, separator, notes, require_label=require_label)
+    return Fields(texts, label, task, labels, separator, tuple(notes))
+
+
+def _missing_label(table: Table, index: int, label: str) -> DataError:
+    return cell_error(table, index, label, "the label is missing", hint="fill it in, or remove the record")
+
+
+def _labelled(table: Table, label: str, task: str, *, require_label: bool) -> list[int]:
+    """Return the indices that have a label; an empty text cell is the multi-label way to say that there is none."""
+    missing = [
+        index
+        for index, value in enumerate(column_of(table, label))
+        if is_missing(value) and not (task == "multi_label" and isinstance(value, str))
+    ]
+    if missing and require_label:
+        raise _missing_label(table, missing[0], label)
+    return sorted(set(range(len(table))) - set(missing))
+
+
+def _find_task(table: Table, label: str, present: list[int], task: str, notes: list[str]) -> tuple[str, str | None]:
+    if task == "auto":
+        task, separator, why = infer_task(table, label, present)
+        notes.append(f"task: {task}, because of column '{label}': {why}")
+        return task, separator
+    if refuse_mixed_types(table, label, present) != "text" or task != "multi_label":
+        return task, None
+    cells = [table.columns[label][index] for index in present]
+    if are_printed_lists(cells):
+        return task, None
+    separator = find_separator(cells, column=label, certain=True) or "|"
+    notes.append(f"labels in one cell are separated by '{separator}'")
+    return task, separator
+
+
+def _find_classes(
+    table: Table, label: str, task: str, separator: str | None, notes: list[str], *, require_label: bool
+) -> tuple[str, ...]:
+    present = _labelled(table, label, task, require_label=require_label)
+    if task == "regression":
+        distinct: set[Any] = {_number(table, index, label) for index in present}
+        counts: Counter[str] = Counter()
+    else:
+        cells = [_names(table, index, label, task, separator) for index in present]
+        distinct = {frozenset(cell) for cell in cells}
+        counts = Counter(name for cell in cells for name in set(cell))
+    if require_label and len(distinct) < 2:
+        raise DataError(
+            "every record has the same label, so there is nothing to learn",
+            file=table.name,
+            column=label,
+            excerpt=table.columns[label][0],
+            hint="add records with another label, or name another column with 'label'",
+        )
+    if require_label and task == "single_label":
+        _refuse_endless_classes(table, label, counts)
+    notes += class_notes(counts) if counts else []
+    return sort_names(counts)
+
+
+def _refuse_endless_classes(table: Table, label: str, counts: Counter[str]) -> None:
+    num_single = sum(count == 1 for count in counts.values())
+    if len(counts) > MAX_CLASSES and num_single * 2 > len(counts):
+        raise DataError(
+            f"{len(counts)} classes, of which {num_single} have one example: this is no column of classes",
+            file=table.name,
+            column=label,
+            excerpt=table.columns[label][0],
+            hint="name another column with 'label', or set 'task' to regression or multi_label",
+        )
+
+
+def _names(table: Table, index: int, label: str, task: str, separator: str | None) -> list[str]:
+    if task == "multi_label":
+        return cell_names(table, index, label, separator=separator)
+    value = table.columns[label][index]
+    if isinstance(value, list | tuple | set | dict):
+        hint = "set 'task' to multi_label" if not isinstance(value, dict) else "convert the labels"
+        raise cell_error(table, index, label, "this is not one label", hint=hint)
+    return [label_name(value)]
+
+
+def _number(table: Table, index: int, label: str) -> float:
+    number = as_number(table.columns[label][index])
+    if number is None or abs(number) > MAX_FLOAT32:
+        hint = "write finite numbers such as 3.5 (with a point, not a comma)"
+        raise cell_error(table, index, label, "the label is not a number to predict", hint=hint)
+    return number
+
+
+def read_examples(table: Table, fields: Fields, *, require_label: bool = True) -> Examples:
+    """Return the examples of a table, with the columns and labels that were fixed on the training table.
+
+    With `require_label=False` a table without labels, or with some missing, gives examples without targets. Raises
+    `DataError` with file, row and column for a missing text, a text with NUL or half a surrogate pair, a missing, unknown
+    or malformed label, and a number that is not finite.
+
+    >>> fields = Fields(("text",), "label", "single_label", ("neg", "pos"), None, ())
+    >>> examples = read_examples(Table("a/b.csv", {"text": ["so good"], "label": ["pos"]}, [2]), fields)
+    >>> examples.targets, examples.references
+    (array([1]), ['b.csv:2'])
+    """
+    texts = [_texts(table, column) for column in fields.text]
+    name = Path(table.name).name
+    return Examples(
+        source=table.name,
+        texts=texts[0],
+        pairs=texts[1] if len(texts) > 1 else None,
+        targets=_targets(table, fields, require_label=require_label),
+        references=list(table.files) if table.files else [f"{name}:{row}" for row in table.rows],
+    )
+
+
+def _texts(table: Table, column: str) -> list[str]:
+    return [_text(table, index, column, value) for index, value in enumerate(column_of(table, column))]
+
+
+def _text(table: Table, index: int, column: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        _refuse_unprintable(table, index, column, value)
+        return value
+    if value is None or value != value:
+        raise cell_error(table, index, column, "the text is missing", hint="fill it in, or remove the record")
+    if isinstance(value, int | float):
+        return str(getattr(value, "spelled", value))
+    hint = "join lists with spaces, decode bytes, and write objects as text"
+    raise cell_error(table, index, column, f"the text is of type {type(value).__name__}", hint=hint)
+
+
+def _refuse_unprintable(table: Table, index: int, column: str, text: str) -> None:
+    if "\x00" in text:
+        raise cell_error(table, index, column, "the text has a NUL character", hint="remove it")
+    try:
+        text.isascii() or text.encode()
+    except UnicodeEncodeError as error:
+        message = "the text has half of a surrogate pair, which is no character"
+        raise cell_error(table, index, column, message, hint="remove it") from error
+
+
+def _targets(table: Table, fields: Fields, *, require_label: bool) -> np.ndarray[Any, Any] | None:
+    label = fields.label
+    if label is None and require_label:
+        raise DataError("there is no label column", file=table.name, hint="name it with 'label'")
+    if label is None or not (require_label or label in table.columns):
+        return None
+    indices = _labelled(table, label, fields.task, require_label=require_label)
+    if len(indices) < len(table):
+        return None
+    if fields.task == "regression":
+        return np.array([_number(table, index, label) for index in indices], dtype=np.float32)
+    ids = {name: position for position, name in enumerate(fields.labels)}
+    rows = [_ids(table, index, fields, label, ids) for index in indices]
+    if fields.task == "single_label":
+        return np.array([row[0] for row in rows], dtype=np.int64)
+    targets = np.zeros((len(rows), len(ids)), dtype=np.float32)
+    for target, row in zip(targets, rows, strict=True):
+        target[row] = 1
+    return targets
+
+
+def _ids(table: Table, index: int, fields: Fields, label: str, ids: dict[str, int]) -> list[int]:
+    names = _names(table, index, label, fields.task, fields.separator)
+    unknown = next((name for name in names if name not in ids), None)
+    if unknown is not None:
+        hint = nearest(unknown, fields.labels, kind="label")
+        raise cell_error(table, index, label, f"the training data have no label '{escape(unknown)}'", hint=hint)
+    return [ids[name] for name in names]

@@ -1,0 +1,175 @@
+"""Which column is the text and which the label: by name first, then by what the cells look like.
+
+Where two columns would do equally well, it is an error: a model trained on the wrong column looks like a model.
+"""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+from typing import Any
+
+from nlpbp.core.errors import DataError
+from nlpbp.data.decoding import nearest
+from nlpbp.data.labels import MAX_CLASSES, MAX_INTEGER_CLASSES, MAX_LABEL_LENGTH, as_number, is_missing, label_name
+from nlpbp.data.readers import Table
+
+PAIR_NAMES = (
+    ("sentence1", "sentence2"),
+    ("sentence_1", "sentence_2"),
+    ("sentence_a", "sentence_b"),
+    ("premise", "hypothesis"),
+    ("question1", "question2"),
+    ("question_1", "question_2"),
+    ("text_a", "text_b"),
+    ("text1", "text2"),
+    ("text_1", "text_2"),
+    ("question", "passage"),
+    ("question", "context"),
+    ("question", "sentence"),
+    ("question", "answer"),
+    ("query", "document"),
+    ("query", "passage"),
+)
+TEXT_NAMES = (
+    *("text", "texts", "sentence", "review", "content", "body", "comment", "tweet", "document", "article", "message"),
+    *("post", "utterance", "abstract", "description", "question", "query", "premise", "headline", "title", "summary"),
+)
+LABEL_NAMES = (
+    *("label", "labels", "target", "targets", "class", "category", "categories", "sentiment", "polarity", "stars"),
+    *("rating", "score", "y", "tags", "tag", "intent", "topic", "topics", "emotion", "emotions", "genre", "genres"),
+    *("gold", "output", "is_duplicate", "grade", "similarity", "is_spam"),
+    *("class_index", "class_id", "label_id", "category_id"),
+)
+IDENTIFIER_WORDS = {"id", "ids", "idx", "index", "uuid", "guid", "url", "link", "uri", "hash"}
+
+
+def column_of(table: Table, name: str) -> list[Any]:
+    """Return the cells of a column, or raise `DataError` that lists the columns there are and the nearest.
+
+    >>> column_of(Table("list", {"label": [1]}, [1]), "label")
+    [1]
+    """
+    if name not in table.columns:
+        hint = nearest(name, table.columns, kind="column")
+        raise DataError("there is no such column", file=table.name, column=name, hint=hint)
+    return table.columns[name]
+
+
+def _normalised(name: str) -> str:
+    return re.sub(r"[\s\-.]+", "_", name.strip().casefold())
+
+
+def find_text(table: Table, label: str | None, notes: list[str]) -> tuple[str, ...]:
+    """Return the column that is the text, or the two that are a pair, and add to `notes` why.
+
+    Raises `DataError` that lists the columns if none looks like text.
+
+    >>> find_text(Table("list", {"id": [7], "Review Text": ["so good"]}, [1]), None, [])
+    ('Review Text',)
+    """
+    columns = {_normalised(name): name for name in reversed(table.columns) if name != label}
+    for first, second in PAIR_NAMES:
+        pair = (columns.get(first), columns.get(second))
+        if pair[0] and pair[1] and all(_is_prose(table.columns[name]) for name in pair if name):
+            notes.append(f"text: columns '{pair[0]}' and '{pair[1]}' as a pair, by their names")
+            return (pair[0], pair[1])
+    named = [columns[name] for name in TEXT_NAMES if name in columns]
+    prose = [name for name in columns.values() if _is_prose(table.columns[name]) and not _is_identifier(table, name)]
+    ends = [name for name in prose if _normalised(name).split("_")[-1] in TEXT_NAMES]
+    found = named or sorted(ends or prose, key=lambda name: _mean_length(table.columns[name]), reverse=True)
+    if not found:
+        hint = nearest("text", table.columns, kind="column")
+        raise DataError("no column looks like text", file=table.name, hint=f"name it with 'text'; {hint}")
+    notes.append(f"text: column '{found[0]}', {'by its name' if named or ends else 'the longest of those that hold text'}")
+    if len(named) > 1:
+        notes.append(f"not used, though they may hold text too: {', '.join(repr(name) for name in named[1:])}")
+    return (found[0],)
+
+
+def _is_prose(values: list[Any]) -> bool:
+    texts = [value for value in values if isinstance(value, str) and value]
+    if len(texts) * 2 < len(values) or all(as_number(value) is not None for value in texts):
+        return False
+    # A column of a few short values that come again and again is a category, whatever its name.
+    few = len(texts) > 3 and len(set(texts)) <= min(MAX_INTEGER_CLASSES, len(texts) / 2)
+    return not few or _mean_length(texts) > MAX_LABEL_LENGTH / 2
+
+
+def _is_identifier(table: Table, name: str) -> bool:
+    values = [value for value in table.columns[name] if not is_missing(value)]
+    if set(_normalised(name).split("_")) & IDENTIFIER_WORDS:
+        return True
+    if all(isinstance(value, str) and value.isascii() and " " not in value for value in values):
+        numbers = [as_number(value) for value in values]
+        return len(values) > 3 and len(set(values)) == len(values) and (None in numbers or _counts_up(numbers))
+    return _counts_up([as_number(value) for value in values])
+
+
+def _counts_up(numbers: list[float | None]) -> bool:
+    known = [number for number in numbers if number is not None]
+    steps = {after - before for before, after in pairwise(known)}
+    return len(known) == len(numbers) > 3 and steps == {1.0}
+
+
+def _mean_length(values: list[Any]) -> float:
+    return sum(len(value) for value in values if isinstance(value, str)) / max(1, len(values))
+
+
+def find_label(table: Table, texts: tuple[str, ...], notes: list[str], *, require_label: bool) -> str | None:
+    """Return the column that is the label, and add to `notes` why; without `require_label` there may be none.
+
+    Raises `DataError` that lists the columns if none or several could be it, and if the first record was taken for names.
+
+    >>> find_label(Table("list", {"text": ["so good", "so bad"], "Stars": [5, 1]}, [1, 2]), ("text",), [], require_label=True)
+    'Stars'
+    """
+    columns = {_normalised(name): name for name in reversed(table.columns) if name not in texts}
+    named = [columns[name] for name in LABEL_NAMES if name in columns]
+    if named:
+        others = ", ".join(f"'{name}'" for name in named[1:])
+        notes.append(f"label: column '{named[0]}', by its name" + (f" (not used: {others})" if others else ""))
+        return named[0]
+    ends = _most_like_labels(table, [name for key, name in columns.items() if key.split("_")[-1] in LABEL_NAMES])
+    best = ends or (_most_like_labels(table, list(columns.values())) if require_label else [])
+    if len(best) == 1:
+        _refuse_record_as_header(table, best[0])
+        notes.append(f"label: column '{best[0]}', the one that looks most like it")
+        return best[0]
+    if not require_label:
+        return None
+    message = f"{'several columns' if best else 'no column'} could be the label"
+    hint = nearest("label", table.columns, kind="column")
+    raise DataError(message, file=table.name, excerpt=", ".join(best) or None, hint=f"name it with 'label'; {hint}")
+
+
+def _most_like_labels(table: Table, names: list[str]) -> list[str]:
+    ranks = {name: rank for name in names if (rank := _label_rank(table, name)) is not None}
+    return sorted(name for name in ranks if ranks[name] == min(ranks.values()))
+
+
+def _refuse_record_as_header(table: Table, label: str) -> None:
+    if label not in {str(value) for value in table.columns[label]}:
+        return
+    raise DataError(
+        "the name of this column is also one of its values, so the header seems to be missing",
+        file=table.name,
+        row=1,
+        column=label,
+        hint="put the names of the columns first, for example text,label; or name this one with 'label'",
+    )
+
+
+def _label_rank(table: Table, name: str) -> int | None:
+    values = [value for value in table.columns[name] if not is_missing(value)]
+    if not values or _is_identifier(table, name):
+        return None
+    if isinstance(values[0], list):
+        return 0
+    num_distinct = len({label_name(value) for value in values})
+    few = 2 <= num_distinct <= max(2, min(MAX_CLASSES, len(values) // 2))
+    numbers = [as_number(value) for value in values]
+    if None in numbers:
+        return 0 if few else None
+    whole = all(number is not None and number.is_integer() for number in numbers)
+    return 1 if whole and few and num_distinct <= MAX_INTEGER_CLASSES else 2

@@ -1,0 +1,294 @@
+"""Label cells: what kind of target a column holds, and the names that stand in one cell.
+
+Nothing is merged or repaired: two spellings are two classes (and a note says so), and a cell that can be read in two ways
+is an error with its row.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from nlpbp.core.errors import DataError
+from nlpbp.data.readers import Table
+
+MAX_INTEGER_CLASSES = 20  # more distinct whole numbers than this are an amount, not classes
+MAX_CLASSES = 1000  # beyond it, classes that occur once are a sign of a wrong column
+SEPARATORS = ("|", ";", ",")
+MAX_LABEL_LENGTH = 40  # characters of one label among several in a cell
+NOT_PLURAL = {"stars", "status", "news", "bias", "basis"}
+UNKNOWN_KIND = "neither text nor a number"
+NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
+INTEGER = re.compile(r"[+-]?\d+", re.ASCII)
+DECIMAL_COMMA = re.compile(r"\s*[+-]?\d+(,\d+)?\s*", re.ASCII)
+LIST_ITEM = re.compile(r"""\s*(?:'([^'\\]*)'|"([^"\\]*)"|([^\s'",\[\]]+))\s*(,|$)""")
+
+
+def cell_error(table: Table, index: int, column: str, message: str, *, hint: str) -> DataError:
+    """Return the error of one cell, with the file, the row and what stands there.
+
+    >>> table = Table("a.csv", {"label": ["?"]}, [2])
+    >>> print(cell_error(table, 0, "label", "no label", hint="fill it in"))
+    a.csv, row 2, column 'label': no label (found: '?'). Fix: fill it in
+    """
+    value = table.columns[column][index]
+    file = table.files[index] if table.files else table.name
+    return DataError(message, file=file, row=table.rows[index], column=column, excerpt=value, hint=hint)
+
+
+def is_missing(value: Any) -> bool:
+    """Tell whether a cell holds no label: nothing, white space, or not-a-number.
+
+    >>> [is_missing(value) for value in (None, " ", float("nan"), "nan", 0)]
+    [True, True, True, False, False]
+    """
+    if isinstance(value, str):
+        return not value.strip()
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def as_number(value: Any) -> float | None:
+    """Return the finite number that a cell holds as a number or as text, or `None`.
+
+    >>> [as_number(value) for value in (3, "3.50", "1e2", "nan", "3,5", True)]
+    [3.0, 3.5, 100.0, None, None, None]
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    if isinstance(value, str) and not NUMBER.fullmatch(value):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def label_name(value: Any) -> str:
+    """Return the class name of a label: text as it stands, whole numbers without a point, `true` and `false`.
+
+    >>> [label_name(value) for value in ("007", 3, 3.0, 2.5, True)]
+    ['007', '3', '3', '2.5', 'true']
+    """
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return value if isinstance(value, str) else str(getattr(value, "spelled", value))
+
+
+def sort_names(names: Iterable[str]) -> tuple[str, ...]:
+    """Return each name once, by number if all are whole numbers, else by text.
+
+    >>> sort_names(["10", "9", "9"]), sort_names(["b", "10", "9"])
+    (('9', '10'), ('10', '9', 'b'))
+    """
+    unique = set(names)
+    if all(INTEGER.fullmatch(name) for name in unique):
+        return tuple(sorted(unique, key=lambda name: (int(name), name)))
+    return tuple(sorted(unique))
+
+
+def cell_names(table: Table, index: int, column: str, *, separator: str | None) -> list[str]:
+    """Return the label names in one multi-label cell; an empty cell has none.
+
+    Raises `DataError` with the row for a cell with an empty name between separators or values that are no labels.
+
+    >>> cell_names(Table("a.csv", {"tags": ["war; peace"]}, [2]), 0, "tags", separator=";")
+    ['war', 'peace']
+    """
+    value = table.columns[column][index]
+    if isinstance(value, str):
+        items: Any = _split(value, separator) if value.strip() else []
+    else:
+        items = list(value) if isinstance(value, list | tuple | set | frozenset) else [value]
+    if items is None or any(is_missing(item) or _kind(item) in ("a list", UNKNOWN_KIND) for item in items):
+        hint = "write labels in quotes, separated by commas" if separator is None else f"use '{separator}' between labels"
+        raise cell_error(table, index, column, "not a list of labels", hint=f"{hint}; leave the cell empty for none")
+    return [label_name(item) for item in items]
+
+
+def _split(cell: str, separator: str | None) -> list[str] | None:
+    if separator is None:
+        return _parse_list(cell.strip())
+    names = [name.strip() for name in cell.split(separator)]
+    return names if all(names) else None
+
+
+def are_printed_lists(cells: Sequence[str]) -> bool:
+    """Tell whether cells are lists as Python or JSON print them; those that are not well formed are errors later.
+
+    >>> are_printed_lists(["['war', 'love']", "[]"]), are_printed_lists(["war", "[love"])
+    (True, False)
+    """
+    return sum(cell.strip()[0] == "[" and cell.strip()[-1] == "]" for cell in cells) * 2 > len(cells)
+
+
+def _parse_list(cell: str) -> list[str] | None:
+    # Python's and JSON's way to print a list. Not evaluated: numpy prints ['a' 'b'], which Python reads as ['ab'].
+    if not (cell.startswith("[") and cell.endswith("]")):
+        return None
+    inner, names, end = cell[1:-1].strip(), [], 0
+    while end < len(inner):
+        item = LIST_ITEM.match(inner, end)
+        if item is None:
+            return None
+        names.append(next(text for text in item.groups() if text is not None))
+        end = item.end()
+    return names
+
+
+def infer_task(table: Table, column: str, present: Sequence[int]) -> tuple[str, str | None, str]:
+    """Return the task that the labels at `present` call for, what separates several in one cell, and why.
+
+    Raises `DataError` naming both rows if labels of different types stand in one column.
+
+    >>> infer_task(Table("list", {"score": [0.5, 2]}, [1, 2]), "score", [0, 1])
+    ('regression', None, 'it holds numbers that are not all whole')
+    """
+    kind = refuse_mixed_types(table, column, present)
+    values = [table.columns[column][index] for index in present]
+    if kind == "a list":
+        return "multi_label", None, "its cells are lists"
+    if kind == "true or false":
+        return "single_label", None, "it is true or false"
+    if kind == "text":
+        if are_printed_lists(values):
+            return "multi_label", None, "its cells are printed lists"
+        separator = find_separator(values, column=column)
+        if separator is not None:
+            _refuse_decimal_commas(table, column, present, separator)
+            return "multi_label", separator, f"its cells hold several labels with '{separator}' between them"
+        if not _numbers_only(table, column, present):
+            return "single_label", None, "it holds names"
+    return _infer_from_numbers({as_number(value) or 0.0 for value in values})
+
+
+def _infer_from_numbers(distinct: set[float]) -> tuple[str, None, str]:
+    if not all(number.is_integer() for number in distinct):
+        return "regression", None, "it holds numbers that are not all whole"
+    if len(distinct) > MAX_INTEGER_CLASSES:
+        why = f"it holds {len(distinct)} different numbers; task 'single_label' makes each of them a class"
+        return "regression", None, why
+    other = "; task 'regression' predicts them as amounts" if len(distinct) > 2 else ""
+    return "single_label", None, f"it holds {len(distinct)} whole numbers, taken as classes{other}"
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true or false"
+    if isinstance(value, int | float):
+        return "a number"
+    if isinstance(value, list | tuple | set | frozenset):
+        return "a list"
+    return "text" if isinstance(value, str) else UNKNOWN_KIND
+
+
+def refuse_mixed_types(table: Table, column: str, present: Sequence[int]) -> str:
+    """Return the one kind of all labels at `present`, or raise `DataError` naming two rows that differ.
+
+    >>> refuse_mixed_types(Table("list", {"label": ["a", "b"]}, [1, 2]), "label", [0, 1])
+    'text'
+    """
+    first = {_kind(table.columns[column][index]): index for index in reversed(present)}
+    if UNKNOWN_KIND in first:
+        index = first[UNKNOWN_KIND]
+        raise cell_error(table, index, column, "a label is text, a number or a list", hint="convert the labels")
+    if len(first) > 1:
+        raise _mixed(table, column, first)
+    return next(iter(first))
+
+
+def _numbers_only(table: Table, column: str, present: Sequence[int]) -> bool:
+    numeric = {index: as_number(table.columns[column][index]) is not None for index in present}
+    first = {"a number" if numeric[index] else "a name": index for index in reversed(present)}
+    if len(first) > 1:
+        raise _mixed(table, column, first)
+    return "a number" in first
+
+
+def _mixed(table: Table, column: str, first: dict[str, int]) -> DataError:
+    (one, other) = sorted(first, key=lambda kind: first[kind])[:2]
+    row, value = table.rows[first[one]], table.columns[column][first[one]]
+    message = f"this label is {other}, while row {row} has {one} ({value!r:.40})"
+    hint = "write all labels in one way, or set task to 'single_label' if both are names of classes"
+    return cell_error(table, first[other], column, message, hint=hint)
+
+
+def _refuse_decimal_commas(table: Table, column: str, present: Sequence[int], separator: str) -> None:
+    if separator == "," and all(DECIMAL_COMMA.fullmatch(table.columns[column][index]) for index in present):
+        index = next(index for index in present if "," in table.columns[column][index])
+        message = "this is either two labels or a number with a decimal comma"
+        raise cell_error(table, index, column, message, hint="write 3.5 for a number; set task to 'multi_label' for labels")
+
+
+def find_separator(cells: Sequence[str], *, column: str, certain: bool = False) -> str | None:
+    """Return what separates several labels in one cell, or `None` if each cell is one label.
+
+    Cells count as several labels if the parts are short and stand in other cells too, or the column's name is a plural.
+    With `certain`, that there are several is known, and only the separator is looked for.
+
+    >>> find_separator(["war|love", "love", "war"], column="genre"), find_separator(["Sci, Tech"], column="topic")
+    ('|', None)
+    """
+    for separator in SEPARATORS:
+        distinct = {cell for cell in cells if cell.strip()}
+        parts = {cell: _parts(cell, separator) for cell in distinct}
+        if not any(separator in cell for cell in distinct):
+            continue
+        if certain or (_all_short(parts.values()) and (_is_plural(column) or _parts_recur(parts))):
+            return separator
+    return None
+
+
+def _parts(cell: str, separator: str) -> list[str]:
+    return [part.strip() for part in cell.split(separator) if part.strip()]
+
+
+def _all_short(parts: Iterable[list[str]]) -> bool:
+    return all(len(part) <= MAX_LABEL_LENGTH and part.count(" ") < 4 for cell in parts for part in cell)
+
+
+def _is_plural(column: str) -> bool:
+    word = column.casefold().replace("-", "_").split("_")[-1]
+    return word.endswith("s") and not word.endswith("ss") and word not in NOT_PLURAL
+
+
+def _parts_recur(parts: dict[str, list[str]]) -> bool:
+    # "Business, Finance" may be one class; in "war|love", "love", "war" the parts have a life of their own.
+    num_cells = Counter(part for cell in parts.values() for part in set(cell))
+    of_several = {part for cell in parts.values() if len(cell) > 1 for part in cell}
+    return sum(num_cells[part] > 1 for part in of_several) * 2 > len(of_several)
+
+
+def class_notes(counts: Counter[str]) -> list[str]:
+    """Return what is worth knowing about classes before training, one sentence each.
+
+    >>> class_notes(Counter({"pos": 3, "Pos ": 1}))
+    ["labels that differ in case or white space only are kept apart: 'Pos ', 'pos'", "classes with one example: 'Pos '"]
+    """
+    notes = []
+    for names in _nearly_same(counts):
+        notes.append(f"labels that differ in case or white space only are kept apart: {_shown(names)}")
+    if single := sorted(name for name, count in counts.items() if count == 1):
+        notes.append(f"classes with one example: {_shown(single)}")
+    most, least = max(counts.values()), min(counts.values())
+    if most >= 20 * least:
+        notes.append(f"the classes are imbalanced, {most} to {least}: look at macro-F1 and consider class weights")
+    return notes
+
+
+def _nearly_same(names: Iterable[str]) -> list[list[str]]:
+    groups = defaultdict(list)
+    for name in sorted(names):
+        groups[" ".join(unicodedata.normalize("NFKC", name).casefold().split())].append(name)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def _shown(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(repr(name) for name in names[:5]) + more
