@@ -1,0 +1,221 @@
+"""Train, validation and test parts without leaks, as a pure function of the texts and a seed.
+
+Which part a text belongs to is decided by its hash and not by its place in the file, so the split stays when rows are
+shuffled; and texts that are equal but for case and white space are one text, so no part sees what another is tested on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from nlpbp.core.errors import ConfigError, DataError
+from nlpbp.data.columns import Examples
+
+NUM_BINS = 10  # of a real-valued target, each about as large as the others
+MIN_BIN = 10  # examples; smaller bins say nothing
+
+Ints = np.ndarray[Any, np.dtype[np.int64]]
+
+
+@dataclass(frozen=True)
+class _Group:
+    """The examples that are one text: they stay together."""
+
+    rank: bytes
+    members: list[int]
+    stratum: int
+
+
+def split_examples(examples: Examples, *, validation_share: float, test_share: float, seed: int) -> tuple[Ints, Ints, Ints]:
+    """Return the indices of the train, validation and test parts: ascending, disjoint, and together all examples.
+
+    The parts have the classes (or the label sets by their rarest label, or the amounts by quantile) in equal shares. Equal
+    texts stand in one part. Every class stays in the train part; one that has a single example is there only. Raises
+    `DataError` if a part that was asked for would be empty, `ConfigError` for shares that leave nothing to train on.
+
+    >>> texts = [f"text {i}" for i in range(20)]
+    >>> examples = Examples("list", texts, None, np.arange(20) % 2, texts)
+    >>> parts = split_examples(examples, validation_share=0.1, test_share=0.2, seed=0)
+    >>> [len(part) for part in parts], [int(examples.targets[part].sum()) for part in parts]
+    ([14, 2, 4], [7, 1, 2])
+    """
+    _check_shares(validation_share, test_share)
+    waiting = defaultdict(list)
+    for group in sorted(_groups(examples, seed), key=lambda group: group.rank):
+        waiting[group.stratum].append(group)
+    sizes = {stratum: sum(len(group.members) for group in groups) for stratum, groups in waiting.items()}
+    test = _take(waiting, sizes, share=test_share, seed=seed)
+    validation = _take(waiting, sizes, share=validation_share, seed=seed)
+    for name, share, part in (("validation", validation_share, validation), ("test", test_share, test)):
+        if share and not part:
+            raise DataError(
+                f"{len(examples)} examples are too few for a {name} part of {share:.0%} with every class left to train on",
+                file=examples.source,
+                hint=f"add examples, give a {name} file, or set its share to 0",
+            )
+    train = set(range(len(examples))) - set(test) - set(validation)
+    return _ascending(train), _ascending(validation), _ascending(test)
+
+
+def nested_sample(examples: Examples, indices: Ints, *, share: float, seed: int) -> Ints:
+    """Return a share of `indices` with its classes in equal shares, ascending; a smaller share is part of a larger one.
+
+    Each class has its share of examples, rounded, and at least one. For multi-label targets the classes are the rarest
+    labels of each example, and an example of every label is there.
+
+    >>> texts = [f"text {i}" for i in range(20)]
+    >>> examples = Examples("list", texts, None, np.arange(20) % 2, texts)
+    >>> small, large = (nested_sample(examples, np.arange(20), share=share, seed=0) for share in (0.1, 0.5))
+    >>> len(small), len(large), set(small) <= set(large)
+    (2, 10, True)
+    """
+    if not 0 < share <= 1:
+        raise ConfigError("a share is above 0 and at most 1", excerpt=share, hint="for example 0.1")
+    chosen = examples.select(indices)
+    if not len(chosen):
+        return _ascending([])
+    ranks = [_rank(key, seed) for key in text_keys(chosen)]
+    order = sorted(range(len(chosen)), key=lambda index: (ranks[index], index))
+    strata = _strata(chosen)
+    # An example stands at (place + 1/2) / size of its class: all that stand below `share` are a rounded share of each
+    # class, and the same ones stand there for every larger share.
+    sizes, places = Counter(strata), Counter[int]()
+    below: list[int] = []
+    first: dict[int, int] = {}
+    for index in order:
+        stratum = strata[index]
+        height = (places[stratum] + 0.5) / sizes[stratum]
+        places[stratum] += 1
+        below += [index] if height < share else []
+        for name in _classes(chosen, index):
+            first.setdefault(name, index)
+    kept = set(below) | set(first.values()) or {order[0]}
+    return _ascending(np.asarray(indices)[sorted(kept)])
+
+
+def shared_texts(a: Examples, b: Examples) -> list[tuple[str, str]]:
+    """Return for each example of `b` whose text also stands in `a` the references of the first such in `a` and of itself.
+
+    >>> train = Examples("list", ["So good"], None, None, ["train.csv:2"])
+    >>> shared_texts(train, Examples("list", ["bad", "so  good"], None, None, ["test.csv:2", "test.csv:3"]))
+    [('train.csv:2', 'test.csv:3')]
+    """
+    first = dict(zip(reversed(text_keys(a)), reversed(a.references), strict=True))
+    keys = zip(text_keys(b), b.references, strict=True)
+    return [(first[key], reference) for key, reference in keys if key in first]
+
+
+def text_keys(examples: Examples) -> list[bytes]:
+    """Return for each example a hash of its text (and pair) that case and white space do not change.
+
+    >>> keys = text_keys(Examples("list", ["So  good", "so good ", "bad"], None, None, ["1", "2", "3"]))
+    >>> keys[0] == keys[1], keys[0] == keys[2]
+    (True, False)
+    """
+    if examples.pairs is None:
+        return [_hash(_normalise(text)) for text in examples.texts]
+    # No normalised text holds a line break, so it cannot be confused with a part of one.
+    halves = zip(examples.texts, examples.pairs, strict=True)
+    return [_hash(f"{_normalise(text)}\n{_normalise(pair)}") for text, pair in halves]
+
+
+def _normalise(text: str) -> str:
+    return " ".join(text.casefold().split())
+
+
+def _hash(text: str) -> bytes:
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()
+
+
+def _rank(key: bytes, seed: int) -> bytes:
+    return hashlib.blake2b(key, digest_size=16, salt=seed.to_bytes(16, "little", signed=True)).digest()
+
+
+def _ascending(indices: Iterable[int]) -> Ints:
+    return np.array(sorted(indices), dtype=np.int64)
+
+
+def _check_shares(validation_share: float, test_share: float) -> None:
+    if min(validation_share, test_share) < 0 or not validation_share + test_share < 1:
+        raise ConfigError(
+            "shares are not negative and leave something to train on",
+            excerpt=f"validation {validation_share}, test {test_share}",
+            hint="for example 0.1 and 0.1",
+        )
+
+
+def _groups(examples: Examples, seed: int) -> list[_Group]:
+    members = defaultdict(list)
+    for index, key in enumerate(text_keys(examples)):
+        members[key].append(index)
+    strata = _strata(examples)
+    sizes = Counter(strata)
+    # A text with two labels counts for the rarer class, which has fewer others to be trained on.
+    return [
+        _Group(_rank(key, seed), same, min((strata[index] for index in same), key=lambda stratum: (sizes[stratum], stratum)))
+        for key, same in members.items()
+    ]
+
+
+def _strata(examples: Examples) -> list[int]:
+    """Return for each example the class by which it is divided."""
+    targets = examples.targets
+    if targets is None:
+        return [0] * len(examples)
+    if targets.ndim == 2:
+        # The rarest label of each row; rows without any are a class of their own.
+        rarity = np.where(targets > 0, targets.sum(axis=0), np.inf)
+        return [int(row.argmin()) if np.isfinite(row).any() else -1 for row in rarity]
+    if targets.dtype.kind == "f":
+        return _bins(targets)
+    return [int(target) for target in targets]
+
+
+def _bins(targets: np.ndarray[Any, Any]) -> list[int]:
+    num_bins = max(1, min(NUM_BINS, len(targets) // MIN_BIN))
+    edges = np.quantile(targets, np.arange(1, num_bins) / num_bins)
+    return [int(place) for place in np.searchsorted(edges, targets, side="right")]
+
+
+def _classes(examples: Examples, index: int) -> list[int]:
+    """Return the classes that a sample has to show an example of."""
+    targets = examples.targets
+    if targets is None or (targets.ndim == 1 and targets.dtype.kind == "f"):
+        return []
+    return np.flatnonzero(targets[index]).tolist() if targets.ndim == 2 else [int(targets[index])]
+
+
+def _take(waiting: dict[int, list[_Group]], sizes: dict[int, int], *, share: float, seed: int) -> list[int]:
+    """Move a share of each stratum out of `waiting`, as nearly as whole groups can, and leave at least one group there."""
+    taken: list[int] = []
+    for stratum, quota in _quotas(waiting, sizes, share=share, seed=seed).items():
+        kept: list[_Group] = []
+        for position, group in enumerate(waiting[stratum]):
+            is_last = not kept and position + 1 == len(waiting[stratum])
+            # Taken if that comes nearer to the quota than leaving it.
+            if len(group.members) <= 2 * quota and not is_last:
+                quota -= len(group.members)
+                taken += group.members
+            else:
+                kept.append(group)
+        waiting[stratum] = kept
+    return taken
+
+
+def _quotas(waiting: dict[int, list[_Group]], sizes: dict[int, int], *, share: float, seed: int) -> dict[int, int]:
+    """Divide a share of all examples among the strata by size: whole parts first, then by the largest remainders."""
+    exact = {stratum: share * size for stratum, size in sizes.items()}
+    quotas = {stratum: math.floor(quota) for stratum, quota in exact.items()}
+    able = [stratum for stratum, groups in waiting.items() if len(groups) - 1 > quotas[stratum]]
+    able.sort(key=lambda stratum: (quotas[stratum] - exact[stratum], _rank(str(stratum).encode(), seed)))
+    num = max(1, round(share * sum(sizes.values()))) if share else 0
+    for stratum in able[: max(0, num - sum(quotas.values()))]:
+        quotas[stratum] += 1
+    return quotas
