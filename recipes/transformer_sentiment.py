@@ -213,7 +213,7 @@ def check_length(max_length: int, *, limit: int) -> int:
     """Raise `ConfigError` for texts longer than the model has positions."""
     if max_length > limit:
         raise ConfigError(
-            f"--data.max_length is {max_length}, and the model reads {limit} tokens at most",
+            f"{max_length} tokens are asked for, and the model reads {limit} tokens at most",
             column="data.max_length",
             hint=f"give {limit} or less",
         )
@@ -225,13 +225,13 @@ def check_micro_batches(batch: sections.Batch, *, num_processes: int, num_exampl
     num = batch.micro_batches or num_processes
     if num % num_processes:
         raise ConfigError(
-            f"--batch.micro_batches {num} cannot be shared among {num_processes} processes",
+            f"{num} micro-batches cannot be shared among {num_processes} processes",
             column="batch.micro_batches",
             hint=f"give a multiple of {num_processes}",
         )
     if num > min(batch.size, num_examples):
         raise ConfigError(
-            f"--batch.micro_batches {num} is more than a step of {min(batch.size, num_examples)} examples can fill",
+            f"a step of {min(batch.size, num_examples)} examples cannot fill {num} micro-batches",
             column="batch.micro_batches",
             hint="give fewer, or a larger --batch.size",
         )

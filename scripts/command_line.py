@@ -59,7 +59,7 @@ def choose_recipe(arguments: Sequence[str], *, usage: str) -> tuple[ModuleType, 
         from nlpbp.core.errors import ConfigError
         from recipes.common.config import nearest
 
-        raise ConfigError(f"there is no recipe {name!r}", column="RECIPE", hint=nearest(name, list(recipes)))
+        raise ConfigError(f"there is no recipe {name!r}", hint=nearest(name, list(recipes)))
     return importlib.import_module(recipes[name][0]), rest
 
 

@@ -39,11 +39,15 @@ class NlpbpError(ValueError):
         self.hint = hint
         super().__init__(self._text())
 
+    @staticmethod
+    def _column_words(column: str) -> str:
+        return f"column '{column}'"
+
     def _text(self) -> str:
         place = [
             None if self.file is None else escape(self.file, limit=None),
             None if self.row is None else f"row {self.row}",
-            None if self.column is None else f"column '{escape(self.column)}'",
+            None if self.column is None else self._column_words(escape(self.column)),
         ]
         where = ", ".join(part for part in place if part)
         text = f"{where}: {self.message}" if where else self.message
@@ -53,9 +57,13 @@ class NlpbpError(ValueError):
 
 
 class ConfigError(NlpbpError):
-    """A setting is wrong, contradicts another one, or cannot be met on this machine."""
+    """A setting is wrong, contradicts another one, or cannot be met on this machine; `column` is its dotted name."""
 
     code = 2
+
+    @staticmethod
+    def _column_words(column: str) -> str:
+        return f"--{column}"
 
 
 class DataError(NlpbpError):

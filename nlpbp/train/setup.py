@@ -10,7 +10,7 @@ from typing import Literal
 
 import psutil
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator
 from accelerate.utils import DistributedType, set_seed
 
 from nlpbp.core.errors import ConfigError, DistributedError
@@ -36,8 +36,6 @@ def start(
             mixed_precision={"fp32": "no"}.get(chosen := _precision(precision), chosen),
             log_with=track,
             project_dir=out,
-            # Most models have no buffers that change, and those that have would be overwritten by rank 0's at every forward.
-            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
         )
     except ValueError as error:
         if track is None:

@@ -246,11 +246,11 @@ def check_ranges(config: Any) -> None:
     for name, value in _numbers(config, prefix=""):
         low, high, wanted = RANGES.get(name, (-math.inf, math.inf, ""))
         if not low <= value <= high:
-            raise ConfigError(f"--{name} is {value}", column=name, hint=f"give a number {wanted}")
+            raise ConfigError(f"{value} is out of range", column=name, hint=f"give a number {wanted}")
     data = getattr(config, "data", None)
     if isinstance(data, Data) and data.validation_share + data.test_share >= 1.0:
         raise ConfigError(
-            f"--data.validation_share {data.validation_share} and --data.test_share {data.test_share} leave nothing to train on",
+            f"{data.validation_share} and --data.test_share {data.test_share} leave nothing to train on",
             column="data.validation_share",
             hint="let them sum to less than 1",
         )

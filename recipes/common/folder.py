@@ -63,9 +63,18 @@ def open_run(
         yield run
     finally:
         if accelerator.is_main_process:
+            _remove_if_nothing_happened(run.out)
             lock.close()
         if track is not None:
             accelerator.end_training()
+
+
+def _remove_if_nothing_happened(folder: Path) -> None:
+    """Take back the folder of a run that ended before its first step, so that the repaired command can use it."""
+    if {file.name for file in folder.iterdir()} <= {"config.yaml", ".lock"}:
+        for file in folder.iterdir():
+            file.unlink()
+        folder.rmdir()
 
 
 def _claim(recipe: str, out: str | None) -> str | NlpbpError:
@@ -73,7 +82,7 @@ def _claim(recipe: str, out: str | None) -> str | NlpbpError:
     try:
         folder = Path(out) if out else _next_folder(recipe)
         if folder.exists() and not folder.is_dir():
-            return ConfigError(f"--out {folder} is a file", column="out", hint="name a folder")
+            return ConfigError(f"{folder} is a file", column="out", hint="name a folder")
         folder.mkdir(parents=True, exist_ok=True)
         if (folder / "config.yaml").exists():
             return ConfigError(
@@ -83,7 +92,7 @@ def _claim(recipe: str, out: str | None) -> str | NlpbpError:
     except NlpbpError as error:
         return error
     except OSError as error:
-        return ConfigError(f"--out {out or 'runs'} cannot be written: {error}", column="out", hint="name a folder you may write to")
+        return ConfigError(f"{out or 'runs'} cannot be written: {error}", column="out", hint="name a folder you may write to")
     return str(folder)
 
 

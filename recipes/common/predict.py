@@ -66,8 +66,8 @@ def load_run(path: str | Path, *, accelerator: Accelerator) -> Classifier:
 def _trained_fields(result: Path, model: PreTrainedModel) -> Fields:
     """Read which columns the run was trained on; a model folder alone knows only its task and labels."""
     tasks = {problem_type: task for task, problem_type in PROBLEM_TYPES.items()}
-    task = tasks.get(model.config.problem_type, "single_label")
-    names = model.config.id2label
+    task = tasks.get(str(model.config.problem_type), "single_label")
+    names: Any = model.config.id2label
     labels = () if task == "regression" else tuple(names[index] for index in range(len(names)))
     data = json.loads(result.read_text(encoding="utf-8"))["data"] if result.is_file() else {}
     return Fields(
@@ -116,9 +116,10 @@ def predictions(classifier: Classifier, examples: Examples, outputs: Array) -> d
 
 def score_examples(classifier: Classifier, examples: Examples, outputs: Array) -> list[str]:
     """Say each metric with its 95 % interval, a line each; for examples that have labels."""
-    given = (classifier.fields.task, examples.targets, outputs)
-    metrics = task_metrics(*given, thresholds=classifier.thresholds)
-    intervals = bootstrap_intervals(*given, thresholds=classifier.thresholds)
+    assert examples.targets is not None, "only labelled examples can be scored"
+    task, targets, thresholds = classifier.fields.task, examples.targets, classifier.thresholds
+    metrics = task_metrics(task, targets, outputs, thresholds=thresholds)
+    intervals = bootstrap_intervals(task, targets, outputs, thresholds=thresholds)
     return [_line(name, value, intervals[name]) for name, value in metrics.items()]
 
 
@@ -141,4 +142,4 @@ def write_predictions(columns: dict[str, list[Any]], path: Path, *, separator: s
             writer.writeheader()
             writer.writerows({name: separator.join(v) if isinstance(v, list) else v for name, v in row.items()} for row in rows)
     else:
-        raise ConfigError(f"--out {path} has no known suffix", column="out", hint="end it in .csv, .tsv, .jsonl or .parquet")
+        raise ConfigError(f"{path} has no known suffix", column="out", hint="end it in .csv, .tsv, .jsonl or .parquet")

@@ -32,7 +32,8 @@ def make_batch(ids: Sequence[int]) -> Batch:
     rows = [[1 + (i * 7 + position * 3) % 19 for position in range(3 + i % 5)] for i in ids]
     longest = max(map(len, rows))
     inputs = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
-    return Batch({"input_ids": inputs, "attention_mask": (inputs > 0).long()}, torch.tensor([i % 2 for i in ids]), torch.tensor(ids))
+    labels = torch.tensor([i % 2 for i in ids])
+    return Batch({"input_ids": inputs, "attention_mask": (inputs > 0).long()}, labels, torch.tensor(ids))
 
 
 def train(
