@@ -71,7 +71,8 @@ def find_text(table: Table, label: str | None, notes: list[str]) -> tuple[str, .
     columns = {_normalised(name): name for name in reversed(table.columns) if name != label}
     for first, second in PAIR_NAMES:
         pair = (columns.get(first), columns.get(second))
-        if pair[0] and pair[1] and all(_is_prose(table.columns[name]) for name in pair if name):
+        # Only an answer may also be the label; the other names say what they are, however few values they have.
+        if pair[0] and pair[1] and (_is_prose if second == "answer" else _is_text)(table.columns[pair[1]]):
             notes.append(f"text: columns '{pair[0]}' and '{pair[1]}' as a pair, by their names")
             return (pair[0], pair[1])
     named = [columns[name] for name in TEXT_NAMES if name in columns]
@@ -87,10 +88,15 @@ def find_text(table: Table, label: str | None, notes: list[str]) -> tuple[str, .
     return (found[0],)
 
 
-def _is_prose(values: list[Any]) -> bool:
+def _is_text(values: list[Any]) -> bool:
     texts = [value for value in values if isinstance(value, str) and value]
-    if len(texts) * 2 < len(values) or all(as_number(value) is not None for value in texts):
+    return len(texts) * 2 >= len(values) and any(as_number(value) is None for value in texts)
+
+
+def _is_prose(values: list[Any]) -> bool:
+    if not _is_text(values):
         return False
+    texts = [value for value in values if isinstance(value, str) and value]
     # A column of a few short values that come again and again is a category, whatever its name.
     few = len(texts) > 3 and len(set(texts)) <= min(MAX_INTEGER_CLASSES, len(texts) / 2)
     return not few or _mean_length(texts) > MAX_LABEL_LENGTH / 2

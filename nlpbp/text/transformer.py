@@ -89,7 +89,7 @@ def load_classifier(
             hint="give a model and the tokenizer it was trained with",
         )
     if gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     if compile:
         model.compile(dynamic=True)
     else:

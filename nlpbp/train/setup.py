@@ -11,6 +11,7 @@ from typing import Literal
 import psutil
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType, set_seed
 
 from nlpbp.core.errors import ConfigError, DistributedError
@@ -30,6 +31,7 @@ def start(
     1
     """
     on_cpu = not torch.accelerator.is_available()
+    AcceleratorState._reset_state()  # a second run in one Python process may want another precision
     try:
         accelerator = Accelerator(
             cpu=on_cpu,

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
 
+import command_line
+import finetune
 from nlpbp.data.tiny import tiny_reviews
 from recipes import RECIPES
-
-sys.path.insert(0, str(Path(__file__).parent))
 from run_script import ROOT, TWO_PROCESSES, run_script
 
 
@@ -46,12 +46,29 @@ def test_help_of_a_recipe_explains_its_flags(tmp_path: Path, name: str) -> None:
         (["--config", "missing.yaml"], 2, "missing.yaml"),
     ],
 )
-def test_a_users_mistake_ends_in_one_message_and_its_code(tmp_path: Path, arguments: list[str], code: int, named: str) -> None:
-    done = run_script("finetune", *arguments, cwd=tmp_path)
-    assert done.returncode == code
-    assert named in done.stderr + done.stdout
-    assert "Traceback" not in done.stderr
+def test_a_users_mistake_ends_in_one_message_and_its_code(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    code: int,
+    named: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["finetune.py", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        command_line.main(finetune.finetune)
+    printed = capsys.readouterr()
+    assert stopped.value.code == code
+    assert named in printed.err + printed.out
+    assert "Traceback" not in printed.err
     assert not list(tmp_path.glob("runs/*/*"))
+
+
+def test_a_mistake_reaches_the_shell_as_its_exit_code(tmp_path: Path) -> None:
+    done = run_script("finetune", "--tiny", "--data.train", "missing.csv", cwd=tmp_path)
+    assert done.returncode == 3
+    assert done.stderr.startswith("error: missing.csv")
 
 
 def test_a_config_file_repeats_a_run_and_flags_override_it(tmp_path: Path) -> None:

@@ -1,0 +1,182 @@
+"""The main job on every kind of data and target that a user may bring, small enough for seconds."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from transformers import AutoModelForSequenceClassification, pipeline
+
+from nlpbp.core.errors import DataError
+from nlpbp.data.tiny import WORDS, tiny_reviews
+from recipes import transformer_sentiment
+from recipes.common.results import RunResult
+
+REVIEWS = tiny_reviews(num_examples=160).columns
+
+
+def run(tmp_path: Path, train: Any, *, name: str = "run", **data: Any) -> RunResult:
+    config = transformer_sentiment.tiny()
+    sections = {key: data.pop(key) for key in list(data) if key in {field.name for field in dataclasses.fields(config)}}
+    config = dataclasses.replace(config, **sections)
+    given = dataclasses.replace(config.data, train=train, **data)
+    return transformer_sentiment.run(dataclasses.replace(config, data=given, out=str(tmp_path / name), threads=1))
+
+
+def write_csv(path: Path, columns: dict[str, list[Any]], *, delimiter: str = ",") -> str:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, delimiter=delimiter)
+        writer.writerow(columns)
+        writer.writerows(zip(*columns.values(), strict=True))
+    return str(path)
+
+
+def sources(tmp_path: Path) -> dict[str, Any]:
+    rows = [{"text": text, "label": label} for text, label in zip(REVIEWS["text"], REVIEWS["label"], strict=True)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "a.json").write_text(json.dumps(rows))
+    frame = pd.DataFrame(REVIEWS)
+    frame.to_parquet(tmp_path / "a.parquet")
+    for index, row in enumerate(rows):
+        folder = tmp_path / "folder" / row["label"]
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{index:03}.txt").write_text(row["text"])
+    return {
+        "csv": write_csv(tmp_path / "a.csv", REVIEWS),
+        "semicolons": write_csv(tmp_path / "b.csv", REVIEWS, delimiter=";"),
+        "tsv": write_csv(tmp_path / "a.tsv", REVIEWS, delimiter="\t"),
+        "jsonl": str(tmp_path / "a.jsonl"),
+        "json": str(tmp_path / "a.json"),
+        "parquet": str(tmp_path / "a.parquet"),
+        "folder": str(tmp_path / "folder"),
+        "frame": frame,
+        "records": rows,
+        "lists": dict(REVIEWS),
+    }
+
+
+def test_the_same_reviews_train_the_same_model_from_every_kind_of_source(tmp_path: Path) -> None:
+    results = {kind: run(tmp_path, source, name=f"run-{kind}", epochs=1) for kind, source in sources(tmp_path).items()}
+    scores = {kind: result.metrics["test"] for kind, result in results.items() if kind != "folder"}
+    assert all(score == scores["csv"] for score in scores.values())  # a folder comes in another order
+    assert results["folder"].metrics["test"]["accuracy"] is not None
+
+
+def test_multi_label_cells_train_with_thresholds_from_validation(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    tags = [[word for word in ("pos", "neg") if rng.random() < 0.6] for _ in range(240)]
+    texts = [" ".join(rng.choice(WORDS[tag]) for tag in row) + f" the film is {i}" for i, row in enumerate(tags)]
+    path = write_csv(tmp_path / "tags.csv", {"text": texts, "tags": ["|".join(row) for row in tags]})
+    result = run(tmp_path, path, epochs=6)
+    assert result.task == "multi_label"
+    assert result.metrics["test"]["micro_f1"] > 0.9 > result.baselines["majority"]["test"]["micro_f1"]
+    model = AutoModelForSequenceClassification.from_pretrained(result.out / "model")
+    assert len(model.config.decision_thresholds) == 2
+    predictions = pq.read_table(result.out / "predictions.parquet").to_pydict()
+    assert all(isinstance(labels, list) for labels in predictions["prediction"])
+    answers = pipeline("text-classification", model=str(result.out / "model"), top_k=None)("wonderful dull")
+    assert all(answer["score"] > 0.5 for answer in answers[0] if isinstance(answers[0], list)) or len(answers) == 2
+
+
+def test_regression_trains_on_any_scale_and_the_saved_model_answers_in_it(tmp_path: Path) -> None:
+    values = [1000.0 + 500.0 * (label == "pos") + i % 7 / 2 for i, label in enumerate(REVIEWS["label"])]
+    result = run(tmp_path, {"text": REVIEWS["text"], "price": values}, label="price", epochs=6)
+    assert result.task == "regression"
+    assert result.metrics["test"]["rmse"] < 0.4 * result.baselines["majority"]["test"]["rmse"]
+    predictions = pq.read_table(result.out / "predictions.parquet").to_pydict()
+    answers = pipeline("text-classification", model=str(result.out / "model"))([REVIEWS["text"][i] for i in predictions["id"]])
+    assert [answer["score"] for answer in answers] == pytest.approx(predictions["prediction"], rel=1e-4)
+
+
+def test_a_pair_of_texts_is_told_from_its_two_halves(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    kinds = [(rng.choice(["pos", "neg"]), rng.choice(["pos", "neg"])) for _ in range(400)]
+    rows = [
+        {"premise": f"the film is {rng.choice(WORDS[a])} {i}", "hypothesis": f"i found it {rng.choice(WORDS[b])}", "label": a}
+        for i, (a, b) in enumerate(kinds)
+    ]
+    result = run(tmp_path, rows, epochs=6)
+    assert json.loads((result.out / "result.json").read_text())["data"]["text"] == ["premise", "hypothesis"]
+    assert result.metrics["test"]["accuracy"] > 0.9
+
+
+def test_given_parts_are_used_and_texts_they_share_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = tiny_reviews(num_examples=40, seed=5).columns
+    other["text"][3] = REVIEWS["text"][7]
+    other["label"][3] = REVIEWS["label"][7]
+    path = write_csv(tmp_path / "test.csv", other)
+    result = run(tmp_path, write_csv(tmp_path / "train.csv", REVIEWS), test=path, epochs=1)
+    printed = capsys.readouterr().out
+    assert "warning: 1 test texts stand in the training part too" in printed
+    assert "train.csv:9 = test.csv:5" in printed
+    predictions = pq.read_table(result.out / "predictions.parquet").to_pydict()
+    assert predictions["id"] == list(range(40))
+    assert predictions["reference"][0] == "test.csv:2"
+    assert json.loads((result.out / "result.json").read_text())["data"]["examples"] == {"train": 144, "validation": 16, "test": 40}
+
+
+def test_a_sample_is_nested_and_leaves_the_other_parts_alone(tmp_path: Path) -> None:
+    result = run(tmp_path, dict(REVIEWS), sample=0.25, epochs=1)
+    examples = json.loads((result.out / "result.json").read_text())["data"]["examples"]
+    assert examples == {"train": 32, "validation": 16, "test": 16}
+
+
+def test_an_unknown_label_in_the_validation_file_is_named(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "validation.csv", {"text": ["a film", "the plot"], "label": ["pos", "positive"]})
+    with pytest.raises(DataError) as error:
+        run(tmp_path, dict(REVIEWS), validation=path)
+    assert (error.value.file, error.value.row, error.value.column) == (path, 3, "label")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_very_long_text_is_clipped_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    texts = [*REVIEWS["text"][:-1], "wonderful " * 200_000]
+    run(tmp_path, {"text": texts, "label": REVIEWS["label"]}, epochs=1)
+    printed = capsys.readouterr().out
+    assert "only its beginning was tokenized" in printed
+    assert "are cut to 32 tokens" in printed
+
+
+def test_patience_stops_and_the_best_weights_are_kept(tmp_path: Path) -> None:
+    config = transformer_sentiment.tiny()
+    optim = dataclasses.replace(config.optim, lr=1e-9)
+    result = run(tmp_path, dict(REVIEWS), optim=optim, epochs=50, patience=2, eval_steps=3)
+    lines = [json.loads(line) for line in (result.out / "metrics.jsonl").read_text().splitlines()]
+    evaluations = [line for line in lines if "split" in line]
+    assert [line["step"] for line in evaluations] == [3, 6, 9]
+    assert json.loads((result.out / "result.json").read_text())["best_step"] == 3
+    assert result.metrics["validation"]["accuracy"] == pytest.approx(evaluations[0]["accuracy"])
+    assert not (result.out / "best.safetensors").exists()
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("switch", ["gradient_checkpointing", "compile"])
+def test_switches_that_save_memory_or_time_change_no_result(tmp_path: Path, switch: str) -> None:
+    without = transformer_sentiment.tiny()
+    base = {"epochs": 1, "precision": "fp32", "dropout": dataclasses.replace(without.dropout, scale=0.0)}
+    logging.disable(logging.WARNING)
+    plain = run(tmp_path, dict(REVIEWS), name="plain", **base)
+    switched = run(tmp_path, dict(REVIEWS), name="switched", **base, model=dataclasses.replace(without.model, **{switch: True}))
+    logging.disable(logging.NOTSET)
+    steps = [
+        [json.loads(line)["loss"] for line in (result.out / "metrics.jsonl").read_text().splitlines() if "loss" in json.loads(line)]
+        for result in (plain, switched)
+    ]
+    assert steps[0] == pytest.approx(steps[1], abs=1e-5)
+    control = run(tmp_path, dict(REVIEWS), name="control", **{**base, "dropout": without.dropout})
+    first = [json.loads(line) for line in (control.out / "metrics.jsonl").read_text().splitlines()]
+    assert [line["loss"] for line in first if "loss" in line] != pytest.approx(steps[0], abs=1e-5)
+
+
+def test_the_dropout_scale_reaches_the_model(tmp_path: Path) -> None:
+    result = run(tmp_path, dict(REVIEWS), epochs=1, dropout=transformer_sentiment.sections.Dropout(scale=0.5))
+    config = json.loads((result.out / "model" / "config.json").read_text())
+    assert (config["hidden_dropout_prob"], config["attention_probs_dropout_prob"]) == (0.05, 0.05)
