@@ -1,0 +1,69 @@
+"""The README is true: its Python runs, its commands run (in their seconds-long form), its table names what exists."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from run_script import run_script
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.S)
+COMMANDS = [line.strip().split("  #")[0] for line in re.findall(r"^    (?=\S)(.*)$", README, flags=re.M) if "import" not in line]
+ROWS = [[cell.strip() for cell in line.strip("|").split("|")] for line in re.findall(r"^\| [A-Z]\d+ .*$", README, flags=re.M)]
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=["recipe", "pieces"])
+def test_the_python_blocks_run(block: str, tmp_path: Path) -> None:
+    small = block.replace(
+        "transformer_sentiment.Config(", 'transformer_sentiment.Config(model=transformer_sentiment.Model("tiny:bert"), '
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "error::DeprecationWarning:__main__", "-c", small], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+
+
+def test_the_commands_run_in_their_tiny_form(tmp_path: Path) -> None:
+    found = {word for command in COMMANDS for word in re.findall(r"scripts/(\w+)\.py", command)}
+    assert found == {"finetune", "predict"}
+    assert run_script("finetune", "--tiny", cwd=tmp_path).returncode == 0
+    (tmp_path / "new.csv").write_text("text\na wonderful film\nthe plot was dull\n")
+    (command,) = [command for command in COMMANDS if "predict" in command]
+    done = run_script("predict", *shlex.split(command)[2:], cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len((tmp_path / "predictions.csv").read_text().splitlines()) == 3
+
+
+def test_every_flag_that_the_readme_names_exists(tmp_path: Path) -> None:
+    helptext = run_script("finetune", "transformer_sentiment", "--help", cwd=tmp_path, COLUMNS="200").stdout
+    lines = [command for command in COMMANDS if "finetune.py" in command]
+    flags = {flag for line in lines for flag in re.findall(r"--[a-z_.]+", line.split("finetune.py")[1])}
+    flags |= {row[3].strip("`") for row in ROWS if row[1] != "planned"}
+    assert len(flags) > 8
+    assert not [flag for flag in flags - {"--help"} if flag not in helptext]
+
+
+def test_the_table_has_the_33_practices_and_names_what_exists() -> None:
+    ids = [row[0] for row in ROWS]
+    assert len(ids) == len(set(ids)) == 33
+    for row in ROWS:
+        if row[1] == "planned":
+            assert row[2:] == ["", "", ""]
+            continue
+        assert (ROOT / row[2].strip("`")).is_file()
+        assert (ROOT / row[4].strip("`")).is_file()
+
+
+def test_the_map_names_what_exists() -> None:
+    section = README.split("## Where things are")[1].split("##")[0]
+    paths = re.findall(r"`((?:scripts|recipes|nlpbp)/[\w./]*)`", section)
+    assert len(paths) > 8
+    assert not [path for path in paths if not (ROOT / path).exists()]
