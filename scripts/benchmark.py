@@ -19,7 +19,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     names = parser.add_subparsers(dest="name", metavar="NAME", required=True)
     transformer = names.add_parser("transformer", help="fine-tune a pretrained transformer: nlpbp and transformers.Trainer")
     transformer.add_argument("--out", type=Path, required=True, help="the .json file to write: ratios, machine, raw figures")
-    transformer.add_argument("--seeds", type=int, default=1, metavar="N", help="whole trainings a system, seeds 0 to N-1 (default: 1)")
+    transformer.add_argument(
+        "--seeds", type=int, default=1, metavar="N", help="whole trainings a system, seeds 0 to N-1 (default: 1)"
+    )
     transformer.add_argument("--short", action="store_true", help="a few steps on tiny data: tries the path, measures nothing")
     # Without a help text a sub-command is not listed: this one is what the processes of a benchmark are started with.
     worker = names.add_parser("transformer-worker")

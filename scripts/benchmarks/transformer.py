@@ -1,0 +1,227 @@
+"""The benchmark `transformer`: nlpbp and transformers.Trainer fine-tune one model on one split of one data set.
+
+"ours" is the recipe transformer_sentiment as it comes, "defaults" is Trainer as it comes, and "best" is Trainer with what makes it
+fast on a CPU: texts grouped by length, and bf16 where the hardware runs it fast.
+
+This side starts the workers, lets one work at a time and compares. It imports the standard library only: the peak memory that the
+system reports for a process is never less than that of the process which started it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+OTHERS = {"defaults": "Trainer's defaults", "best": "Trainer at its best"}
+SYSTEMS = ("ours", *OTHERS)
+NUM_BLOCKS = 5
+SCRIPT = Path(__file__).resolve().parent.parent / "benchmark.py"
+# Nothing is fetched, and a GPU is left alone: this compares what CPU cores do.
+ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true"}
+
+Record = dict[str, Any]
+
+
+def run(out: Path, *, num_seeds: int, short: bool) -> None:
+    """Measure speed in interleaved blocks, then whole trainings; write `out` after the first part and after each training."""
+    with tempfile.TemporaryDirectory(prefix="nlpbp-benchmark-") as name:
+        folder = Path(name)
+        with _worker(folder, "prepare", *(["--short"] if short else [])) as process:
+            prepared = _answer(process)
+        _say(f"{prepared['machine']['cpu']}, {prepared['machine']['threads']} threads; {prepared['settings']}")
+        speed = measure_speed(folder)
+        trainings: dict[str, list[Record]] = {system: [] for system in SYSTEMS}
+        write(out, prepared, speed, trainings)
+        for seed in range(num_seeds):
+            for system in SYSTEMS:
+                trainings[system].append(train_whole(folder, system, seed=seed, num_held_out=prepared["settings"]["held_out"]))
+                write(out, prepared, speed, trainings)
+    _say("\n".join(in_words(ratios(speed, trainings))))
+    _say(f"everything measured is in {out}" + ("; it was --short, so these numbers mean nothing" if short else ""))
+
+
+def measure_speed(folder: Path) -> dict[str, list[Record]]:
+    """Let the systems train in turns, a block of steps each, so that whatever else the machine does meets all of them alike."""
+    blocks: dict[str, list[Record]] = {system: [] for system in SYSTEMS}
+    with ExitStack() as stack:
+        processes = {system: stack.enter_context(_worker(folder, "blocks", "--system", system)) for system in SYSTEMS}
+        for system, process in processes.items():
+            _go(process)
+            _say(f"{system}: warmed up in {_answer(process)['seconds']:.1f} s")
+        for index in range(NUM_BLOCKS):
+            for system, process in processes.items():
+                _go(process)
+                block = _answer(process)
+                blocks[system].append(block)
+                _say(f"block {index + 1} of {NUM_BLOCKS}, {system}: {_rate(block):.1f} sentences/s ({block['seconds']:.1f} s)")
+    return blocks
+
+
+def train_whole(folder: Path, system: str, *, seed: int, num_held_out: int) -> Record:
+    """Train once from start to end in a fresh process; return its curve, final accuracy, seconds and peak memory."""
+    curve: list[Record] = []
+    with _worker(folder, "whole", "--system", system, "--seed", str(seed)) as process:
+        while "epoch" in (answer := _answer(process)):
+            curve.append(answer)
+            _say(
+                f"{system}, seed {seed}, epoch {answer['epoch']:.1f}: accuracy {answer['accuracy']:.4f} "
+                f"after {answer['seconds']:.1f} s (evaluated in {answer['eval_seconds']:.1f} s)"
+            )
+    accuracy = curve[-1]["accuracy"]
+    interval = wilson_interval(round(accuracy * num_held_out), num_held_out)
+    return {"seed": seed, "accuracy": accuracy, "interval": interval, **answer, "curve": curve}
+
+
+@contextmanager
+def _worker(folder: Path, mode: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        [sys.executable, str(SCRIPT), "transformer-worker", str(folder), mode, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | ENVIRONMENT,
+    )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def _go(process: subprocess.Popen[str]) -> None:
+    assert process.stdin is not None
+    process.stdin.write("go\n")
+    process.stdin.flush()
+
+
+def _answer(process: subprocess.Popen[str]) -> Record:
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    if not line:
+        raise RuntimeError(f"a worker ended too early, with code {process.wait()}; what it said stands above")
+    return json.loads(line)
+
+
+def wilson_interval(num_right: int, num_examples: int, *, confidence: float = 0.95) -> list[float]:
+    """Return [low, high], the score interval of a share (Wilson 1927): that of 0 or all right is not a point.
+
+    >>> wilson_interval(5, 10)
+    [0.236593, 0.763407]
+    """
+    z = statistics.NormalDist().inv_cdf(0.5 + confidence / 2)
+    share = num_right / num_examples
+    middle = share + z**2 / (2 * num_examples)
+    half = z * math.sqrt(share * (1 - share) / num_examples + (z / (2 * num_examples)) ** 2)
+    return [round((middle + sign * half) / (1 + z**2 / num_examples), 6) for sign in (-1, 1)]
+
+
+def ratios(speed: Mapping[str, Sequence[Record]], trainings: Mapping[str, Sequence[Record]]) -> dict[str, dict[str, float | None]]:
+    """Compare ours with each other system; None where nothing was measured, or a level was not reached.
+
+    samples_per_second: ours / theirs, the median over pairs of blocks (more than 1: ours is faster). seconds_to_accuracy: their
+    whole training's seconds / ours until it was inside the 95 % interval of their final accuracy. peak_memory: ours / theirs
+    (less than 1: ours needs less). The last two are medians over seeds.
+    """
+    pairs = {other: list(zip(trainings["ours"], trainings[other], strict=False)) for other in OTHERS}
+    return {
+        "samples_per_second": {
+            other: median([_rate(ours) / _rate(theirs) for ours, theirs in zip(speed["ours"], speed[other], strict=True)])
+            for other in OTHERS
+        },
+        "seconds_to_accuracy": {
+            other: median([time_to_accuracy(ours, theirs)["ratio"] for ours, theirs in pairs[other]]) for other in OTHERS
+        },
+        "peak_memory": {
+            other: median([ours["peak_memory_mib"] / theirs["peak_memory_mib"] for ours, theirs in pairs[other]])
+            for other in OTHERS
+        },
+    }
+
+
+def time_to_accuracy(ours: Record, theirs: Record) -> Record:
+    """Say when ours was as good as their whole training: inside the interval of its accuracy, and (strict) at that accuracy.
+
+    `theirs_reached` are the training seconds after which the other itself first was that good: it, too, could have stopped there.
+    """
+    result: Record = {"seed": ours["seed"]}
+    for prefix, level in (("", theirs["interval"][0]), ("strict_", theirs["accuracy"])):
+        reached = first_reached(ours["curve"], level)
+        result |= {
+            f"{prefix}level": level,
+            f"{prefix}ours_reached": reached,
+            f"{prefix}theirs_reached": first_reached(theirs["curve"], level),
+            f"{prefix}ratio": None if reached is None else theirs["seconds"] / reached,
+        }
+    return result
+
+
+def first_reached(curve: Sequence[Record], level: float) -> float | None:
+    """Return the training seconds at the first evaluation with an accuracy of `level` or more; None if there is none."""
+    return next((point["seconds"] for point in curve if point["accuracy"] >= level), None)
+
+
+def median(values: Sequence[float | None]) -> float | None:
+    """Return the median, a missing value being the worst of all; None if it falls on a missing one, or there are no values.
+
+    >>> median([2.0, None, 1.0]), median([2.0, None]), median([])
+    (1.0, None, None)
+    """
+    if not values:
+        return None
+    middle = statistics.median(-math.inf if value is None else value for value in values)
+    return middle if math.isfinite(middle) else None
+
+
+def _rate(block: Record) -> float:
+    return block["samples"] / block["seconds"]
+
+
+def write(out: Path, prepared: Record, speed: dict[str, list[Record]], trainings: dict[str, list[Record]]) -> None:
+    """Write all that is known so far; whoever reads `out` meanwhile finds the whole file of before."""
+    record = {
+        "ratios": ratios(speed, trainings),
+        **prepared,
+        "speed": {
+            "blocks": speed,
+            "samples_per_second": {system: median([_rate(block) for block in blocks]) for system, blocks in speed.items()},
+            "block_ratios": {
+                other: [_rate(ours) / _rate(theirs) for ours, theirs in zip(speed["ours"], speed[other], strict=True)]
+                for other in OTHERS
+            },
+        },
+        "trainings": trainings,
+        "time_to_accuracy": {
+            other: [time_to_accuracy(*pair) for pair in zip(trainings["ours"], trainings[other], strict=False)] for other in OTHERS
+        },
+    }
+    temporary = out.with_name(f"{out.name}.tmp")
+    temporary.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    temporary.replace(out)
+
+
+def in_words(measured: Mapping[str, Mapping[str, float | None]]) -> list[str]:
+    """Say each ratio in a line."""
+    lines = []
+    for other, name in OTHERS.items():
+        faster, sooner, memory = (measured[key][other] for key in ("samples_per_second", "seconds_to_accuracy", "peak_memory"))
+        lines += [
+            f"ours trains {faster:.2f} times as many sentences a second as {name}",
+            f"ours never comes within the 95 % interval of the final accuracy of {name}"
+            if sooner is None
+            else f"{name} takes {sooner:.2f} times as long as ours takes to come within the 95 % interval of its final accuracy",
+            f"ours needs {memory:.2f} times the peak memory of {name}",
+        ]
+    return lines
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
