@@ -5,6 +5,9 @@ python scripts/finetune.py transformer_sentiment --data.train reviews.csv
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -29,7 +32,7 @@ from nlpbp.text.batches import Encoded, batched_steps, collate, encode
 from nlpbp.text.tiny import tiny_bert
 from nlpbp.text.transformer import length_limit, load_classifier, load_config, load_tokenizer
 from nlpbp.train.evaluate import predict
-from nlpbp.train.loop import train_steps
+from nlpbp.train.loop import Step, train_steps
 from nlpbp.train.setup import Precision
 from recipes.common import config as sections
 from recipes.common.fit import Metrics, fit
@@ -63,6 +66,7 @@ class Config:
     optim: sections.Optim = field(default_factory=sections.Optim)
     dropout: sections.Dropout = field(default_factory=sections.Dropout)
     batch: sections.Batch = field(default_factory=sections.Batch)
+    checkpoint: sections.Checkpoints = field(default_factory=sections.Checkpoints)
     epochs: int = 3
     """Passes over the training data."""
     eval_steps: int | None = None
@@ -79,6 +83,8 @@ class Config:
     """Number format of the forward pass. auto: what accelerate is configured for, else bf16 where the hardware runs it fast."""
     track: str | None = None
     """Also log to this tracker of accelerate's (tensorboard, wandb, mlflow, ...)."""
+    resume: str = "auto"
+    """auto: go on with an unfinished run of the same settings and data in --out; never: do not; or the run folder to go on with."""
     push_to_hub: str | None = None
     """Send the finished model to this repository of the hub."""
 
@@ -100,9 +106,7 @@ def run(config: Config) -> RunResult:
     Raises `NlpbpError` (with the place and the fix) for whatever a user can repair.
     """
     sections.check_ranges(config)
-    with open_run(
-        NAME, config, out=config.out, seed=config.seed, precision=config.precision, threads=config.threads, track=config.track
-    ) as run:
+    with open_run(NAME, config) as run:
         return _fine_tune(run, config)
 
 
@@ -144,26 +148,30 @@ def _fine_tune(run: Run, config: Config) -> RunResult:
     lengths = encoded["train"].lengths
     num_micro_batches = check_micro_batches(config.batch, num_processes=accelerator.num_processes, num_examples=len(lengths))
     per_epoch = steps_per_epoch(len(lengths), size=config.batch.size)
-    plan = training_plan(
-        lengths,
-        size=config.batch.size,
-        num_micro_batches=num_micro_batches,
-        epochs=config.epochs,
-        seed=config.seed,
-        rank=accelerator.process_index,
-        world_size=accelerator.num_processes,
-    )
-    steps = train_steps(
-        model,
-        batched_steps(plan, encoded["train"], tokenizer=tokenizer, labels=targets),
-        optimizer,
-        accelerator=accelerator,
-        loss_fn=classifier_loss(task=fields.task, label_smoothing=optim.label_smoothing),
-        schedule=schedules.warm_up(schedule, share=optim.warmup),
-        total_steps=per_epoch * config.epochs,
-        max_grad_norm=optim.max_grad_norm,
-        seed=config.seed,
-    )
+
+    def make_steps(first_step: int, num_micro_batches: int) -> Iterator[Step]:
+        plan = training_plan(
+            lengths,
+            size=config.batch.size,
+            num_micro_batches=num_micro_batches,
+            epochs=config.epochs,
+            seed=config.seed,
+            first_step=first_step,
+            rank=accelerator.process_index,
+            world_size=accelerator.num_processes,
+        )
+        return train_steps(
+            model,
+            batched_steps(plan, encoded["train"], tokenizer=tokenizer, labels=targets),
+            optimizer,
+            accelerator=accelerator,
+            loss_fn=classifier_loss(task=fields.task, label_smoothing=optim.label_smoothing),
+            schedule=schedules.warm_up(schedule, share=optim.warmup),
+            total_steps=per_epoch * config.epochs,
+            first_step=first_step,
+            max_grad_norm=optim.max_grad_norm,
+            seed=config.seed,
+        )
 
     def outputs_of(part: str, model: nn.Module = model) -> np.ndarray[Any, Any]:
         plan = evaluation_batches(encoded[part].lengths, max_tokens=config.batch.evaluation_tokens)
@@ -176,14 +184,19 @@ def _fine_tune(run: Run, config: Config) -> RunResult:
         thresholds = decision_thresholds(inputs, outputs)
         return task_metrics(fields.task, targets_of(inputs.validation), outputs, thresholds=thresholds)
 
-    fitted = fit(
+    progress = fit(
         run,
-        steps,
+        make_steps,
         model=model,
+        optimizer=optimizer,
         evaluate=evaluate,
         metric=MAIN_METRIC[fields.task],
         total_steps=per_epoch * config.epochs,
         steps_per_epoch=per_epoch,
+        num_micro_batches=num_micro_batches,
+        identity=identity(inputs, tokenizer, optimizer),
+        checkpoints=config.checkpoint,
+        allow_data_change=config.data.allow_change,
         eval_steps=config.eval_steps,
         patience=config.patience,
     )
@@ -192,7 +205,7 @@ def _fine_tune(run: Run, config: Config) -> RunResult:
     return finish(
         run,
         inputs,
-        fitted,
+        progress,
         model=model,
         tokenizer=tokenizer,
         outputs={part: outputs_of(part, final) for part in inputs.scored},
@@ -258,6 +271,16 @@ def encode_parts(run: Run, inputs: Inputs, *, tokenizer: PreTrainedTokenizerBase
         for index in encoded[name].clipped[:3]:
             run.say(f"{part.examples.references[index]}: very long; only its beginning was tokenized")
     return encoded
+
+
+def identity(inputs: Inputs, tokenizer: PreTrainedTokenizerBase, optimizer: Any) -> dict[str, str]:
+    """Name what a checkpoint of this run belongs to, beside its settings."""
+    return {
+        "data": inputs.fingerprint,
+        "labels": json.dumps(inputs.fields.labels),
+        "tokenizer": hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()[:16],
+        "optimizer": type(getattr(optimizer, "optimizer", optimizer)).__name__,
+    }
 
 
 def standardised(inputs: Inputs, *, can_shift: bool) -> tuple[np.ndarray[Any, Any], float, float]:

@@ -85,7 +85,7 @@ def parse_config(recipe: ModuleType, arguments: Sequence[str], *, program: str) 
     from recipes.common.config import load
 
     rest = list(arguments)
-    file = _take_value(rest, "--config")
+    file = _take_value(rest, "--config") or _config_of_run(rest)
     if "--tiny" in rest:
         rest.remove("--tiny")
         base = recipe.tiny()
@@ -97,6 +97,16 @@ def parse_config(recipe: ModuleType, arguments: Sequence[str], *, program: str) 
         "(RUN/config.yaml); flags override both."
     )
     return tyro.cli(recipe.Config, args=rest, default=base, prog=f"{program} {name}", description=description, use_underscores=True)
+
+
+def _config_of_run(arguments: Sequence[str]) -> str | None:
+    """Return the config of the run that `--resume FOLDER` names: without other flags it goes on as it began."""
+    folder = _take_value(list(arguments), "--resume")
+    return (
+        str(Path(folder) / "config.yaml")
+        if folder not in (None, "auto", "never") and Path(folder, "config.yaml").is_file()
+        else None
+    )
 
 
 def _take_value(arguments: list[str], flag: str) -> str | None:

@@ -39,6 +39,7 @@ class Step:
     clipped: bool
     skipped: bool  # fp16 overflow: the optimizer did not move
     num_items: int
+    num_micro_batches: int  # of all processes
 
 
 def train_steps(
@@ -110,6 +111,7 @@ def train_steps(
             clipped=max_grad_norm is not None and grad_norm > max_grad_norm,
             skipped=bool(getattr(optimizer, "step_was_skipped", False)),
             num_items=num_items,
+            num_micro_batches=len(window) * world_size,
         )
 
 

@@ -19,13 +19,10 @@ from nlpbp.core.errors import ConfigError, DistributedError
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 
-def start(
-    *, seed: int, precision: Precision = "auto", threads: int | None = None, track: str | None = None, out: str = "."
-) -> Accelerator:
+def start(*, seed: int, precision: Precision = "auto", threads: int | None = None, track: str | None = None) -> Accelerator:
     """Set up accelerate, threads, precision and seeds; the same call in every process.
 
     Raises `DistributedError` when processes were started that do not see each other, `ConfigError` for an unknown tracker.
-    `out` is where a tracker that writes files puts them.
 
     >>> start(seed=0, precision="fp32", threads=1).num_processes
     1
@@ -37,7 +34,6 @@ def start(
             cpu=on_cpu,
             mixed_precision={"fp32": "no"}.get(chosen := _precision(precision), chosen),
             log_with=track,
-            project_dir=out,
         )
     except ValueError as error:
         if track is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,6 +25,30 @@ def append_jsonl(path: Path, record: Mapping[str, Any]) -> None:
             file.write(json.dumps(record) + "\n")
     except OSError as error:
         print(f"warning: {path}: one line of metrics is lost ({error})", file=sys.stderr)  # noqa: T201
+
+
+def truncate_jsonl(path: Path, *, last_step: int) -> None:
+    """Cut the records after `last_step`, and a last line that was not written to its end.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "metrics.jsonl"
+    >>> _ = path.write_text('{"step": 1}\\n{"step": 2}\\n{"ste')
+    >>> truncate_jsonl(path, last_step=1); path.read_text()
+    '{"step": 1}\\n'
+    """
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        try:
+            if not line.endswith("\n") or json.loads(line)["step"] > last_step:
+                break
+        except (ValueError, KeyError, TypeError):
+            break
+        kept.append(line)
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_text("".join(kept), encoding="utf-8")
+    os.replace(temporary, path)
 
 
 def log(accelerator: Accelerator, path: Path, record: Mapping[str, Any]) -> None:

@@ -52,6 +52,8 @@ class Data:
     """Train on this share of the training part, stratified; a smaller sample is part of every larger one (practice D1)."""
     max_length: int = 256
     """Tokens a text at most; what lies beyond is cut off, and counted."""
+    allow_change: bool = False
+    """Go on with an unfinished run although its data have changed; its result is then of neither data."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,9 +102,45 @@ class Batch:
     """Tokens a batch at most (padding included) when evaluating."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Checkpoints:
+    """When the run saves itself; it changes no result. Each epoch's end is always saved."""
+
+    every_steps: int | None = None
+    """Save every so many steps. Left out: by time alone."""
+    every_seconds: float = 300.0
+    """Save when the last one is so many seconds ago."""
+    keep: int = 2
+    """How many to keep, the newest ones; never fewer than two that verify."""
+
+
 def asdict(config: Any) -> dict[str, Any]:
     """Turn a config into plain data for a file; data given in memory becomes a note of what it was."""
     return {field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
+
+
+FREE_TO_CHANGE = ("out", "resume", "threads", "track", "push_to_hub", "checkpoint", "data.allow_change")
+"""What may differ when a run goes on: it changes where and how it runs, not what comes out."""
+
+
+def differences(saved: Any, config: Any) -> list[str]:
+    """Say which settings of two configs differ, for a run that goes on; `FREE_TO_CHANGE` may.
+
+    >>> differences({"seed": 0, "out": "a", "optim": {"lr": 0.1}}, {"seed": 0, "out": "b", "optim": {"lr": 0.2}})
+    ['--optim.lr was 0.1 and is 0.2']
+    """
+    before, now = _flat(saved), _flat(config)
+    names = [name for name in {**before, **now} if not name.startswith(FREE_TO_CHANGE)]
+    return [f"--{name} was {before.get(name)} and is {now.get(name)}" for name in names if before.get(name) != now.get(name)]
+
+
+def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    pairs = ((f"{prefix}{name}", value) for name, value in data.items())
+    return {
+        k: v
+        for name, value in pairs
+        for k, v in (_flat(value, f"{name}.") if isinstance(value, Mapping) else {name: value}).items()
+    }
 
 
 def _plain(value: Any) -> Any:
@@ -236,6 +274,9 @@ RANGES: dict[str, tuple[float, float, str]] = {
     "dropout.scale": (0.0, 9.99, "between 0 and 10"),
     "batch.size": (1, math.inf, "1 or more"),
     "batch.micro_batches": (1, math.inf, "1 or more"),
+    "checkpoint.every_steps": (1, math.inf, "1 or more"),
+    "checkpoint.every_seconds": (0.0, math.inf, "0 or more"),
+    "checkpoint.keep": (2, math.inf, "2 or more"),
     "batch.evaluation_tokens": (16, math.inf, "16 or more"),
 }
 """The smallest and largest value of each number in a config, and how to say it; None (left out) is always allowed."""

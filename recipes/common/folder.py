@@ -1,25 +1,28 @@
-"""The run folder: made once, by the main process, for one run at a time."""
+"""The run folder: made once, by the main process, for one run at a time; an unfinished run in it goes on."""
 
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from tqdm import tqdm
 
 from nlpbp.core.errors import ConfigError, NlpbpError
-from nlpbp.train.setup import Precision, describe, start
+from nlpbp.train.setup import Precision, describe, precision_of, start
 from recipes.common import config as config_files
 
 CACHE = Path(os.environ.get("NLPBP_CACHE", Path.home() / ".cache" / "nlpbp"))
+ENVIRONMENT = "environment.json"  # what exact repetition depends on beside the config: threads, precision, torch
 
 
 @dataclass(frozen=True)
@@ -35,65 +38,131 @@ class Run:
         if self.accelerator.is_main_process:
             try:
                 tqdm.write(text, file=sys.stdout)
+                sys.stdout.flush()
             except BrokenPipeError:  # whoever read the output has gone; the run goes on
                 sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
 
 
-@contextmanager
-def open_run(
-    recipe: str, config: Any, *, out: str | None, seed: int, precision: Precision, threads: int | None, track: str | None
-) -> Iterator[Run]:
-    """Start accelerate, make the run folder, hold its lock, and save the config into it.
+class CommonConfig(Protocol):
+    """The fields that every recipe's Config has."""
 
-    Raises `ConfigError` when the folder holds another run or another process works in it.
+    @property
+    def out(self) -> str | None: ...  # noqa: D102
+    @property
+    def seed(self) -> int: ...  # noqa: D102
+    @property
+    def threads(self) -> int | None: ...  # noqa: D102
+    @property
+    def precision(self) -> Precision: ...  # noqa: D102
+    @property
+    def track(self) -> str | None: ...  # noqa: D102
+    @property
+    def resume(self) -> str: ...  # noqa: D102
+
+
+@contextmanager
+def open_run(recipe: str, config: CommonConfig) -> Iterator[Run]:
+    """Start accelerate, make the run folder or go on in it, hold its lock, and save the config into it.
+
+    Raises `ConfigError` when the folder holds a finished run or one of other settings, or when another process works in it.
     """
-    accelerator = start(seed=seed, precision=precision, threads=threads, track=track, out=out or "runs")
-    answer: list[Any] = [_claim(recipe, out) if accelerator.is_main_process else None]
+    out = _wanted_folder(config)
+    before = _read_json(out / ENVIRONMENT) if out and config.resume != "never" else {}
+    threads = config.threads or before.get("threads")
+    precision = before.get("precision", "auto") if config.precision == "auto" else config.precision
+    accelerator = start(seed=config.seed, precision=precision, threads=threads, track=config.track)
+    answer: list[Any] = [_claim(recipe, out, config) if accelerator.is_main_process else None]
     broadcast_object_list(answer)
     if isinstance(answer[0], NlpbpError):
         raise answer[0]
     run = Run(recipe, Path(answer[0]), accelerator)
+    lock = None
     if accelerator.is_main_process:
         lock = _lock(run.out)
         config_files.save(config, run.out / "config.yaml")
-    if track is not None:
+        _write_environment(run)
+    if config.track is not None:
+        accelerator.project_configuration.set_directories(str(run.out))
         accelerator.init_trackers("nlpbp", config={"recipe": recipe})
     run.say(f"{recipe} on {describe(accelerator)}; writing to {run.out}")
     try:
         yield run
     finally:
-        if accelerator.is_main_process:
+        if lock is not None:
             _remove_if_nothing_happened(run.out)
             lock.close()
-        if track is not None:
+        if config.track is not None:
             accelerator.end_training()
+
+
+def _wanted_folder(config: CommonConfig) -> Path | None:
+    if config.resume in ("auto", "never"):
+        return Path(config.out) if config.out else None
+    folder = Path(config.resume)
+    if not (folder / "config.yaml").is_file():
+        raise ConfigError(f"{folder} holds no run to go on with", column="resume", hint="give a run folder, auto or never")
+    if config.out and Path(config.out).resolve() != folder.resolve():
+        raise ConfigError(f"--resume {folder} and --out {config.out} name two folders", column="resume", hint="leave --out away")
+    return folder
+
+
+def _write_environment(run: Run) -> None:
+    data = {"threads": torch.get_num_threads(), "precision": precision_of(run.accelerator), "torch": torch.__version__}
+    before = _read_json(run.out / ENVIRONMENT)
+    changed = [name for name in data if name in before and before[name] != data[name]]
+    if changed:
+        run.say(
+            f"warning: not the same {', '.join(changed)} as before; the last bits of the result may differ from an uninterrupted run"
+        )
+    (run.out / ENVIRONMENT).write_text(json.dumps(data), encoding="utf-8")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return data if isinstance(data, dict) else {}
 
 
 def _remove_if_nothing_happened(folder: Path) -> None:
     """Take back the folder of a run that ended before its first step, so that the repaired command can use it."""
-    if {file.name for file in folder.iterdir()} <= {"config.yaml", ".lock"}:
+    if folder.is_dir() and {file.name for file in folder.iterdir()} <= {"config.yaml", ".lock", ENVIRONMENT}:
         for file in folder.iterdir():
             file.unlink()
         folder.rmdir()
 
 
-def _claim(recipe: str, out: str | None) -> str | NlpbpError:
-    """Return the folder to write to, made and empty of other runs; or the error, to be raised in every process."""
+def _claim(recipe: str, out: Path | None, config: CommonConfig) -> str | NlpbpError:
+    """Return the folder to write to, made and free of other runs; or the error, to be raised in every process."""
     try:
-        folder = Path(out) if out else _next_folder(recipe)
+        folder = out or _next_folder(recipe)
         if folder.exists() and not folder.is_dir():
-            return ConfigError(f"{folder} is a file", column="out", hint="name a folder")
+            raise ConfigError(f"{folder} is a file", column="out", hint="name a folder")
         folder.mkdir(parents=True, exist_ok=True)
-        if (folder / "config.yaml").exists():
-            return ConfigError(
-                f"{folder} already holds another run", column="out", hint="name another folder with --out, or remove it"
-            )
         _lock(folder).close()
+        if (folder / "config.yaml").exists():
+            _refuse_other_run(folder, config)
     except NlpbpError as error:
         return error
     except OSError as error:
         return ConfigError(f"{out or 'runs'} cannot be written: {error}", column="out", hint="name a folder you may write to")
     return str(folder)
+
+
+def _refuse_other_run(folder: Path, config: CommonConfig) -> None:
+    """Let only an unfinished run of the same settings go on."""
+    other = "name another folder with --out, or remove it"
+    if (folder / "result.json").exists():
+        raise ConfigError(f"{folder} already holds a finished run", column="out", hint=other)
+    if config.resume == "never":
+        raise ConfigError(f"{folder} holds an unfinished run, and --resume is never", column="out", hint=other)
+    saved = config_files.load(type(config), folder / "config.yaml")
+    changed = config_files.differences(config_files.asdict(saved), config_files.asdict(config))
+    if changed:
+        raise ConfigError(
+            f"{folder} already holds an unfinished run of other settings: {'; '.join(changed)}", column="out", hint=other
+        )
 
 
 def _next_folder(recipe: str) -> Path:
@@ -110,9 +179,9 @@ def _lock(folder: Path) -> Any:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         lock.seek(0)
-        raise ConfigError(
-            f"another run (process {lock.read().strip()}) works in {folder}", column="out", hint="wait for it"
-        ) from error
+        holder = lock.read().strip()
+        lock.close()
+        raise ConfigError(f"another run (process {holder}) works in {folder}", column="out", hint="wait for it") from error
     lock.truncate(0)
     lock.write(str(os.getpid()))
     lock.flush()

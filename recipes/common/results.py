@@ -27,8 +27,8 @@ from nlpbp.analysis.intervals import bootstrap_intervals
 from nlpbp.analysis.metrics import MAIN_METRIC, decide, task_metrics, tune_thresholds
 from nlpbp.core.errors import ConfigError
 from nlpbp.data.columns import Examples, Fields
-from nlpbp.train.checkpoint import full_state
-from recipes.common.fit import Fitted, Metrics
+from nlpbp.train.weights import full_state
+from recipes.common.fit import Metrics, Progress, clean_up
 from recipes.common.folder import Run
 from recipes.common.inputs import Inputs, Part, targets_of
 
@@ -55,7 +55,7 @@ class RunResult:
 def finish(
     run: Run,
     inputs: Inputs,
-    fitted: Fitted,
+    progress: Progress,
     *,
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
@@ -81,21 +81,22 @@ def finish(
             intervals=intervals,
             baselines=score_baselines(inputs),
             num_parameters=sum(p.numel() for p in model.parameters()),
-            train_seconds=fitted.train_seconds,
-            samples_per_second=fitted.num_items / max(fitted.train_seconds, 1e-9),
+            train_seconds=progress.seconds,
+            samples_per_second=progress.num_items / max(progress.seconds, 1e-9),
             peak_rss_mib=peak_rss_mib(),
         )
-        write_result(result, inputs=inputs, fitted=fitted, outputs=outputs, thresholds=thresholds)
         plain = run.accelerator.unwrap_model(model)
         plain.config.decision_thresholds = None if thresholds is None else thresholds.tolist()
         card = model_card(result, inputs=inputs, base_model=base_model, max_length=max_length)
         save_model(plain, tokenizer, state, folder=run.out / "model", card=card, max_length=max_length)
+        write_result(result, inputs=inputs, progress=progress, outputs=outputs, thresholds=thresholds)
         run.say(f"\n{closing_table(result)}\n\nmodel: {run.out / 'model'}\nresult: {run.out / 'result.json'}")
-        if push_to_hub is not None:
-            run.say(f"sent to {upload(run.out / 'model', push_to_hub)}")
         answer = [result]
     broadcast_object_list(answer)
+    clean_up(run)
     assert answer[0] is not None, "the main process has sent its result"
+    if push_to_hub is not None and run.accelerator.is_main_process:
+        run.say(f"sent to {upload(run.out / 'model', push_to_hub)}")
     return answer[0]
 
 
@@ -114,6 +115,7 @@ def save_model(
     tokenizer.model_max_length = max_length
     tokenizer.save_pretrained(temporary)
     write_text(temporary / "README.md", card)
+    shutil.rmtree(folder, ignore_errors=True)  # of an end that was interrupted before its result was written
     temporary.rename(folder)
 
 
@@ -196,7 +198,7 @@ def _names(decisions: Array, fields: Fields) -> list[Any]:
 
 
 def write_result(
-    result: RunResult, *, inputs: Inputs, fitted: Fitted, outputs: Mapping[str, Array], thresholds: Array | None
+    result: RunResult, *, inputs: Inputs, progress: Progress, outputs: Mapping[str, Array], thresholds: Array | None
 ) -> None:
     """Write `result.json` and `predictions.parquet` (of the test part, or without one of the validation part)."""
     name, part = list(inputs.scored.items())[-1]
@@ -212,10 +214,10 @@ def write_result(
         "train_seconds": round(result.train_seconds, 3),
         "samples_per_second": round(result.samples_per_second, 3),
         "peak_rss_mib": round(result.peak_rss_mib, 1),
-        "steps": fitted.steps,
-        "best_step": fitted.best_step,
-        "clipped_share": round(fitted.clipped_share, 4),
-        "skipped_steps": fitted.skipped_steps,
+        "steps": progress.step,
+        "best_step": progress.best_step,
+        "clipped_share": round(progress.clipped / max(1, progress.step), 4),
+        "skipped_steps": progress.skipped,
         "data": {
             "fingerprint": inputs.fingerprint,
             "text": list(inputs.fields.text),

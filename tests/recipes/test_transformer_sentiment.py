@@ -180,3 +180,16 @@ def test_the_dropout_scale_reaches_the_model(tmp_path: Path) -> None:
     result = run(tmp_path, dict(REVIEWS), epochs=1, dropout=transformer_sentiment.sections.Dropout(scale=0.5))
     config = json.loads((result.out / "model" / "config.json").read_text())
     assert (config["hidden_dropout_prob"], config["attention_probs_dropout_prob"]) == (0.05, 0.05)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_tracker_of_accelerates_gets_the_same_numbers(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    result = run(tmp_path, dict(REVIEWS), epochs=1, track="tensorboard")
+    (events,) = {file.parent for file in result.out.rglob("*tfevents*") if file.parent.name == "nlpbp"}
+    logged = EventAccumulator(str(events)).Reload()
+    lines = [json.loads(line) for line in (result.out / "metrics.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in lines if "loss" in line]
+    assert [event.value for event in logged.Scalars("train/loss")] == pytest.approx(losses)
+    assert [event.step for event in logged.Scalars("validation/accuracy")] == [len(losses)]

@@ -1,0 +1,97 @@
+"""Whole state dicts of a model and its optimizer, from and to whatever accelerate made of them, in safetensors."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.optim import Optimizer
+
+_FULL = StateDictOptions(full_state_dict=True, cpu_offload=True)
+
+
+def save_weights(model: nn.Module, path: Path, *, is_main_process: bool = True) -> None:
+    """Write the whole model's weights to `path`, atomically, from the main process; call it in every process.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "best.safetensors"
+    >>> model = nn.Linear(1, 1); save_weights(model, path)
+    >>> other = nn.Linear(1, 1); load_weights(other, path); bool(other.weight == model.weight)
+    True
+    """
+    state = full_state(model)
+    if is_main_process:
+        temporary = path.with_name(f"{path.name}.tmp")
+        save_file(without_shared(state), temporary)
+        os.replace(temporary, path)
+
+
+def full_state(model: nn.Module) -> dict[str, Tensor]:
+    """Gather the whole state dict on the CPU, under the names of the plain model; call it in every process."""
+    state: dict[str, Any] = get_model_state_dict(model, options=_FULL)
+    return state
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Load weights that `save_weights` wrote; call it in every process."""
+    set_full_state(model, load_file(path))
+
+
+def set_full_state(model: nn.Module, state: dict[str, Tensor]) -> None:
+    """Give `model` a state dict that `full_state` gathered, tied weights stored once; call it in every process."""
+    tied = {name: state[first] for name, first in _shared_names(model).items() if first in state}
+    set_model_state_dict(model, {**tied, **state}, options=StateDictOptions(full_state_dict=True))
+
+
+def full_optimizer_state(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
+    """Gather what the optimizer remembers, as `exp_avg/<parameter>` and so on, on the CPU; call it in every process."""
+    plain = getattr(optimizer, "optimizer", optimizer)
+    state: dict[str, Any] = get_optimizer_state_dict(model, plain, options=_FULL)
+    entries = ((kind, name, value) for name, values in state["state"].items() for kind, value in values.items())
+    return {f"{kind}/{name}": torch.as_tensor(value).contiguous() for kind, name, value in entries}
+
+
+def set_full_optimizer_state(model: nn.Module, optimizer: Optimizer, state: dict[str, Tensor]) -> None:
+    """Give the optimizer what `full_optimizer_state` gathered; its groups keep their own settings; call it in every process."""
+    plain = getattr(optimizer, "optimizer", optimizer)
+    whole: dict[str, Any] = get_optimizer_state_dict(model, plain, options=_FULL)
+    by_name: dict[str, Any] = {}
+    for key, value in state.items():
+        kind, _, name = key.partition("/")
+        by_name.setdefault(name, {})[kind] = value
+    set_optimizer_state_dict(model, plain, {**whole, "state": by_name}, options=_FULL)
+
+
+def without_shared(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Keep one name of each tied weight: safetensors stores no memory twice."""
+    seen: set[tuple[int, torch.Size]] = set()
+    kept = {}
+    for name, tensor in state.items():
+        key = (tensor.data_ptr(), tensor.shape)
+        if tensor.numel() == 0 or key not in seen:
+            kept[name] = tensor.contiguous()
+        seen.add(key)
+    return kept
+
+
+def _shared_names(model: nn.Module) -> dict[str, str]:
+    """Map each further name of a tied parameter to its first one."""
+    first: dict[int, str] = {}
+    shared = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        plain = name.removeprefix("module.")
+        if id(parameter) in first:
+            shared[plain] = first[id(parameter)]
+        first.setdefault(id(parameter), plain)
+    return shared
