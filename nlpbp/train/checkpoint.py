@@ -38,6 +38,7 @@ class Checkpoint:
     path: Path
     step: int
     state: dict[str, Any]
+    rejected: tuple[str, ...] = ()  # newer ones that were set aside, and why
 
     def tensors(self, name: str) -> dict[str, Tensor]:
         """Load one of its safetensors files."""
@@ -113,7 +114,7 @@ def newest_checkpoint(root: Path, *, identity: Mapping[str, str]) -> Checkpoint 
         if reason is None:
             _compare(path, identity)
             manifest, state = (json.loads((path / name).read_text(encoding="utf-8")) for name in (MANIFEST, "state.json"))
-            return Checkpoint(path, manifest["step"], state)
+            return Checkpoint(path, manifest["step"], state, tuple(reasons))
         os.rename(path, path.with_name(f"{path.name}.rejected-{secrets.token_hex(2)}-{re.sub(r'[^a-z]+', '-', reason)[:60]}"))
         reasons.append(f"{path.name}: {reason}")
     if reasons:

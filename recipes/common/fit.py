@@ -78,7 +78,8 @@ def fit(
     """
     root, best_file = run.out / "checkpoints", run.out / "best.safetensors"
     must_match = {name: value for name, value in identity.items() if name != "data" or not allow_data_change}
-    resumed = _resume(run, root, best_file, model=model, optimizer=optimizer, identity=must_match, total=total_steps)
+    resumed = _resume(run, root, best_file, model=model, optimizer=optimizer, identity=must_match)
+    run.release(f"resumed from step {resumed.step} of {total_steps}" if resumed else None)
     progress = resumed or Progress(num_micro_batches)
     _check_disk(run, model, keep=checkpoints.keep)
     every = eval_steps or steps_per_epoch
@@ -260,7 +261,7 @@ def _check_disk(run: Run, model: nn.Module, *, keep: int) -> None:
 
 
 def _resume(
-    run: Run, root: Path, best_file: Path, *, model: nn.Module, optimizer: Optimizer, identity: Mapping[str, str], total: int
+    run: Run, root: Path, best_file: Path, *, model: nn.Module, optimizer: Optimizer, identity: Mapping[str, str]
 ) -> Progress | None:
     """Go back to the newest checkpoint that verifies: weights, optimizer, log and best weights."""
     answer: list[Checkpoint | NlpbpError | None] = [None]
@@ -284,10 +285,11 @@ def _resume(
     _compare_shapes(found, weights, model)
     set_full_state(model, weights)
     set_full_optimizer_state(model, optimizer, found.tensors("optim.safetensors"))
+    if found.rejected:
+        run.say(f"warning: set aside, because they do not verify: {'; '.join(found.rejected)}")
     progress = Progress(**found.state)
     if run.accelerator.scaler is not None and progress.scaler:
         run.accelerator.scaler.load_state_dict(progress.scaler)
-    run.say(f"resumed from step {progress.step} of {total}")
     return progress
 
 

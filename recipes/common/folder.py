@@ -25,22 +25,31 @@ CACHE = Path(os.environ.get("NLPBP_CACHE", Path.home() / ".cache" / "nlpbp"))
 ENVIRONMENT = "environment.json"  # what exact repetition depends on beside the config: threads, precision, torch
 
 
-@dataclass(frozen=True)
+@dataclass
 class Run:
     """A run under way: what it computes on, and the folder that everything it writes goes into."""
 
     recipe: str
     out: Path
     accelerator: Accelerator
+    held: list[str] | None = None  # lines of a run that goes on, until it is known from where
 
     def say(self, text: str) -> None:
         """Print a line, once, without disturbing a progress bar."""
-        if self.accelerator.is_main_process:
+        if self.held is not None:
+            self.held.append(text)
+        elif self.accelerator.is_main_process:
             try:
                 tqdm.write(text, file=sys.stdout)
                 sys.stdout.flush()
             except BrokenPipeError:  # whoever read the output has gone; the run goes on
                 sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+
+    def release(self, first: str | None) -> None:
+        """Print `first`, then the lines that were held back; from now on print at once."""
+        lines, self.held = [*([first] if first else []), *(self.held or [])], None
+        for line in lines:
+            self.say(line)
 
 
 class CommonConfig(Protocol):
@@ -75,7 +84,7 @@ def open_run(recipe: str, config: CommonConfig) -> Iterator[Run]:
     broadcast_object_list(answer)
     if isinstance(answer[0], NlpbpError):
         raise answer[0]
-    run = Run(recipe, Path(answer[0]), accelerator)
+    run = Run(recipe, Path(answer[0]), accelerator, held=[] if (Path(answer[0]) / "checkpoints").is_dir() else None)
     lock = None
     if accelerator.is_main_process:
         lock = _lock(run.out)
@@ -111,9 +120,7 @@ def _write_environment(run: Run) -> None:
     before = _read_json(run.out / ENVIRONMENT)
     changed = [name for name in data if name in before and before[name] != data[name]]
     if changed:
-        run.say(
-            f"warning: not the same {', '.join(changed)} as before; the last bits of the result may differ from an uninterrupted run"
-        )
+        run.say(f"warning: not the same {', '.join(changed)} as before: last bits may differ from an uninterrupted run's")
     (run.out / ENVIRONMENT).write_text(json.dumps(data), encoding="utf-8")
 
 

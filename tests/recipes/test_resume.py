@@ -1,0 +1,243 @@
+"""Every recipe that trains goes on after a kill as if nothing had happened, bit for bit. A new recipe joins by being in RECIPES."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+import os
+import shutil
+import signal
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from nlpbp.core.errors import CheckpointError, ConfigError, NumericError
+from nlpbp.train import loop
+from nlpbp.train.signals import Stopped
+from recipes import RECIPES
+from recipes.common import fit
+from recipes.common.config import Batch, Checkpoints
+
+ARTEFACTS = ("model/model.safetensors", "metrics.jsonl", "predictions.parquet")
+
+
+class Killed(BaseException):
+    """Ends a run as a kill does: nothing of the product catches it."""
+
+
+@pytest.fixture(scope="module", params=list(RECIPES))
+def recipe(request: pytest.FixtureRequest) -> ModuleType:
+    return importlib.import_module(RECIPES[request.param][0])
+
+
+def train(recipe: ModuleType, out: Path, **changes: Any) -> None:
+    config = dataclasses.replace(recipe.tiny(), batch=Batch(size=16, micro_batches=4), checkpoint=Checkpoints(every_steps=3))
+    recipe.run(dataclasses.replace(config, out=str(out), threads=1, **changes))
+
+
+def at_step(number: int, action: Callable[[], None]) -> Callable[..., None]:
+    """Make a replacement of the log that does `action` when it is given the record of step `number`."""
+    original = fit.log
+
+    def log(accelerator: Any, path: Path, record: Mapping[str, Any]) -> None:
+        original(accelerator, path, record)
+        if record["step"] == number and "split" not in record:
+            action()
+
+    return log
+
+
+def die() -> None:
+    raise Killed
+
+
+def artefacts(out: Path) -> dict[str, bytes]:
+    return {name: (out / name).read_bytes() for name in ARTEFACTS}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(recipe: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    train(recipe, out)
+    return out
+
+
+@pytest.mark.parametrize("step", [1, 4, 12, 13, 24])
+def test_a_killed_run_goes_on_bit_for_bit(
+    recipe: ModuleType,
+    uninterrupted: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    step: int,
+) -> None:
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(fit, "log", at_step(step, die))
+        train(recipe, tmp_path / "run")
+    capsys.readouterr()
+    train(recipe, tmp_path / "run")
+    first = capsys.readouterr().out.splitlines()[0]
+    saved = max([s for s in (0, 3, 6, 9, 12, 15, 18, 21) if s < step])
+    assert first == f"resumed from step {saved} of 24" if saved else "resumed" not in first
+    assert artefacts(tmp_path / "run") == artefacts(uninterrupted)
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_chain_of_kills_ends_in_the_same_result(
+    recipe: ModuleType, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for step in (2, 5, 8, 14, 20):
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(fit, "log", at_step(step, die))
+            train(recipe, tmp_path / "run")
+    train(recipe, tmp_path / "run")
+    assert artefacts(tmp_path / "run") == artefacts(uninterrupted)
+
+
+def test_a_restore_that_is_left_out_shows(
+    recipe: ModuleType, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(fit, "log", at_step(8, die))
+        train(recipe, tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(fit, "set_full_optimizer_state", lambda *given: None)
+        train(recipe, tmp_path / "run")
+    assert artefacts(tmp_path / "run")["model/model.safetensors"] != artefacts(uninterrupted)["model/model.safetensors"]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130), (signal.SIGUSR1, 75)])
+def test_a_signal_saves_and_leaves_with_its_code(
+    recipe: ModuleType, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, code: int
+) -> None:
+    with monkeypatch.context() as patch, pytest.raises(Stopped) as stopped:
+        patch.setattr(fit, "log", at_step(7, lambda: os.kill(os.getpid(), number)))
+        train(recipe, tmp_path / "run")
+    assert stopped.value.code == code
+    assert [path.name for path in sorted((tmp_path / "run" / "checkpoints").iterdir())] == ["step-00000006", "step-00000007"]
+    train(recipe, tmp_path / "run")
+    assert artefacts(tmp_path / "run") == artefacts(uninterrupted)
+
+
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_used(
+    recipe: ModuleType, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(fit, "log", at_step(8, die))
+        train(recipe, tmp_path / "run")
+    weights = tmp_path / "run" / "checkpoints" / "step-00000006" / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[len(data) // 2] ^= 1
+    weights.write_bytes(bytes(data))
+    capsys.readouterr()
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(fit, "log", at_step(5, die))
+        train(recipe, tmp_path / "run")
+    printed = capsys.readouterr().out
+    assert printed.startswith("resumed from step 3 of 24")
+    assert "step-00000006" in printed
+    assert [path for path in (tmp_path / "run" / "checkpoints").iterdir() if "rejected" in path.name]
+    train(recipe, tmp_path / "run")
+    assert artefacts(tmp_path / "run") == artefacts(uninterrupted)
+
+
+def test_when_no_checkpoint_verifies_the_run_does_not_start_over(
+    recipe: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(fit, "log", at_step(8, die))
+        train(recipe, tmp_path / "run")
+    for path in (tmp_path / "run" / "checkpoints").glob("step-*"):
+        (path / "state.json").unlink()
+    with pytest.raises(CheckpointError) as error:
+        train(recipe, tmp_path / "run")
+    assert error.value.code == 4
+    assert "missing state.json" in str(error.value)
+
+
+def test_changed_settings_are_shown_and_refused(recipe: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(fit, "log", at_step(8, die))
+        train(recipe, tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"--seed was 0 and is 1") as error:
+        train(recipe, tmp_path / "run", seed=1)
+    assert error.value.code == 2
+    with pytest.raises(ConfigError, match="never"):
+        train(recipe, tmp_path / "run", resume="never")
+    moved = shutil.copytree(tmp_path / "run", tmp_path / "moved")
+    train(recipe, moved)  # another folder is not another run
+    with pytest.raises(ConfigError, match="finished"):
+        train(recipe, moved)
+
+
+def test_changed_data_are_refused_unless_allowed(recipe: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from nlpbp.data.tiny import tiny_reviews
+
+    rows = tiny_reviews(num_examples=120).columns
+    path = tmp_path / "reviews.csv"
+
+    def write() -> None:
+        path.write_text("text,label\n" + "".join(f"{t},{label}\n" for t, label in zip(rows["text"], rows["label"], strict=True)))
+
+    write()
+    data = dataclasses.replace(recipe.tiny().data, train=str(path))
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(fit, "log", at_step(7, die))
+        train(recipe, tmp_path / "run", data=data)
+    rows["text"][5] += " indeed"
+    write()
+    with pytest.raises(CheckpointError, match="data was"):
+        train(recipe, tmp_path / "run", data=data)
+    train(recipe, tmp_path / "run", data=dataclasses.replace(data, allow_change=True))
+    assert (tmp_path / "run" / "result.json").exists()
+
+
+def test_memory_that_runs_out_halves_the_micro_batches_and_the_plan_is_remembered(
+    recipe: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def failing(limit: int) -> Callable[..., Any]:
+        def backward(self: Any, loss: Any, **options: Any) -> Any:
+            if calls["micro"] > limit and not calls["failed"]:
+                calls["failed"] = True
+                raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
+            calls["micro"] += 1
+            return original(self, loss, **options)
+
+        return backward
+
+    original = loop.Accelerator.backward
+    calls: dict[str, Any] = {"micro": 0, "failed": False}
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Accelerator, "backward", failing(21))  # in the second micro-batch of step 6
+        train(recipe, tmp_path / "split")
+    assert "out of memory in step 6: going on with 8 micro-batches" in capsys.readouterr().out
+    steps = [json.loads(line) for line in (tmp_path / "split" / "metrics.jsonl").read_text().splitlines()]
+    assert [s["num_micro_batches"] for s in steps if "split" not in s] == [4] * 5 + [8] * 19
+    calls = {"micro": 0, "failed": False}
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(loop.Accelerator, "backward", failing(21))
+        patch.setattr(fit, "log", at_step(10, die))
+        train(recipe, tmp_path / "killed")
+    train(recipe, tmp_path / "killed")
+    assert artefacts(tmp_path / "killed") == artefacts(tmp_path / "split")
+
+
+def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(
+    recipe: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = loop.Accelerator.backward
+    calls = {"micro": 0}
+
+    def backward(self: Any, loss: Any, **options: Any) -> Any:
+        calls["micro"] += 1
+        return original(self, loss * float("nan") if calls["micro"] == 30 else loss, **options)
+
+    with monkeypatch.context() as patch, pytest.raises(NumericError, match="step 8") as error:
+        patch.setattr(loop.Accelerator, "backward", backward)
+        train(recipe, tmp_path / "run")
+    assert error.value.code == 5
+    assert (tmp_path / "run" / "checkpoints" / "step-00000006").is_dir()
