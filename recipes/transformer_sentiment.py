@@ -147,7 +147,7 @@ def _fine_tune(run: Run, config: Config) -> RunResult:
     targets, scale, shift = standardised(inputs, can_shift=output.bias is not None)
     lengths = encoded["train"].lengths
     num_micro_batches = check_micro_batches(config.batch, num_processes=accelerator.num_processes, num_examples=len(lengths))
-    per_epoch = steps_per_epoch(len(lengths), size=config.batch.size)
+    per_epoch = steps_per_epoch(lengths, size=config.batch.size, min_size=num_micro_batches)
 
     def make_steps(first_step: int, num_micro_batches: int) -> Iterator[Step]:
         plan = training_plan(

@@ -15,8 +15,6 @@ import numpy as np
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 T = TypeVar("T")
 
-GROUPED_STEPS = 50  # steps whose examples are sorted by length together: less padding, and still another mix every epoch
-
 
 def epoch_order(num_examples: int, *, seed: int, epoch: int) -> Ints:
     """Return the permutation of examples that belongs to (seed, epoch).
@@ -27,50 +25,42 @@ def epoch_order(num_examples: int, *, seed: int, epoch: int) -> Ints:
     return np.random.default_rng([seed, epoch]).permutation(num_examples)
 
 
-def steps_per_epoch(num_examples: int, *, size: int) -> int:
-    """Return how many steps of `size` examples on average an epoch has.
-
-    >>> steps_per_epoch(100, size=32)
-    4
-    """
-    return max(1, -(-num_examples // size))
-
-
 def grouped_steps(lengths: Ints, *, size: int, seed: int, epoch: int, min_size: int = 1) -> list[Ints]:
     """Cut an epoch into steps of similar length and about equal cost: many short examples or few long ones, `size` on average.
 
-    `lengths` [n] are in tokens. Returns exactly `steps_per_epoch(n, size=size)` arrays of example indices, each example once,
-    none with fewer than `min_size`. Examples are permuted, sorted by length within groups of `GROUPED_STEPS` steps, cut
-    where the tokens of a group divide evenly, and the steps are put in random order.
+    `lengths` [n] are in tokens. Returns arrays of example indices, each example once, none with fewer than `min_size`, in random
+    order. Which examples of a length meet in a step changes every epoch; the number of steps and their shapes do not, so that the
+    kernels made for them are used again.
 
     >>> steps = grouped_steps(np.array([1, 9, 1, 9, 1, 1]), size=3, seed=0, epoch=0)
     >>> sorted(len(step) for step in steps), sorted(np.concatenate(steps).tolist())
-    ([1, 5], [0, 1, 2, 3, 4, 5])
+    ([1, 1, 4], [0, 1, 2, 3, 4, 5])
     """
     order = epoch_order(len(lengths), seed=seed, epoch=epoch)
-    num_steps = steps_per_epoch(len(lengths), size=size)
-    num_groups = -(-num_steps // GROUPED_STEPS)
-    steps: list[Ints] = []
-    for index in range(num_groups):
-        first, last = (len(order) * i // num_groups for i in (index, index + 1))
-        parts = num_steps * (index + 1) // num_groups - num_steps * index // num_groups
-        group = order[first:last]
-        group = group[np.argsort(lengths[group], kind="stable")]
-        steps += np.split(group, _equal_cost_cuts(lengths[group], parts=parts, min_size=min_size))
-    shuffled = np.random.default_rng([seed, epoch, 1]).permutation(len(steps))
-    return [steps[i] for i in shuffled]
+    order = order[np.argsort(-lengths[order], kind="stable")]
+    steps = np.split(order, _cuts(lengths[order], size=size, min_size=min_size))
+    return [steps[i] for i in np.random.default_rng([seed, epoch, 1]).permutation(len(steps))]
 
 
-def _equal_cost_cuts(costs: Ints, *, parts: int, min_size: int) -> Ints:
-    """Return the `parts` - 1 places to cut at, so that the parts cost about the same and hold `min_size` items or more."""
-    min_size = max(1, min(min_size, len(costs) // parts))
-    total = np.cumsum(costs)
-    # Half an item's cost back, so that each cut falls on the nearer side of the item it meets.
-    wanted = np.searchsorted(total - costs / 2, total[-1] * np.arange(1, parts) / parts)
-    # Each cut leaves room for the parts before it and after it.
-    steps = np.arange(1, parts) * min_size
-    rising = np.maximum.accumulate(np.maximum(wanted - steps, 0)) + steps
-    return np.minimum(rising, len(costs) - (parts - np.arange(1, parts)) * min_size)
+def steps_per_epoch(lengths: Ints, *, size: int, min_size: int = 1) -> int:
+    """Return how many steps `grouped_steps` makes of these lengths, in every epoch.
+
+    >>> steps_per_epoch(np.array([1, 9, 1, 9, 1, 1]), size=3)
+    3
+    """
+    return len(_cuts(-np.sort(-lengths), size=size, min_size=min_size)) + 1
+
+
+def _cuts(lengths: Ints, *, size: int, min_size: int) -> list[int]:
+    """Return where to cut lengths that fall, so that each part is as long as `size` examples of mean length."""
+    budget = size * float(lengths.mean())
+    cuts, end = [0], 0
+    while end < len(lengths):
+        end += max(min_size, round(budget / float(lengths[end])), 1)
+        cuts.append(end)
+    if len(cuts) > 2 and len(lengths) - cuts[-2] < min_size:  # the rest alone would be too few
+        del cuts[-2]
+    return cuts[1:-1]
 
 
 def micro_batches(step: Ints, *, num: int) -> list[Ints]:
@@ -110,7 +100,8 @@ def training_plan(
     >>> len(plan), [part.tolist() for part in next(later)] == [part.tolist() for part in plan[3]]
     (4, True)
     """
-    first_epoch, position = divmod(first_step, steps_per_epoch(len(lengths), size=size))
+    per_epoch = steps_per_epoch(lengths, size=size, min_size=num_micro_batches)
+    first_epoch, position = divmod(first_step, per_epoch)
     for epoch in range(first_epoch, epochs):
         for step in grouped_steps(lengths, size=size, seed=seed, epoch=epoch, min_size=num_micro_batches)[position:]:
             yield micro_batches(step, num=num_micro_batches)[rank::world_size]

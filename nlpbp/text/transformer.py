@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -18,6 +19,7 @@ from transformers import (
 
 from nlpbp.core.errors import ConfigError
 from nlpbp.core.regularize import scale_dropouts, use_byte_dropout
+from nlpbp.text.attention import register_attention
 
 PROBLEM_TYPES = {
     "single_label": "single_label_classification",
@@ -82,7 +84,9 @@ def load_classifier(
     A head of another size (a model fine-tuned for another task) is replaced by a new one.
     """
     config.pad_token_id = tokenizer.pad_token_id
-    model = _from_pretrained(AutoModelForSequenceClassification, name, config=config, ignore_mismatched_sizes=True, dtype="float32")
+    model = _from_pretrained(
+        AutoModelForSequenceClassification, name, config=config, ignore_mismatched_sizes=True, dtype="float32", use_safetensors=True
+    )
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         raise ConfigError(
             f"the tokenizer of {name} has {len(tokenizer)} tokens, the model {model.get_input_embeddings().num_embeddings}",
@@ -92,8 +96,10 @@ def load_classifier(
         model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     if compile:
         model.compile(dynamic=True)
-    else:
+    elif not torch.accelerator.is_available():
         use_byte_dropout(model)
+        if model.config._attn_implementation == "sdpa":
+            model.set_attn_implementation(register_attention())
     return model
 
 
@@ -106,7 +112,8 @@ def _from_pretrained(auto: Any, name: str, **options: Any) -> Any:
             f"{name} is not a model folder: it has no config.json", hint="give a folder saved by save_pretrained, or a hub id"
         )
     try:
-        return auto.from_pretrained(name, **options)
+        # Never run code that comes with a model, nor unpickle its weights; transformers would ask on the terminal.
+        return auto.from_pretrained(name, trust_remote_code=False, **options)
     except (OSError, ValueError) as error:
         if looks_local:
             raise ConfigError(

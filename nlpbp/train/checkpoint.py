@@ -108,7 +108,7 @@ def newest_checkpoint(root: Path, *, identity: Mapping[str, str]) -> Checkpoint 
         return None
     for leftover in [*root.glob("step-*.tmp-*"), *root.glob(".trash-*")]:
         shutil.rmtree(leftover, ignore_errors=True)
-    reasons = []
+    reasons: list[str] = []
     for path in _candidates(root):
         reason = find_fault(path)
         if reason is None:

@@ -16,9 +16,13 @@ from torch.distributed.checkpoint.state_dict import (
     set_model_state_dict,
     set_optimizer_state_dict,
 )
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
-_FULL = StateDictOptions(full_state_dict=True, cpu_offload=True)
+
+def _options(model: nn.Module) -> StateDictOptions:
+    """Gather a sharded model on the main process's CPU; any other is whole in every process as it is."""
+    return StateDictOptions(full_state_dict=True, cpu_offload=any(isinstance(p, DTensor) for p in model.parameters()))
 
 
 def save_weights(model: nn.Module, path: Path, *, is_main_process: bool = True) -> None:
@@ -38,8 +42,8 @@ def save_weights(model: nn.Module, path: Path, *, is_main_process: bool = True) 
 
 
 def full_state(model: nn.Module) -> dict[str, Tensor]:
-    """Gather the whole state dict on the CPU, under the names of the plain model; call it in every process."""
-    state: dict[str, Any] = get_model_state_dict(model, options=_FULL)
+    """Gather the whole state dict, under the names of the plain model; call it in every process."""
+    state: dict[str, Any] = get_model_state_dict(model, options=_options(model))
     return state
 
 
@@ -55,9 +59,9 @@ def set_full_state(model: nn.Module, state: dict[str, Tensor]) -> None:
 
 
 def full_optimizer_state(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
-    """Gather what the optimizer remembers, as `exp_avg/<parameter>` and so on, on the CPU; call it in every process."""
+    """Gather what the optimizer remembers, as `exp_avg/<parameter>` and so on; call it in every process."""
     plain = getattr(optimizer, "optimizer", optimizer)
-    state: dict[str, Any] = get_optimizer_state_dict(model, plain, options=_FULL)
+    state: dict[str, Any] = get_optimizer_state_dict(model, plain, options=_options(model))
     entries = ((kind, name, value) for name, values in state["state"].items() for kind, value in values.items())
     return {f"{kind}/{name}": torch.as_tensor(value).contiguous() for kind, name, value in entries}
 
@@ -65,12 +69,12 @@ def full_optimizer_state(model: nn.Module, optimizer: Optimizer) -> dict[str, Te
 def set_full_optimizer_state(model: nn.Module, optimizer: Optimizer, state: dict[str, Tensor]) -> None:
     """Give the optimizer what `full_optimizer_state` gathered; its groups keep their own settings; call it in every process."""
     plain = getattr(optimizer, "optimizer", optimizer)
-    whole: dict[str, Any] = get_optimizer_state_dict(model, plain, options=_FULL)
+    whole: dict[str, Any] = get_optimizer_state_dict(model, plain, options=_options(model))
     by_name: dict[str, Any] = {}
     for key, value in state.items():
         kind, _, name = key.partition("/")
         by_name.setdefault(name, {})[kind] = value
-    set_optimizer_state_dict(model, plain, {**whole, "state": by_name}, options=_FULL)
+    set_optimizer_state_dict(model, plain, {**whole, "state": by_name}, options=StateDictOptions(full_state_dict=True))
 
 
 def without_shared(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -19,6 +19,7 @@ import yaml
 
 from nlpbp.core.errors import ConfigError
 from nlpbp.core.optim import TRANSFORMER_BETAS, TRANSFORMER_EPS
+from recipes.common.secrets import redact
 
 C = TypeVar("C")
 Task = Literal["auto", "single_label", "multi_label", "regression"]
@@ -115,7 +116,7 @@ class Checkpoints:
 
 
 def asdict(config: Any) -> dict[str, Any]:
-    """Turn a config into plain data for a file; data given in memory becomes a note of what it was."""
+    """Turn a config into plain data for a file, without secrets; data given in memory becomes a note of what it was."""
     return {field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
 
 
@@ -148,7 +149,9 @@ def _plain(value: Any) -> Any:
         return asdict(value)
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
-    return value if isinstance(value, str | int | float | bool | None) else f"<{type(value).__name__} given in memory>"
+    if isinstance(value, str):
+        return redact(value)
+    return value if isinstance(value, int | float | bool | None) else f"<{type(value).__name__} given in memory>"
 
 
 def save(config: Any, path: Path) -> None:

@@ -22,6 +22,7 @@ from nlpbp.analysis.metrics import task_metrics
 from nlpbp.core.errors import ConfigError
 from nlpbp.core.losses import task_outputs
 from nlpbp.data.columns import Examples, Fields, infer_fields, read_examples
+from nlpbp.data.exports import spreadsheet_cell
 from nlpbp.data.order import evaluation_batches
 from nlpbp.data.readers import Table
 from nlpbp.text.batches import collate, encode
@@ -53,7 +54,11 @@ def load_run(path: str | Path, *, accelerator: Accelerator) -> Classifier:
     if not (folder / "config.json").is_file():
         raise ConfigError(f"{path} holds no finished model", hint="give a run folder with model/ in it, or a model folder")
     tokenizer = load_tokenizer(str(folder))
-    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype="float32").to(accelerator.device).eval()
+    model = (
+        AutoModelForSequenceClassification.from_pretrained(folder, dtype="float32", trust_remote_code=False, use_safetensors=True)
+        .to(accelerator.device)
+        .eval()
+    )
     thresholds = getattr(model.config, "decision_thresholds", None)
     return Classifier(
         model=model,
@@ -140,6 +145,8 @@ def write_predictions(columns: dict[str, list[Any]], path: Path, *, separator: s
         with path.open("w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, list(columns), delimiter="\t" if path.suffix == ".tsv" else ",")
             writer.writeheader()
-            writer.writerows({name: separator.join(v) if isinstance(v, list) else v for name, v in row.items()} for row in rows)
+            for row in rows:
+                cells = {name: separator.join(v) if isinstance(v, list) else v for name, v in row.items()}
+                writer.writerow({name: spreadsheet_cell(cell) for name, cell in cells.items()})
     else:
         raise ConfigError(f"{path} has no known suffix", column="out", hint="end it in .csv, .tsv, .jsonl or .parquet")

@@ -27,10 +27,12 @@ from nlpbp.analysis.intervals import bootstrap_intervals
 from nlpbp.analysis.metrics import MAIN_METRIC, decide, task_metrics, tune_thresholds
 from nlpbp.core.errors import ConfigError
 from nlpbp.data.columns import Examples, Fields
+from nlpbp.data.exports import code_span
 from nlpbp.train.weights import full_state
 from recipes.common.fit import Metrics, Progress, clean_up
 from recipes.common.folder import Run
 from recipes.common.inputs import Inputs, Part, targets_of
+from recipes.common.secrets import redact
 
 Array = np.ndarray[Any, Any]
 Intervals = Mapping[str, list[float] | None]
@@ -180,7 +182,7 @@ def prediction_table(
     examples: Examples, ids: Array, outputs: Array, fields: Fields, *, thresholds: Array | None
 ) -> dict[str, list[Any]]:
     """Make the columns id, reference, label (where known), prediction, and one probability a label."""
-    columns: dict[str, list[Any]] = {"id": ids.tolist(), "reference": list(examples.references)}
+    columns: dict[str, list[Any]] = {"id": ids.tolist(), "reference": redact(list(examples.references))}
     if examples.targets is not None:
         columns["label"] = _names(examples.targets, fields)
     columns["prediction"] = _names(decide(fields.task, outputs, thresholds), fields)
@@ -228,7 +230,7 @@ def write_result(
         },
         "nlpbp_version": __version__,
     }
-    write_text(result.out / "result.json", json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(result.out / "result.json", json.dumps(redact(record), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -274,7 +276,7 @@ def model_card(result: RunResult, *, inputs: Inputs, base_model: str, max_length
         f"| {_number(result.baselines['majority'][part][name])} |"
         for name, value in result.metrics[part].items()
     ]
-    labels = ", ".join(f"`{label}`" for label in inputs.fields.labels) or "a number"
+    base, labels = code_span(redact(base_model)), ", ".join(map(code_span, inputs.fields.labels)) or "a number"
     sizes = ", ".join(f"{name} {len(p):,}" for name, p in {"train": inputs.train, **inputs.scored}.items())
     chosen = f"The weights are the best of the run by validation {MAIN_METRIC[result.task]}."
     return "\n".join(
@@ -288,7 +290,7 @@ def model_card(result: RunResult, *, inputs: Inputs, base_model: str, max_length
             "",
             f"# {result.recipe}",
             "",
-            f"A text classifier ({result.task}) fine-tuned with nlpbp {__version__} from `{base_model}`. It answers {labels}.",
+            f"A text classifier ({result.task}) fine-tuned with nlpbp {__version__} from {base}. It answers {labels}.",
             "",
             "```python",
             "from transformers import pipeline",
