@@ -42,7 +42,10 @@ def save_weights(model: nn.Module, path: Path, *, is_main_process: bool = True) 
 
 
 def full_state(model: nn.Module) -> dict[str, Tensor]:
-    """Gather the whole state dict, under the names of the plain model; call it in every process."""
+    """Gather the whole state dict, under the names of the plain model; call it in every process.
+
+    Of a sharded model only the main process gets it, in its CPU memory; the others get nothing.
+    """
     state: dict[str, Any] = get_model_state_dict(model, options=_options(model))
     return state
 
@@ -59,22 +62,33 @@ def set_full_state(model: nn.Module, state: dict[str, Tensor]) -> None:
 
 
 def full_optimizer_state(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
-    """Gather what the optimizer remembers, as `exp_avg/<parameter>` and so on; call it in every process."""
+    """Gather what the optimizer remembers, as `exp_avg/<parameter>` and so on; in every process, as `full_state`."""
     plain = getattr(optimizer, "optimizer", optimizer)
     state: dict[str, Any] = get_optimizer_state_dict(model, plain, options=_options(model))
-    entries = ((kind, name, value) for name, values in state["state"].items() for kind, value in values.items())
+    entries = ((kind, name, value) for name, values in state.get("state", {}).items() for kind, value in values.items())
     return {f"{kind}/{name}": torch.as_tensor(value).contiguous() for kind, name, value in entries}
 
 
 def set_full_optimizer_state(model: nn.Module, optimizer: Optimizer, state: dict[str, Tensor]) -> None:
     """Give the optimizer what `full_optimizer_state` gathered; its groups keep their own settings; call it in every process."""
     plain = getattr(optimizer, "optimizer", optimizer)
-    whole: dict[str, Any] = get_optimizer_state_dict(model, plain, options=_options(model))
+    own: dict[str, Any] = get_optimizer_state_dict(model, plain)  # for its groups, which stay as they are
     by_name: dict[str, Any] = {}
     for key, value in state.items():
         kind, _, name = key.partition("/")
         by_name.setdefault(name, {})[kind] = value
-    set_optimizer_state_dict(model, plain, {**whole, "state": by_name}, options=StateDictOptions(full_state_dict=True))
+    set_optimizer_state_dict(model, plain, {**own, "state": by_name}, options=StateDictOptions(full_state_dict=True))
+
+
+def plain_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each whole tensor under its plain name, tied weights once; nothing is gathered.
+
+    >>> plain_shapes(nn.Linear(2, 1))
+    {'weight': (1, 2), 'bias': (1,)}
+    """
+    shared = _shared_names(model)
+    state: dict[str, Any] = get_model_state_dict(model)
+    return {name: tuple(tensor.shape) for name, tensor in state.items() if name not in shared}
 
 
 def without_shared(state: dict[str, Tensor]) -> dict[str, Tensor]:

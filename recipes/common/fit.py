@@ -25,6 +25,7 @@ from nlpbp.train.weights import (
     full_optimizer_state,
     full_state,
     load_weights,
+    plain_shapes,
     save_weights,
     set_full_optimizer_state,
     set_full_state,
@@ -295,7 +296,7 @@ def _resume(
 
 def _compare_shapes(found: Checkpoint, weights: Mapping[str, torch.Tensor], model: nn.Module) -> None:
     """Refuse a checkpoint of another architecture, naming the first tensors that differ."""
-    wanted = {name: tuple(tensor.shape) for name, tensor in without_shared(full_state(model)).items()}
+    wanted = plain_shapes(model)
     saved = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     differing = [
         f"{name}: {saved.get(name)} saved, {wanted.get(name)} here"

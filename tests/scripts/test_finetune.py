@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import csv
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -117,6 +119,32 @@ def test_two_processes_do_what_one_does_with_two_micro_batches_bit_for_bit(tmp_p
     assert other.returncode == 0
     control = load_file(tmp_path / "control" / "model" / "model.safetensors")
     assert any((one[name] != control[name]).any() for name in one)  # dropout masks follow the micro-batches
+
+
+def unfinished(tmp_path: Path, name: str, *arguments: str, launcher: list[str]) -> None:
+    """Start a run and stop it by SIGTERM once it has trained a few steps."""
+    command = [sys.executable, *launcher, str(ROOT / "scripts" / "finetune.py"), *arguments, "--out", name]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    log, deadline = tmp_path / name / "metrics.jsonl", time.monotonic() + 60
+    while time.monotonic() < deadline and not (log.exists() and len(log.read_bytes().splitlines()) >= 6):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) != 0
+    assert not (tmp_path / name / "result.json").exists()
+    assert list((tmp_path / name / "checkpoints").glob("step-*"))
+
+
+def test_a_run_goes_on_with_another_number_of_processes_bit_for_bit(tmp_path: Path) -> None:
+    common = ["--tiny", "--threads", "1", "--batch.micro_batches", "2", "--epochs", "20"]
+    assert run_script("finetune", *common, "--out", "whole", cwd=tmp_path).returncode == 0
+    unfinished(tmp_path, "two-one", *common, launcher=TWO_PROCESSES)
+    unfinished(tmp_path, "one-two", *common, launcher=[])
+    for name, launcher in (("two-one", None), ("one-two", TWO_PROCESSES)):
+        done = run_script("finetune", *common, "--out", name, cwd=tmp_path, launcher=launcher)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith("resumed from step ")
+        for file in ("model/model.safetensors", "metrics.jsonl", "predictions.parquet"):
+            assert (tmp_path / name / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
 
 
 def test_two_processes_by_accelerate_launch(tmp_path: Path) -> None:

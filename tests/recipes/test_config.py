@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nlpbp.core.errors import ConfigError
+from recipes.common.config import RANGES, check_ranges, load, save
+from recipes.transformer_sentiment import Config
+
+
+def read(tmp_path: Path, text: str) -> Config:
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    return load(Config, path)
+
+
+def test_what_a_file_leaves_out_keeps_its_default(tmp_path: Path) -> None:
+    assert read(tmp_path, "epochs: 7\noptim: {lr: 1e-5}\n") == dataclasses.replace(
+        Config(), epochs=7, optim=dataclasses.replace(Config().optim, lr=1e-5)
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "row", "column", "named"),
+    [
+        ("epoch: 3", None, "epoch", "epochs"),
+        ("data: {trian: a.csv}", None, "data.trian", "train"),
+        ("epochs: three", None, "epochs", "int"),
+        ("epochs: true", None, "epochs", "int"),
+        ("epochs: 1.5", None, "epochs", "int"),
+        ("optim: {lr: 0.1x}", None, "optim.lr", "float"),
+        ("optim: {betas: [0.9]}", None, "optim.betas", "tuple"),
+        ("precision: bf17", None, "precision", "bf16"),
+        ("seed: 1\nseed: 2", 2, None, "row 1"),
+        ("optim: [", 1, None, "YAML"),
+        ("- epochs", None, None, "mapping"),
+        ("out: !!python/object/apply:os.system ['touch marker']", 1, None, "YAML"),
+    ],
+)
+def test_a_wrong_file_is_an_error_with_its_place(
+    tmp_path: Path, text: str, row: int | None, column: str | None, named: str
+) -> None:
+    with pytest.raises(ConfigError) as error:
+        read(tmp_path, text)
+    assert (error.value.row, error.value.column) == (row, column)
+    assert named in str(error.value)
+    assert not (tmp_path / "marker").exists()
+
+
+@pytest.mark.parametrize("number", ["1e-5", "1E-5", "1.0e-5", "0.00001", "1.e-5"])
+def test_numbers_are_numbers_however_they_are_written(tmp_path: Path, number: str) -> None:
+    assert read(tmp_path, f"optim: {{lr: {number}}}").optim.lr == 1e-5
+
+
+def test_data_in_memory_is_noted_in_the_file(tmp_path: Path) -> None:
+    config = dataclasses.replace(Config(), data=dataclasses.replace(Config().data, train=[{"text": "a", "label": 1}]))
+    save(config, tmp_path / "config.yaml")
+    assert load(Config, tmp_path / "config.yaml").data.train == "<list given in memory>"
+
+
+def changed(name: str, value: Any) -> Config:
+    section, _, field = name.rpartition(".")
+    if not section:
+        return dataclasses.replace(Config(), **{field: value})
+    return dataclasses.replace(Config(), **{section: dataclasses.replace(getattr(Config(), section), **{field: value})})
+
+
+@pytest.mark.parametrize("name", list(RANGES))
+def test_every_number_has_a_range_that_is_checked(name: str) -> None:
+    low, high, _ = RANGES[name]
+    check_ranges(Config())
+    for value in (low - 1 if low == int(low) else low / 2, high + 1 if high < 1e308 else float("nan")):
+        with pytest.raises(ConfigError) as error:
+            check_ranges(changed(name, (value, 0.9) if name == "optim.betas" else value))
+        assert error.value.column == name
+
+
+def test_every_number_of_the_config_has_a_range() -> None:
+    from recipes.common.config import _numbers
+
+    assert {name for name, _ in _numbers(Config(), prefix="")} <= set(RANGES)
