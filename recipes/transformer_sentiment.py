@@ -96,7 +96,7 @@ def tiny() -> Config:
         model=Model(name="tiny:bert"),
         optim=sections.Optim(lr=1e-2, layer_decay=1.0),
         batch=sections.Batch(size=16),
-        epochs=2,
+        epochs=4,
     )
 
 
@@ -196,6 +196,7 @@ def _fine_tune(run: Run, config: Config) -> RunResult:
         num_micro_batches=num_micro_batches,
         identity=identity(inputs, tokenizer, optimizer),
         checkpoints=config.checkpoint,
+        references=inputs.train.examples.references,
         allow_data_change=config.data.allow_change,
         eval_steps=config.eval_steps,
         patience=config.patience,

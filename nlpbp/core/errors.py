@@ -79,9 +79,10 @@ class CheckpointError(NlpbpError):
 
 
 class NumericError(NlpbpError):
-    """Training produced a number that is not finite."""
+    """Training produced a number that is not finite; `example_ids` are the examples of the step or micro-batch."""
 
     code = 5
+    example_ids: tuple[int, ...] = ()
 
 
 class DistributedError(NlpbpError):

@@ -96,17 +96,17 @@ def train_steps(
         local_losses = [loss.item() for loss in losses]
         mean_loss = _sum_over_processes(accelerator, sum(loss * share for loss, share in zip(local_losses, shares, strict=True)))
         if not math.isfinite(mean_loss):
-            raise _non_finite_loss(accelerator, index + 1, window, local_losses)
+            raise _non_finite_loss(accelerator, index + 1, window, local_losses, lr=_highest_rate(optimizer))
         norm = accelerator.clip_grad_norm_(model.parameters(), math.inf if max_grad_norm is None else max_grad_norm)
         grad_norm = float(norm) if norm is not None else math.nan
         if not math.isfinite(grad_norm) and norm is not None and accelerator.scaler is None:
-            raise _non_finite_gradient(model, index + 1, window)
+            raise _non_finite_gradient(model, index + 1, window, norm=grad_norm, lr=_highest_rate(optimizer))
         optimizer.step()
         optimizer.zero_grad()
         yield Step(
             step=index + 1,
             loss=mean_loss,
-            lr=max(group["lr"] for group in optimizer.param_groups),
+            lr=_highest_rate(optimizer),
             grad_norm=grad_norm,
             clipped=max_grad_norm is not None and grad_norm > max_grad_norm,
             skipped=bool(getattr(optimizer, "step_was_skipped", False)),
@@ -123,20 +123,30 @@ def _sum_over_processes(accelerator: Accelerator, value: float) -> float:
     return float(total.item())
 
 
-def _non_finite_loss(accelerator: Accelerator, step: int, window: Sequence[Batch], losses: Sequence[float]) -> NumericError:
+def _highest_rate(optimizer: Optimizer | AcceleratedOptimizer) -> float:
+    return max(group["lr"] for group in optimizer.param_groups)
+
+
+def _non_finite_loss(
+    accelerator: Accelerator, step: int, window: Sequence[Batch], losses: Sequence[float], *, lr: float
+) -> NumericError:
     """Name the examples of the micro-batches whose loss is not finite, on whichever process they were."""
     bad = [i for batch, loss in zip(window, losses, strict=True) if not math.isfinite(loss) for i in batch.ids.tolist()]
     ids = sorted(gather_object(bad) if accelerator.num_processes > 1 else bad)
-    return NumericError(
-        f"the loss is not finite at step {step}; examples {ids}",
-        hint="look at these examples; lower --optim.lr; with fp16 or bf16 try --precision fp32",
+    return _numeric_error(
+        f"the loss is not finite at step {step} (rate {lr:.2e})", ids, hint="look at these examples; lower --optim.lr"
     )
 
 
-def _non_finite_gradient(model: nn.Module, step: int, window: Sequence[Batch]) -> NumericError:
+def _non_finite_gradient(model: nn.Module, step: int, window: Sequence[Batch], *, norm: float, lr: float) -> NumericError:
     names = [name for name, p in model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
     ids = sorted(i for batch in window for i in batch.ids.tolist())
-    return NumericError(
-        f"the gradient is not finite at step {step}, first in {names[:1] or 'the sum over processes'}; examples {ids}",
-        hint="lower --optim.lr or --optim.max_grad_norm; with fp16 or bf16 try --precision fp32",
-    )
+    where = f"first in {names[0]}" if names else "in the sum over processes"
+    message = f"the gradient is not finite at step {step} (norm {norm}, rate {lr:.2e}), {where}"
+    return _numeric_error(message, ids, hint="lower --optim.lr or --optim.max_grad_norm")
+
+
+def _numeric_error(message: str, ids: list[int], *, hint: str) -> NumericError:
+    error = NumericError(f"{message}; examples {ids}", hint=f"{hint}; with fp16 or bf16 try --precision fp32")
+    error.example_ids = tuple(ids)
+    return error

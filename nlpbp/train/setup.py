@@ -34,6 +34,7 @@ def start(*, seed: int, precision: Precision = "auto", threads: int | None = Non
             cpu=on_cpu,
             mixed_precision={"fp32": "no"}.get(chosen := _precision(precision), chosen),
             log_with=track,
+            project_dir=None if track is None else ".",  # until the run folder is known
         )
     except ValueError as error:
         if track is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,8 @@ from nlpbp.train.weights import (
 from recipes.common.config import Checkpoints
 from recipes.common.folder import Run
 
+MAX_SKIPPED = 20  # fp16 overflows in a row: by then the loss scale is a millionth of what it was
+
 Metrics = dict[str, float | None]
 MakeSteps = Callable[[int, int], Iterator[Step]]  # (first step, micro-batches a step) -> the rest of the training
 
@@ -49,7 +51,8 @@ class Progress:
     worse: int = 0  # evaluations in a row without a better score
     num_items: int = 0
     clipped: int = 0
-    skipped: int = 0
+    skipped: int = 0  # fp16 overflows
+    skipped_in_a_row: int = 0
     seconds: float = 0.0  # in optimizer steps alone
     scaler: dict[str, Any] = field(default_factory=dict)  # of fp16
 
@@ -67,6 +70,7 @@ def fit(
     num_micro_batches: int,
     identity: Mapping[str, str],
     checkpoints: Checkpoints,
+    references: Sequence[str],
     allow_data_change: bool = False,
     eval_steps: int | None = None,
     patience: int | None = None,
@@ -74,8 +78,8 @@ def fit(
     """Train to the end, or from the newest checkpoint of this run folder on, and leave the best weights in `model`.
 
     Evaluates every epoch (or every `eval_steps`); `patience` stops after that many evaluations in a row without a better
-    `metric`. `identity` names what a checkpoint must belong to. When memory runs out, micro-batches are halved and their number
-    doubled: the step stays the same. Raises `Stopped` after a signal, when everything is saved.
+    `metric`. `identity` names what a checkpoint must belong to, `references` where each training example is from. When memory
+    runs out, micro-batches are halved and their number doubled: the step stays the same. Raises `Stopped` after a signal, when everything is saved.
     """
     root, best_file = run.out / "checkpoints", run.out / "best.safetensors"
     must_match = {name: value for name, value in identity.items() if name != "data" or not allow_data_change}
@@ -92,9 +96,13 @@ def fit(
 
     with bar, stop_requests() as request:
         saved_at = started = time.monotonic()
-        for step in _steps_that_fit_in_memory(run, make_steps, progress, optimizer):
+        for step in _steps_that_fit_in_memory(run, make_steps, progress, optimizer, references):
             progress = _advance(run, progress, step, seconds=time.monotonic() - started)
             log(run.accelerator, run.out / "metrics.jsonl", {**asdict(step), "epoch": round(step.step / steps_per_epoch, 4)})
+            if progress.skipped_in_a_row >= MAX_SKIPPED:
+                raise NumericError(
+                    f"fp16 has overflowed in the last {MAX_SKIPPED} steps", hint="use --precision bf16 or fp32, or lower --optim.lr"
+                )
             bar.update()
             bar.set_postfix(loss=f"{step.loss:.3f}", refresh=False)
             if step.step % every == 0 or step.step == total_steps:
@@ -125,7 +133,9 @@ def clean_up(run: Run) -> None:
         shutil.rmtree(run.out / "checkpoints", ignore_errors=True)
 
 
-def _steps_that_fit_in_memory(run: Run, make_steps: MakeSteps, progress: Progress, optimizer: Optimizer) -> Iterator[Step]:
+def _steps_that_fit_in_memory(
+    run: Run, make_steps: MakeSteps, progress: Progress, optimizer: Optimizer, references: Sequence[str]
+) -> Iterator[Step]:
     """Yield the steps; one that runs out of memory is done again in twice as many micro-batches, as are all after it."""
     done, num = progress.step, progress.num_micro_batches
     while True:
@@ -134,6 +144,9 @@ def _steps_that_fit_in_memory(run: Run, make_steps: MakeSteps, progress: Progres
                 done = step.step
                 yield step
             return
+        except NumericError as error:
+            named = ", ".join(references[i] for i in error.example_ids[:5])
+            raise NumericError(f"{error.message}, first {named}" if named else error.message, hint=error.hint) from error
         except RuntimeError as error:
             if not _is_out_of_memory(error):
                 raise
@@ -167,6 +180,7 @@ def _advance(run: Run, progress: Progress, step: Step, *, seconds: float) -> Pro
         num_items=progress.num_items + step.num_items,
         clipped=progress.clipped + step.clipped,
         skipped=progress.skipped + step.skipped,
+        skipped_in_a_row=progress.skipped_in_a_row + 1 if step.skipped else 0,
         seconds=progress.seconds + seconds,
         scaler={} if scaler is None else scaler.state_dict(),
     )

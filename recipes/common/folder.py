@@ -91,7 +91,7 @@ def open_run(recipe: str, config: CommonConfig) -> Iterator[Run]:
         config_files.save(config, run.out / "config.yaml")
         _write_environment(run)
     if config.track is not None:
-        accelerator.project_configuration.set_directories(str(run.out))
+        accelerator.project_configuration.logging_dir = str(run.out)
         accelerator.init_trackers("nlpbp", config={"recipe": recipe})
     run.say(f"{recipe} on {describe(accelerator)}; writing to {run.out}")
     try:

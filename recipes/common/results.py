@@ -92,7 +92,9 @@ def finish(
         card = model_card(result, inputs=inputs, base_model=base_model, max_length=max_length)
         save_model(plain, tokenizer, state, folder=run.out / "model", card=card, max_length=max_length)
         write_result(result, inputs=inputs, progress=progress, outputs=outputs, thresholds=thresholds)
-        run.say(f"\n{closing_table(result)}\n\nmodel: {run.out / 'model'}\nresult: {run.out / 'result.json'}")
+        clipped = f"gradient clipped in {progress.clipped / max(1, progress.step):.0%} of steps"
+        skipped = f", {progress.skipped} steps skipped after fp16 overflow" if progress.skipped else ""
+        run.say(f"\n{closing_table(result)}\n\n{clipped}{skipped}\nmodel: {run.out / 'model'}\nresult: {run.out / 'result.json'}")
         answer = [result]
     broadcast_object_list(answer)
     clean_up(run)
