@@ -59,6 +59,7 @@ def test_accelerate_reads_the_config_and_knows_its_keys(path: Path) -> None:
     if path.stem == "fsdp2":
         assert environment["FSDP_VERSION"] == "2"
         assert environment["FSDP_RESHARD_AFTER_FORWARD"] == "true"
+        assert environment["FSDP_TRANSFORMER_CLS_TO_WRAP"] == "BertLayer"
         assert environment["FSDP_CPU_RAM_EFFICIENT_LOADING"] == "false"
 
 
