@@ -1,0 +1,103 @@
+"""Fixtures of the injections, and the running count that ends a test run."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import harness
+from catalogue import ROWS
+
+OUTCOMES: dict[str, set[str]] = {}  # by row: how its tests ended
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "fault(id): injects the row of that id in the catalogue of faults")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
+    report = yield
+    for mark in item.iter_markers("fault"):
+        if report.when == "call" or not report.passed:
+            OUTCOMES.setdefault(mark.args[0], set()).add(report.outcome)
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if not OUTCOMES:
+        return
+    ran = {row for row, outcomes in OUTCOMES.items() if outcomes != {"skipped"}}
+    good = {row for row in ran if OUTCOMES[row] <= {"passed", "skipped"}}
+    waiting = Counter(row.waits_for for row in ROWS if row.waits_for)
+    waits = ", ".join(f"{count} for the {part}" for part, count in waiting.items())
+    elsewhere = sum(row.cannot_run_here is not None for row in ROWS)
+    terminalreporter.write_line(f"faults: {len(ran)} injected, {len(good)} as expected")
+    terminalreporter.write_line(f"        of {len(ROWS)} rows; {sum(waiting.values())} wait ({waits}); {elsewhere} cannot run here")
+    if ran - good:
+        terminalreporter.write_line(f"        not as expected: {', '.join(sorted(ran - good, key=_order))}")
+
+
+def _order(row: str) -> tuple[str, int]:
+    return row[0], int(row[1:])
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that nothing disturbed."""
+    out = tmp_path_factory.mktemp("faults") / "whole"
+    harness.train(out)
+    return out
+
+
+@pytest.fixture(scope="session")
+def total_steps(whole: Path) -> int:
+    return len(harness.steps_of(whole))
+
+
+@pytest.fixture(scope="session")
+def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[harness.Forks]:
+    """Processes in milliseconds: see `harness.Forks`."""
+    server = harness.Forks(tmp_path_factory.mktemp("forks"))
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def marker(tmp_path: Path) -> Iterator[Path]:
+    """A file that code in a data file would make if it ran; it must not be there when the test ends."""
+    path = tmp_path / "EXECUTED"
+    yield path
+    assert not path.exists(), "code from a file was executed"
+
+
+@pytest.fixture
+def offline_sockets(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Refuse every connection of this process; the list holds what was tried."""
+    import socket
+
+    tried: list[Any] = []
+
+    def refuse(self: Any, address: Any) -> None:
+        tried.append(address)
+        raise OSError(101, "Network is unreachable")
+
+    def no_name(host: Any, *args: Any, **options: Any) -> Any:
+        tried.append(host)
+        raise socket.gaierror(-3, "Temporary failure in name resolution")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket.socket, "connect_ex", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", no_name)
+    return tried
+
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
