@@ -98,19 +98,22 @@ def train(
 
 
 def run_recipe(out: Path) -> None:
-    """Fine-tune in the way of the recipe; stopped in the second epoch, and gone on with."""
+    """Fine-tune in the way of the recipe; stopped half-way, and gone on with."""
     config = transformer_sentiment.tiny()
-    config = dataclasses.replace(config, batch=Batching(size=16, micro_batches=2), threads=1, precision="fp32", out=str(out))
+    config = dataclasses.replace(
+        config, batch=Batching(size=16, micro_batches=2), threads=1, precision="fp32", epochs=1, out=str(out)
+    )
     before = fit.log
 
     def log(accelerator: Accelerator, path: Path, record: Mapping[str, Any]) -> None:
         before(accelerator, path, record)
-        if record["step"] == 16 and accelerator.process_index == 1:
+        if record["step"] == 8 and accelerator.process_index == 1:
             os.kill(os.getpid(), signal.SIGTERM)
 
     fit.log = log
     try:
         transformer_sentiment.run(config)
+        raise AssertionError("it was not stopped")
     except Stopped:
         fit.log = before
         transformer_sentiment.run(config)
