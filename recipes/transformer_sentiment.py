@@ -37,7 +37,7 @@ from nlpbp.train.setup import Precision
 from recipes.common import config as sections
 from recipes.common.fit import Metrics, fit
 from recipes.common.folder import CACHE, Run, open_run
-from recipes.common.inputs import Inputs, load_inputs, targets_of
+from recipes.common.inputs import Inputs, load_inputs, targets_of, the_same_everywhere
 from recipes.common.results import RunResult, decision_thresholds, finish
 
 NAME = "transformer_sentiment"
@@ -112,7 +112,7 @@ def run(config: Config) -> RunResult:
 
 def _fine_tune(run: Run, config: Config) -> RunResult:
     accelerator, optim = run.accelerator, config.optim
-    inputs = load_inputs(config.data)
+    inputs = the_same_everywhere(run, lambda: load_inputs(config.data))
     for note in inputs.notes:
         run.say(note)
     fields = inputs.fields
@@ -147,13 +147,15 @@ def _fine_tune(run: Run, config: Config) -> RunResult:
     targets, scale, shift = standardised(inputs, can_shift=output.bias is not None)
     lengths = encoded["train"].lengths
     num_micro_batches = check_micro_batches(config.batch, num_processes=accelerator.num_processes, num_examples=len(lengths))
-    per_epoch = steps_per_epoch(lengths, size=config.batch.size, min_size=num_micro_batches)
+    min_size = num_micro_batches  # fixed: were it to follow a later split, the steps themselves would change
+    per_epoch = steps_per_epoch(lengths, size=config.batch.size, min_size=min_size)
 
     def make_steps(first_step: int, num_micro_batches: int) -> Iterator[Step]:
         plan = training_plan(
             lengths,
             size=config.batch.size,
             num_micro_batches=num_micro_batches,
+            min_size=min_size,
             epochs=config.epochs,
             seed=config.seed,
             first_step=first_step,

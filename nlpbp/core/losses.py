@@ -7,11 +7,13 @@ from torch.nn import functional as F
 
 from nlpbp.core.batch import Batch, LossFn
 
+IGNORED = -100  # the label that torch leaves out of a loss
+
 
 def task_loss(logits: Tensor, labels: Tensor, *, task: str, label_smoothing: float = 0.0) -> Tensor:
     """Compute a task's mean loss from `logits` [batch, labels], always in fp32.
 
-    single_label: log-softmax cross-entropy with int64 labels [batch]; multi_label: sigmoid cross-entropy with labels
+    single_label: log-softmax cross-entropy with int64 labels [batch], -100 for none; multi_label: sigmoid cross-entropy with labels
     in [0, 1] [batch, labels]; regression: squared error with labels [batch]. Smoothing moves that share of each
     target to the uniform distribution (Szegedy et al. 2015); regression has none to move.
 
@@ -21,7 +23,9 @@ def task_loss(logits: Tensor, labels: Tensor, *, task: str, label_smoothing: flo
     """
     logits = logits.float()
     if task == "single_label":
-        return F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+        # The mean over no label at all would be 0 / 0.
+        total = F.cross_entropy(logits, labels, label_smoothing=label_smoothing, reduction="sum")
+        return total / (labels != IGNORED).sum().clamp(min=1)
     if task == "multi_label":
         smoothed = labels * (1.0 - label_smoothing) + 0.5 * label_smoothing
         return F.binary_cross_entropy_with_logits(logits, smoothed)

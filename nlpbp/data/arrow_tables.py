@@ -95,10 +95,17 @@ def name_classes(
     """
     named = {column: names for column in columns if (names := _class_names(features.get(column)))}
     for column, names in named.items():
-        try:
-            columns[column] = [_named(value, names) for value in columns[column]]
-        except IndexError as error:
-            raise DataError("a class number has no name", file=file, column=column, hint="write it anew") from error
+        for row, value in enumerate(columns[column], start=1):
+            if not _has_name(value, names):
+                raise DataError(
+                    f"class numbers go from 0 to {len(names) - 1}",
+                    file=file,
+                    row=row,
+                    column=column,
+                    excerpt=value,
+                    hint="write it anew",
+                )
+        columns[column] = [_named(value, names) for value in columns[column]]
     return columns, tuple(f"class names of column '{column}' taken from the file" for column in named)
 
 
@@ -110,6 +117,12 @@ def _class_names(feature: Any) -> list[str]:
     if feature.get("_type") == "ClassLabel":
         return list(feature.get("names") or [])
     return _class_names(feature.get("feature"))
+
+
+def _has_name(value: Any, names: list[str]) -> bool:
+    if isinstance(value, list):
+        return all(_has_name(item, names) for item in value)
+    return value is None or -1 <= value < len(names)
 
 
 def _named(value: Any, names: list[str]) -> Any:

@@ -89,22 +89,28 @@ def training_plan(
     num_micro_batches: int,
     epochs: int,
     seed: int,
+    min_size: int | None = None,
     first_step: int = 0,
     rank: int = 0,
     world_size: int = 1,
 ) -> Iterator[list[Ints]]:
     """Yield, step by step, the micro-batches of `rank` as arrays of example indices, over all epochs from `first_step` on.
 
+    Steps hold `min_size` examples or more (default: one for each micro-batch). Where there are more micro-batches than examples, a
+    step is cut into single examples, the same number for every rank.
+
     >>> plan = list(training_plan(np.ones(6, dtype=int), size=3, num_micro_batches=2, epochs=2, seed=0))
     >>> later = training_plan(np.ones(6, dtype=int), size=3, num_micro_batches=2, epochs=2, seed=0, first_step=3)
     >>> len(plan), [part.tolist() for part in next(later)] == [part.tolist() for part in plan[3]]
     (4, True)
     """
-    per_epoch = steps_per_epoch(lengths, size=size, min_size=num_micro_batches)
+    min_size = min_size or num_micro_batches
+    per_epoch = steps_per_epoch(lengths, size=size, min_size=min_size)
     first_epoch, position = divmod(first_step, per_epoch)
     for epoch in range(first_epoch, epochs):
-        for step in grouped_steps(lengths, size=size, seed=seed, epoch=epoch, min_size=num_micro_batches)[position:]:
-            yield micro_batches(step, num=num_micro_batches)[rank::world_size]
+        for step in grouped_steps(lengths, size=size, seed=seed, epoch=epoch, min_size=min_size)[position:]:
+            num = min(num_micro_batches, len(step) // world_size * world_size)
+            yield micro_batches(step, num=num)[rank::world_size]
         position = 0
 
 

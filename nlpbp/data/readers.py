@@ -55,7 +55,11 @@ def read_table(source: Any, *, delimiter: str | None = None, text_column: str = 
     {'text': ['good', 'bad'], 'label': [1, 0]}
     """
     if isinstance(source, str | Path):
-        return _read_path(Path(source).expanduser(), delimiter, text_column, label_column)
+        path = Path(source).expanduser()
+        try:
+            return _read_path(path, delimiter, text_column, label_column)
+        except MemoryError as error:
+            raise DataError("too large for this machine's memory", file=str(path), hint="give a part of it") from error
     if delimiter is not None:
         raise ConfigError("a delimiter applies to .csv and .tsv files only", hint="leave it out")
     if hasattr(source, "columns") and hasattr(source, "to_dict"):

@@ -114,6 +114,11 @@ def _from_pretrained(auto: Any, name: str, **options: Any) -> Any:
     try:
         # Never run code that comes with a model, nor unpickle its weights; transformers would ask on the terminal.
         return auto.from_pretrained(name, trust_remote_code=False, **options)
+    except RuntimeError as error:
+        if "can't start new thread" not in str(error) or "HF_DEACTIVATE_ASYNC_LOAD" in os.environ:
+            raise
+        os.environ["HF_DEACTIVATE_ASYNC_LOAD"] = "1"  # load in this thread instead
+        return _from_pretrained(auto, name, **options)
     except (OSError, ValueError) as error:
         if looks_local:
             raise ConfigError(

@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from nlpbp import __version__
 from nlpbp.core.errors import CheckpointError
+from nlpbp.train.weights import save_tensors
 
 FORMAT_VERSION = 1
 KEEP = 2  # whatever else is asked for: one good checkpoint must survive the loss of another
@@ -75,7 +76,7 @@ def write_checkpoint(
     temporary.mkdir()
     try:
         for name, content in tensors.items():
-            save_file(dict(content), temporary / name)
+            save_tensors(content, temporary / name)
         for name, source in files.items():
             _link(source, temporary / name)
         _write_json(temporary / "state.json", dict(state))
@@ -143,15 +144,19 @@ def find_fault(path: Path) -> str | None:
         )
     if _digest(manifest) != manifest.get("digest"):
         return "the manifest was changed"
-    for name, expected in files.items():
-        file = path / name
-        if Path(name).name != name or not file.is_file() or file.is_symlink():
-            return f"missing {name}"
-        if file.stat().st_size != expected["size"]:
-            return f"wrong size of {name}"
-        if _sha256(file) != expected["sha256"]:
-            return f"wrong hash of {name}"
-    return None
+    try:
+        return next((fault for name, expected in files.items() if (fault := _file_fault(path, name, expected))), None)
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+
+
+def _file_fault(path: Path, name: str, expected: Mapping[str, Any]) -> str | None:
+    file = path / name
+    if Path(name).name != name or not file.is_file() or file.is_symlink():
+        return f"missing {name}"
+    if file.stat().st_size != expected["size"]:
+        return f"wrong size of {name}"
+    return None if _sha256(file) == expected["sha256"] else f"wrong hash of {name}"
 
 
 def needed_bytes(tensors: int, *, keep: int = KEEP) -> int:
@@ -210,11 +215,19 @@ def _remove(path: Path) -> None:
 
 
 def _refuse_non_finite(step: int, model: Mapping[str, Tensor]) -> None:
-    for name, tensor in model.items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise CheckpointError(
-                f"{name} is not finite after step {step}: nothing was saved", hint="resume from the checkpoint before"
-            )
+    if name := first_non_finite(model):
+        raise CheckpointError(
+            f"{name} is not finite after step {step}: nothing was saved", hint="resume from the checkpoint before"
+        )
+
+
+def first_non_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """Name the first tensor that holds a value which is not finite, or None.
+
+    >>> first_non_finite({"a": torch.ones(1), "b": torch.tensor([float("nan")])})
+    'b'
+    """
+    return next((name for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()), None)
 
 
 def _write_json(path: Path, data: dict[str, Any]) -> None:

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
-from accelerate.utils import gather_object
+from accelerate.utils import DistributedType, gather_object
 from torch import nn
 from torch.optim import Optimizer
 
 from nlpbp.core.batch import Batch, Count, LossFn, count_examples
-from nlpbp.core.errors import NumericError
+from nlpbp.core.errors import DistributedError, NumericError
 from nlpbp.core.freezing import train_mode
 from nlpbp.core.optim import set_rates
 from nlpbp.core.schedules import Schedule
@@ -78,10 +78,10 @@ def train_steps(
     True
     """
     world_size = accelerator.num_processes
-    for index, window in enumerate(batches, start=first_step):
+    for index, (window, num_items) in enumerate(_counted(accelerator, batches, count), start=first_step):
         train_mode(model)
         set_rates(optimizer, schedule((index + 0.5) / total_steps))
-        num_items = int(_sum_over_processes(accelerator, sum(count(batch) for batch in window)))
+        divisor = max(1, num_items)  # a step of masked items only moves nothing
         losses = []
         for position, batch in enumerate(window):
             is_last = position == len(window) - 1
@@ -90,16 +90,15 @@ def train_steps(
             with nullcontext() if is_last else accelerator.no_sync(model):
                 loss = loss_fn(model, batch.to(accelerator.device))
                 # Data parallelism takes the mean of the processes' gradients; the sum is wanted.
-                accelerator.backward(loss * (count(batch) / num_items * world_size))
+                accelerator.backward(loss * (count(batch) / divisor * world_size))
             losses.append(loss.detach())
-        shares = [count(batch) / num_items for batch in window]
+        shares = [count(batch) / divisor for batch in window]
         local_losses = [loss.item() for loss in losses]
-        mean_loss = _sum_over_processes(accelerator, sum(loss * share for loss, share in zip(local_losses, shares, strict=True)))
+        (mean_loss,) = _sum_over_processes(accelerator, sum(loss * share for loss, share in zip(local_losses, shares, strict=True)))
         if not math.isfinite(mean_loss):
             raise _non_finite_loss(accelerator, index + 1, window, local_losses, lr=_highest_rate(optimizer))
-        norm = accelerator.clip_grad_norm_(model.parameters(), math.inf if max_grad_norm is None else max_grad_norm)
-        grad_norm = float(norm) if norm is not None else math.nan
-        if not math.isfinite(grad_norm) and norm is not None and accelerator.scaler is None:
+        grad_norm = _clip(accelerator, model, max_grad_norm)
+        if not math.isfinite(grad_norm) and accelerator.scaler is None:
             raise _non_finite_gradient(model, index + 1, window, norm=grad_norm, lr=_highest_rate(optimizer))
         optimizer.step()
         optimizer.zero_grad()
@@ -115,12 +114,38 @@ def train_steps(
         )
 
 
-def _sum_over_processes(accelerator: Accelerator, value: float) -> float:
+def _counted(accelerator: Accelerator, batches: Iterable[Sequence[Batch]], count: Count) -> Iterator[tuple[Sequence[Batch], int]]:
+    """Yield each step's micro-batches with the number of items that all processes together have in it."""
+    iterator = iter(batches)
+    while True:
+        window = next(iterator, None)
+        num_items, ended = _sum_over_processes(accelerator, sum(count(batch) for batch in window or ()), float(window is None))
+        if 0 < ended < accelerator.num_processes:
+            raise DistributedError("the data of one process end before those of another", hint="cut the same plan by rank")
+        if window is None:
+            return
+        yield window, int(num_items)
+
+
+def _clip(accelerator: Accelerator, model: nn.Module, max_grad_norm: float | None) -> float:
+    """Clip the gradient to a global L2 norm and return the norm before; gradients that are not finite stay as they are."""
+    bound = math.inf if max_grad_norm is None else max_grad_norm
+    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+        sharded = accelerator.clip_grad_norm_(model.parameters(), bound)
+        return 0.0 if sharded is None else float(sharded)
+    accelerator.unscale_gradients()
+    norm = nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+    if norm.isfinite() and norm > bound:
+        nn.utils.clip_grads_with_norm_(model.parameters(), bound, norm)
+    return float(norm)
+
+
+def _sum_over_processes(accelerator: Accelerator, *values: float) -> list[float]:
     if accelerator.num_processes == 1:
-        return value
+        return list(values)
     dtype = torch.float32 if accelerator.device.type == "mps" else torch.float64
-    total = accelerator.reduce(torch.tensor(value, dtype=dtype, device=accelerator.device), reduction="sum")
-    return float(total.item())
+    total = accelerator.reduce(torch.tensor(values, dtype=dtype, device=accelerator.device), reduction="sum")
+    return [float(value) for value in total.tolist()]
 
 
 def _highest_rate(optimizer: Optimizer | AcceleratedOptimizer) -> float:

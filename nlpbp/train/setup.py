@@ -6,13 +6,14 @@ import ctypes
 import os
 import platform
 import sys
+from datetime import timedelta
 from typing import Literal
 
 import psutil
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedType, set_seed
+from accelerate.utils import DistributedType, InitProcessGroupKwargs, set_seed
 
 from nlpbp.core.errors import ConfigError, DistributedError
 
@@ -34,6 +35,7 @@ def start(*, seed: int, precision: Precision = "auto", threads: int | None = Non
             cpu=on_cpu,
             mixed_precision={"fp32": "no"}.get(chosen := _precision(precision), chosen),
             log_with=track,
+            kwargs_handlers=_timeout(),
             project_dir=None if track is None else ".",  # until the run folder is known
         )
     except ValueError as error:
@@ -42,6 +44,8 @@ def start(*, seed: int, precision: Precision = "auto", threads: int | None = Non
         raise ConfigError(
             f"the tracker {track!r} cannot be used: {error}", hint="install its package, or leave --track out"
         ) from error
+    except ImportError as error:
+        raise DistributedError(f"what was asked for needs a package that is not installed: {error}", hint="install it") from error
     _check_launch(accelerator)
     if accelerator.device.type == "cpu":
         torch.set_num_threads(threads or _cores() // _local_processes())
@@ -105,6 +109,12 @@ def _keep_freed_memory() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(mmap_threshold, 1 << 30)
         libc.mallopt(trim_threshold, (1 << 31) - 1)
+
+
+def _timeout() -> list[InitProcessGroupKwargs]:
+    """Wait NLPBP_TIMEOUT seconds for another process, if it is set; torch's own limit is 30 minutes."""
+    seconds = os.environ.get("NLPBP_TIMEOUT")
+    return [InitProcessGroupKwargs(timeout=timedelta(seconds=float(seconds)))] if seconds else []
 
 
 def _check_launch(accelerator: Accelerator) -> None:

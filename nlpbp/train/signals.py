@@ -51,6 +51,7 @@ def stop_requests() -> Iterator[StopRequest]:
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
     try:
         before = {number: signal.signal(number, request.note) for number in numbers}
+        before[signal.SIGHUP] = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the terminal has gone; the run goes on
     except ValueError:  # not the main thread: whoever runs us there decides
         yield request
         return

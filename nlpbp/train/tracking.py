@@ -11,6 +11,8 @@ from typing import Any
 
 from accelerate import Accelerator
 
+_TOLD: set[Path] = set()  # files whose loss was told: once is enough
+
 
 def append_jsonl(path: Path, record: Mapping[str, Any]) -> None:
     """Append one record; a full disk loses the record and says so, but never stops training.
@@ -24,7 +26,9 @@ def append_jsonl(path: Path, record: Mapping[str, Any]) -> None:
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
     except OSError as error:
-        print(f"warning: {path}: one line of metrics is lost ({error})", file=sys.stderr)  # noqa: T201
+        if path not in _TOLD:
+            print(f"warning: {path}: lines of metrics are lost ({error})", file=sys.stderr)  # noqa: T201
+        _TOLD.add(path)
 
 
 def truncate_jsonl(path: Path, *, last_step: int) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
@@ -37,8 +40,21 @@ def save_weights(model: nn.Module, path: Path, *, is_main_process: bool = True) 
     state = full_state(model)
     if is_main_process:
         temporary = path.with_name(f"{path.name}.tmp")
-        save_file(without_shared(state), temporary)
-        os.replace(temporary, path)
+        try:
+            save_tensors(without_shared(state), temporary)
+            os.replace(temporary, path)
+        except OSError:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write a safetensors file; a disk that fails is an `OSError`, as everywhere else."""
+    try:
+        save_file(dict(tensors), path)
+    except SafetensorError as error:
+        raise OSError(str(error)) from error
 
 
 def full_state(model: nn.Module) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from nlpbp.analysis.metrics import higher_is_better
 from nlpbp.core.errors import EXIT_PREEMPTED, CheckpointError, ConfigError, NlpbpError, NumericError
-from nlpbp.train.checkpoint import Checkpoint, needed_bytes, newest_checkpoint, write_checkpoint
+from nlpbp.train.checkpoint import Checkpoint, first_non_finite, needed_bytes, newest_checkpoint, write_checkpoint
 from nlpbp.train.loop import Step
 from nlpbp.train.signals import Stopped, StopRequest, requeue, stop_requests
 from nlpbp.train.tracking import log, truncate_jsonl
@@ -151,14 +151,16 @@ def _steps_that_fit_in_memory(
             if not _is_out_of_memory(error):
                 raise
             optimizer.zero_grad()
-            num = _split(run, num, step=done + 1, error=error)
+            num = _split(run, num, step=done + 1, most=len(references), error=error)
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: " in str(error)
 
 
-def _split(run: Run, num: int, *, step: int, error: RuntimeError) -> int:
+def _split(run: Run, num: int, *, step: int, most: int, error: RuntimeError) -> int:
+    if num >= most:
+        raise NumericError(f"out of memory in step {step} with one example at a time", hint="lower --data.max_length") from error
     if run.accelerator.num_processes > 1:
         raise NumericError(
             f"out of memory in step {step}", hint=f"cut steps into more parts: --batch.micro_batches {2 * num}"
@@ -197,7 +199,14 @@ def _evaluate(
     score = float("-inf") if value is None else value if higher_is_better(metric) else -value
     if progress.best_score is not None and score <= progress.best_score:
         return replace(progress, worse=progress.worse + 1)
-    save_weights(model, best_file, is_main_process=run.accelerator.is_main_process)
+    failure: list[str | None] = [None]
+    try:
+        save_weights(model, best_file, is_main_process=run.accelerator.is_main_process)
+    except OSError as error:
+        failure = [str(error)]
+    broadcast_object_list(failure)
+    if failure[0]:
+        raise Stopped(f"the best weights could not be written to {best_file} ({failure[0]})", code=EXIT_PREEMPTED)
     return replace(progress, best_score=score, best_step=progress.step, worse=0)
 
 
@@ -239,7 +248,9 @@ def _save(
     """Write a checkpoint from the main process; a disk that is full stops the run with the earlier checkpoints intact."""
     tensors = {"model.safetensors": without_shared(full_state(model)), "optim.safetensors": full_optimizer_state(model, optimizer)}
     answer: list[NlpbpError | None] = [None]
-    if run.accelerator.is_main_process:
+    if not run.out.is_dir():
+        answer = [CheckpointError("the run folder is gone", file=str(run.out), hint="do not move a run while it trains")]
+    elif run.accelerator.is_main_process:
         files = {best_file.name: best_file} if progress.best_step else {}
         try:
             write_checkpoint(
@@ -298,6 +309,8 @@ def _resume(
         return None
     weights = found.tensors("model.safetensors")
     _compare_shapes(found, weights, model)
+    if name := first_non_finite(weights):
+        raise CheckpointError(f"{name} is not finite in the checkpoint", file=str(found.path), hint="resume from an earlier one")
     set_full_state(model, weights)
     set_full_optimizer_state(model, optimizer, found.tensors("optim.safetensors"))
     if found.rejected:

@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from tqdm import tqdm
 
-from nlpbp.core.errors import ConfigError, NlpbpError
+from nlpbp.core.errors import ConfigError, DistributedError, NlpbpError
 from nlpbp.train.setup import Precision, describe, precision_of, start
 from recipes.common import config as config_files
 
@@ -42,7 +42,7 @@ class Run:
             try:
                 tqdm.write(text, file=sys.stdout)
                 sys.stdout.flush()
-            except BrokenPipeError:  # whoever read the output has gone; the run goes on
+            except OSError:  # whoever read the output has gone; the run goes on
                 sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
 
     def release(self, first: str | None) -> None:
@@ -96,6 +96,14 @@ def open_run(recipe: str, config: CommonConfig) -> Iterator[Run]:
     run.say(f"{recipe} on {describe(accelerator)}; writing to {run.out}")
     try:
         yield run
+    except RuntimeError as error:
+        if accelerator.num_processes > 1 and any(
+            words in str(error) for words in ("Timed out", "timed out", "Connection closed", "Connection reset")
+        ):
+            raise DistributedError(
+                f"another process has gone or hangs: {str(error).splitlines()[0]}", hint="see its own message"
+            ) from error
+        raise
     finally:
         if lock is not None:
             _remove_if_nothing_happened(run.out)

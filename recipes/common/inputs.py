@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from accelerate.utils import gather_object
 
-from nlpbp.core.errors import DataError
-from nlpbp.data.columns import Examples, Fields, infer_fields, read_examples
+from nlpbp.core.errors import DataError, DistributedError, NlpbpError
+from nlpbp.data.columns import Examples, Fields, empty_texts, infer_fields, read_examples
 from nlpbp.data.order import Ints
 from nlpbp.data.packaged import packaged_reviews
 from nlpbp.data.readers import Table, hub_splits, read_hub, read_table
-from nlpbp.data.splits import nested_sample, shared_texts, split_examples
+from nlpbp.data.splits import nested_sample, shared_texts, split_examples, text_keys
 from nlpbp.data.tiny import tiny_reviews
 from recipes.common.config import Data
+from recipes.common.folder import Run
 
 SPLIT_SEED = 0  # not the run's seed: runs that differ in it are compared on the same test part
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?(:[\w.-]+)?")
@@ -67,6 +69,7 @@ def load_inputs(data: Data) -> Inputs:
     fields = infer_fields(table, text=data.text, label=data.label, task=data.task)
     notes = [f"reading {table.name}: {len(table):,} rows", *table.notes, *fields.notes]
     whole = read_examples(table, fields)
+    notes += _oddities(whole)
     given = {name: _given(data, name, fields) for name in ("validation", "test")}
     shares = {"validation": data.validation_share, "test": data.test_share}
     cut = {name: 0.0 if given[name] else share for name, share in shares.items()}
@@ -86,6 +89,28 @@ def load_inputs(data: Data) -> Inputs:
     sizes = [f"{name} {len(part):,}" for name, part in (("train", train), *parts.items()) if part]
     notes.append(f"parts: {', '.join(sizes)}" + ("" if parts["test"] else "; no test part"))
     return Inputs(fields, train, validation, parts["test"], _fingerprint([train, validation, parts["test"]]), tuple(notes))
+
+
+def the_same_everywhere(run: Run, load: Callable[[], Inputs]) -> Inputs:
+    """Load in every process; an error in one of them, or data that differ between them, is an error in all.
+
+    Without this a process that cannot read its data would leave the others waiting for it.
+    """
+    inputs, error = None, None
+    try:
+        inputs = load()
+    except NlpbpError as caught:
+        error = caught
+    if run.accelerator.num_processes > 1:
+        told = gather_object([(error, inputs and (inputs.fingerprint, inputs.fields.labels))])
+        error = next((other for other, _ in told if other is not None), None)
+        seen = [identity for _, identity in told]
+        if error is None and len(set(seen)) > 1:
+            error = DistributedError(f"the processes read different data: {seen[0]} and {next(s for s in seen if s != seen[0])}")
+    if error is not None:
+        raise error
+    assert inputs is not None, "loaded or failed"
+    return inputs
 
 
 def read_source(source: Any, *, split: str, delimiter: str | None = None) -> Table:
@@ -124,6 +149,22 @@ def _given(data: Data, name: str, fields: Fields) -> Part | None:
     if not len(examples):
         raise DataError(f"the {name} data hold no examples", file=table.name)
     return Part(examples, np.arange(len(examples)))
+
+
+def _oddities(examples: Examples) -> list[str]:
+    """Tell of texts that are empty and of equal texts with different labels; both are kept."""
+    notes = []
+    if empty := empty_texts(examples):
+        notes.append(f"warning: {len(empty)} texts are empty or white space: {', '.join(empty[:5])}")
+    first: dict[bytes, int] = {}
+    pairs = []
+    for index, key in enumerate(text_keys(examples)):
+        other = first.setdefault(key, index)
+        if examples.targets is not None and np.any(examples.targets[other] != examples.targets[index]):
+            pairs.append(f"{examples.references[other]} and {examples.references[index]}")
+    if pairs:
+        notes.append(f"warning: {len(pairs)} texts stand there again with another label: {'; '.join(pairs[:5])}")
+    return notes
 
 
 def _leaks(train: Part, validation: Part, test: Part | None) -> list[str]:

@@ -119,8 +119,12 @@ def save_model(
     tokenizer.model_max_length = max_length
     tokenizer.save_pretrained(temporary)
     write_text(temporary / "README.md", card)
-    shutil.rmtree(folder, ignore_errors=True)  # of an end that was interrupted before its result was written
+    trash = folder.with_name(f".trash-{folder.name}")
+    shutil.rmtree(trash, ignore_errors=True)
+    if folder.exists():  # of an end that was interrupted before its result was written
+        folder.rename(trash)
     temporary.rename(folder)
+    shutil.rmtree(trash, ignore_errors=True)
 
 
 def upload(folder: Path, repo: str) -> str:
