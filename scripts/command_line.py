@@ -29,7 +29,9 @@ def main(run: Callable[[Sequence[str]], None]) -> None:
         if not isinstance(code, int) or not isinstance(error, ValueError):
             raise
         if os.environ.get("RANK", "0") == "0":
-            print(f"error: {error}", file=sys.stderr)
+            from nlpbp.data.exports import printable
+
+            print(f"error: {printable(str(error))}", file=sys.stderr)
         if os.environ.get("NLPBP_TRACEBACK"):
             traceback.print_exc()
         sys.exit(code)

@@ -30,6 +30,7 @@ def answer(arguments: Sequence[str]) -> None:
     """Load, read, predict, write."""
     given = parse(arguments)
     known_recipes()
+    from nlpbp.core.errors import escape
     from nlpbp.data.readers import Table
     from nlpbp.train.setup import start
     from recipes.common import predict
@@ -47,10 +48,10 @@ def answer(arguments: Sequence[str]) -> None:
     columns = predict.predictions(classifier, examples, outputs)
     if given.out:
         predict.write_predictions(columns, Path(given.out))
-        print(f"{len(examples):,} predictions written to {given.out}")
+        print(f"{len(examples):,} predictions written to {escape(given.out, limit=None)}")
     else:
         for values in zip(*(columns[name] for name in columns if name not in ("id", "reference")), strict=True):
-            print(*(f"{value:.4f}" if isinstance(value, float) else value for value in values), sep="\t")
+            print(*(f"{value:.4f}" if isinstance(value, float) else escape(str(value), limit=None) for value in values), sep="\t")
     if examples.targets is not None:
         print("\n".join(predict.score_examples(classifier, examples, outputs)), file=sys.stdout if given.out else sys.stderr)
 

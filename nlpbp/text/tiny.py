@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -25,7 +26,7 @@ def tiny_bert(folder: Path) -> Path:
     """
     if (folder / "config.json").exists():
         return folder
-    temporary = folder.with_name(f"{folder.name}.{torch.initial_seed()}.tmp")
+    temporary = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
     tokenizer = _tokenizer()
     tokenizer.save_pretrained(temporary)
     with torch.random.fork_rng(devices=[]):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -103,6 +104,12 @@ def load_classifier(
     return model
 
 
+def load_trained(name: str) -> PreTrainedModel:
+    """Load a classifier with the head it was saved with, in fp32 and in evaluation mode."""
+    model: PreTrainedModel = _from_pretrained(AutoModelForSequenceClassification, name, dtype="float32", use_safetensors=True)
+    return model.eval()
+
+
 def _from_pretrained(auto: Any, name: str, **options: Any) -> Any:
     """Load from a folder or the hub; say in one line why it cannot be."""
     path = Path(name)
@@ -119,7 +126,7 @@ def _from_pretrained(auto: Any, name: str, **options: Any) -> Any:
             raise
         os.environ["HF_DEACTIVATE_ASYNC_LOAD"] = "1"  # load in this thread instead
         return _from_pretrained(auto, name, **options)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         if looks_local:
             raise ConfigError(
                 f"{name} cannot be loaded: {_first_line(error)}", hint="see whether the folder is complete"

@@ -126,6 +126,9 @@ def _check_launch(accelerator: Accelerator) -> None:
         raise DistributedError(f"{started} processes were started but they do not see each other", hint=hint)
     if alone and "MASTER_PORT" in os.environ and "WORLD_SIZE" not in os.environ:
         raise DistributedError("several processes were asked for, but `accelerate launch --cpu` starts only one", hint=hint)
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        hint = "use FSDP2, which shares out the same: docs/accelerate/fsdp2.yaml"
+        raise DistributedError("DeepSpeed's optimizer cannot be saved and gone on with yet", hint=hint)
     for name, kind in (("FSDP", DistributedType.FSDP), ("DEEPSPEED", DistributedType.DEEPSPEED)):
         if os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() == "true" and accelerator.distributed_type != kind:
             raise DistributedError(

@@ -79,7 +79,8 @@ def fit(
 
     Evaluates every epoch (or every `eval_steps`); `patience` stops after that many evaluations in a row without a better
     `metric`. `identity` names what a checkpoint must belong to, `references` where each training example is from. When memory
-    runs out, micro-batches are halved and their number doubled: the step stays the same. Raises `Stopped` after a signal, when everything is saved.
+    runs out, micro-batches are halved and their number doubled: the step stays the same. Raises `Stopped` after a signal, when
+    everything is saved.
     """
     root, best_file = run.out / "checkpoints", run.out / "best.safetensors"
     must_match = {name: value for name, value in identity.items() if name != "data" or not allow_data_change}

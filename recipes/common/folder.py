@@ -18,6 +18,7 @@ from accelerate.utils import broadcast_object_list
 from tqdm import tqdm
 
 from nlpbp.core.errors import ConfigError, DistributedError, NlpbpError
+from nlpbp.data.exports import printable
 from nlpbp.train.setup import Precision, describe, precision_of, start
 from recipes.common import config as config_files
 
@@ -40,7 +41,7 @@ class Run:
             self.held.append(text)
         elif self.accelerator.is_main_process:
             try:
-                tqdm.write(text, file=sys.stdout)
+                tqdm.write(printable(text), file=sys.stdout)
                 sys.stdout.flush()
             except OSError:  # whoever read the output has gone; the run goes on
                 sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115

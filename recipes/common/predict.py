@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from accelerate import Accelerator
-from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nlpbp.analysis.intervals import bootstrap_intervals
 from nlpbp.analysis.metrics import task_metrics
@@ -26,7 +26,7 @@ from nlpbp.data.exports import spreadsheet_cell
 from nlpbp.data.order import evaluation_batches
 from nlpbp.data.readers import Table
 from nlpbp.text.batches import collate, encode
-from nlpbp.text.transformer import PROBLEM_TYPES, load_tokenizer
+from nlpbp.text.transformer import PROBLEM_TYPES, load_tokenizer, load_trained
 from nlpbp.train.evaluate import predict
 from recipes.common.results import prediction_table
 
@@ -54,11 +54,7 @@ def load_run(path: str | Path, *, accelerator: Accelerator) -> Classifier:
     if not (folder / "config.json").is_file():
         raise ConfigError(f"{path} holds no finished model", hint="give a run folder with model/ in it, or a model folder")
     tokenizer = load_tokenizer(str(folder))
-    model = (
-        AutoModelForSequenceClassification.from_pretrained(folder, dtype="float32", trust_remote_code=False, use_safetensors=True)
-        .to(accelerator.device)
-        .eval()
-    )
+    model: Any = load_trained(str(folder)).to(accelerator.device)
     thresholds = getattr(model.config, "decision_thresholds", None)
     return Classifier(
         model=model,

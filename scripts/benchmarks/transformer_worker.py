@@ -12,7 +12,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,10 +50,12 @@ class Work:
     held_out_texts: list[str]
     held_out_labels: list[int]
 
-    @property
-    def steps_per_epoch(self) -> int:
-        """The number of optimizer steps an epoch."""
-        return steps_per_epoch(len(self.train_texts), size=self.batch_size)
+    def steps_per_epoch(self, system: str) -> int:
+        """The number of optimizer steps an epoch: ours hold as many tokens each, Trainer's as many sentences."""
+        if system != "ours":
+            return -(-len(self.train_texts) // self.batch_size)
+        lengths = encode(self.train_texts, tokenizer=load_tokenizer(self.model), max_length=self.max_length).lengths
+        return steps_per_epoch(lengths, size=self.batch_size)
 
 
 def work(folder: Path, mode: str, *, system: str, seed: int, short: bool) -> None:
@@ -67,7 +69,8 @@ def work(folder: Path, mode: str, *, system: str, seed: int, short: bool) -> Non
         answer(prepare(folder, short=short))
         return
     given = Work(**json.loads((folder / "work.json").read_text(encoding="utf-8")))
-    watch = block_watch(given, answer) if mode == "blocks" else curve_watch(given, answer)
+    per_epoch = given.steps_per_epoch(system)
+    watch = block_watch(given, answer, per_epoch) if mode == "blocks" else curve_watch(given, answer, per_epoch)
     if system == "ours":
         train_ours(given, watch, seed=seed)
     elif system == "defaults":
@@ -122,7 +125,7 @@ def prepare(folder: Path, *, short: bool) -> dict[str, Any]:
             "held_out": len(held_out),
             "epochs": given.epochs,
             "batch_size": given.batch_size,
-            "steps_per_epoch": given.steps_per_epoch,
+            "steps_per_epoch": {system: given.steps_per_epoch(system) for system in ("ours", "defaults", "best")},
         },
     }
 
@@ -131,7 +134,7 @@ def recipe_config(*, short: bool) -> Any:
     """Return the recipe's own settings: its defaults, or its seconds-long form."""
     from recipes import transformer_sentiment
 
-    return transformer_sentiment.tiny() if short else transformer_sentiment.Config()
+    return replace(transformer_sentiment.tiny(), epochs=2) if short else transformer_sentiment.Config()
 
 
 def split(texts: Sequence[str], labels: Sequence[str]) -> tuple[list[int], list[int]]:
@@ -186,7 +189,7 @@ class Watch:
         self.padded_tokens += inputs["input_ids"].numel()
 
 
-def block_watch(given: Work, answer: Answer) -> Watch:
+def block_watch(given: Work, answer: Answer, per_epoch: int) -> Watch:
     """Watch a warm-up and then blocks of steps, each of which answers its counts; a line on standard input asks for the next."""
     warm_up, block = (SHORT_WARM_UP_STEPS, SHORT_BLOCK_STEPS) if given.short else (WARM_UP_STEPS, BLOCK_STEPS)
 
@@ -196,10 +199,10 @@ def block_watch(given: Work, answer: Answer) -> Watch:
         return bool(sys.stdin.readline())  # empty at the end of the last block, when the other side closes
 
     sys.stdin.readline()
-    return Watch(range(warm_up, given.epochs * given.steps_per_epoch, block), pause)
+    return Watch(range(warm_up, given.epochs * per_epoch, block), pause)
 
 
-def curve_watch(given: Work, answer: Answer) -> Watch:
+def curve_watch(given: Work, answer: Answer, per_epoch: int) -> Watch:
     """Watch a whole training: every half epoch, answer the seconds so far and the accuracy on the sentences held out."""
     tokenizer = load_tokenizer(given.model)
     encoded = encode(given.held_out_texts, tokenizer=tokenizer, max_length=given.max_length)
@@ -217,7 +220,7 @@ def curve_watch(given: Work, answer: Answer) -> Watch:
                 num_right += int((logits.argmax(dim=-1).numpy() == labels[ids]).sum())
         answer(
             {
-                "epoch": round(watch.steps / given.steps_per_epoch, 3),
+                "epoch": round(watch.steps / per_epoch, 3),
                 "seconds": watch.seconds,
                 "accuracy": num_right / len(labels),
                 "eval_seconds": time.perf_counter() - started,
@@ -225,7 +228,7 @@ def curve_watch(given: Work, answer: Answer) -> Watch:
         )
         return True
 
-    return Watch([given.steps_per_epoch * half // 2 for half in range(1, 2 * given.epochs + 1)], pause)
+    return Watch([per_epoch * half // 2 for half in range(1, 2 * given.epochs + 1)], pause)
 
 
 def train_ours(given: Work, watch: Watch, *, seed: int) -> None:
@@ -264,7 +267,7 @@ def train_ours(given: Work, watch: Watch, *, seed: int) -> None:
         accelerator=accelerator,
         loss_fn=classifier_loss(task="single_label", label_smoothing=optim.label_smoothing),
         schedule=schedules.warm_up(schedule, share=optim.warmup),
-        total_steps=given.epochs * given.steps_per_epoch,
+        total_steps=given.epochs * steps_per_epoch(encoded.lengths, size=config.batch.size),
         max_grad_norm=optim.max_grad_norm,
         seed=seed,
     ):
