@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import os
 import pty
 import resource
 import signal
+import sys
 import termios
 import threading
 import time
@@ -26,6 +28,10 @@ from recipes import transformer_sentiment
 from recipes.common import fit, results
 
 NOBODY = 65534
+
+
+def say(what: Any) -> None:
+    sys.stdout.write(f"{what}\n")
 
 
 def die() -> None:
@@ -64,7 +70,7 @@ def train_signalled_while_saving(out: str, step: int) -> None:
     try:
         train(out)
     finally:
-        print("files saved after the first signal:", len(calls))
+        say(f"files saved after the first signal: {len(calls)}")
 
 
 def train_terminated(out: str, step: int, seconds: float) -> None:
@@ -133,9 +139,9 @@ def train_without_threads(out: str) -> None:
     os.setgid(NOBODY)
     os.setuid(NOBODY)
     try:
-        threading.Thread(target=print).start()
+        threading.Thread(target=say, args=("a thread was started",)).start()
     except RuntimeError:
-        print("no thread can be started")
+        say("no thread can be started")
     train(out)
 
 
@@ -219,7 +225,7 @@ def read_within(path: str, megabytes: int) -> None:
     limit = pages * resource.getpagesize() + (megabytes << 20)
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     table = read_table(path)
-    print(len(read_examples(table, infer_fields(table))))
+    say(len(read_examples(table, infer_fields(table))))
 
 
 def resume_unreadable(root: str, name: str) -> None:
@@ -232,7 +238,7 @@ def resume_unreadable(root: str, name: str) -> None:
     with file_operations(before):
         found = newest(Path(root))
     assert found is not None
-    print("found step", found.step)
+    say(f"found step {found.step}")
 
 
 def tokenize(folder: str, text: str) -> None:
@@ -240,4 +246,25 @@ def tokenize(folder: str, text: str) -> None:
     from nlpbp.text.batches import encode
     from nlpbp.text.transformer import load_tokenizer
 
-    print(len(encode([text], tokenizer=load_tokenizer(folder), max_length=32)))
+    say(len(encode([text], tokenizer=load_tokenizer(folder), max_length=32)))
+
+
+def without_network(*, offline: bool) -> None:
+    """Leave for a name space without any network, not even the loopback; only root may."""
+    if ctypes.CDLL(None, use_errno=True).unshare(0x40000000):  # CLONE_NEWNET
+        raise OSError(ctypes.get_errno(), "no name space of our own")
+    if not offline:
+        import datasets
+        import huggingface_hub.constants
+
+        os.environ.pop("HF_HUB_OFFLINE", None)
+        huggingface_hub.constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = False
+
+
+def train_without_network(out: str, offline: bool, **changes: Any) -> None:
+    without_network(offline=offline)
+    started = time.monotonic()
+    try:
+        train(out, **changes)
+    finally:
+        say(f"seconds: {time.monotonic() - started:.2f}")

@@ -25,7 +25,8 @@ def main() -> None:
             answer = os.fork()
             if answer == 0:
                 run(children, job)
-        print(answer, flush=True)
+        sys.stdout.write(f"{answer}\n")
+        sys.stdout.flush()
 
 
 def wait(pid: int, timeout: float) -> int:

@@ -205,7 +205,8 @@ def recorded_save(root: Path) -> list[tuple[str, str]]:
 @pytest.mark.fault("A8")
 def test_nothing_gets_its_name_before_it_is_on_the_disk(tmp_path: Path) -> None:
     events = recorded_save(tmp_path)
-    rename = next(i for i, (operation, path) in enumerate(events) if operation == "rename" and path.startswith("step-00000003.tmp"))
+    renames = [(path, place) for place, (operation, path) in enumerate(events) if operation == "rename"]
+    rename = next(place for path, place in renames if path.startswith("step-00000003.tmp"))
     folder = events[rename][1]
     written = {
         "model.safetensors": "save_file",
@@ -221,7 +222,7 @@ def test_nothing_gets_its_name_before_it_is_on_the_disk(tmp_path: Path) -> None:
     assert all(place < manifest for name, place in synced.items() if name != "MANIFEST.json")
     assert synced["MANIFEST.json"] < events.index(("fsync", folder)) < rename
     after = events.index(("fsync", "."), rename)
-    removal = next(i for i, (operation, path) in enumerate(events) if operation == "rename" and path == "step-00000001")
+    removal = dict(renames)["step-00000001"]
     assert rename < after < removal  # the old one goes when the new one is sure to stay
 
 

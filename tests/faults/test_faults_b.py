@@ -71,7 +71,7 @@ def launch(folder: Path, tasks: list[str], *, prefix: list[str] | None = None, *
 
 @pytest.fixture(scope="module")
 def first(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Launch:
-    """The launch of everything that does not end its processes, while the usual port is taken and a stale one in the environment."""
+    """The launch of all that does not end its processes; the usual port is taken, and named by the environment."""
     folder = tmp_path_factory.mktemp("first")
     write_reviews(folder / "uneven.csv", num_examples=61)
     write_reviews(folder / "reviews-0.csv", num_examples=60)
@@ -109,7 +109,7 @@ def test_a_launcher_that_starts_one_process_is_noticed(tmp_path: Path) -> None:
 
 @pytest.mark.fault("B3")
 @pytest.mark.parametrize(
-    "variables", [{"ACCELERATE_USE_FSDP": "true"}, {"ACCELERATE_USE_DEEPSPEED": "true"}, {"MASTER_PORT": "29501"}]
+    "variables", [{f"ACCELERATE_USE_{kind}": "true"} for kind in ("FSDP", "DEEPSPEED")] + [{"MASTER_PORT": "29501"}]
 )
 def test_a_process_that_should_have_company_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]
