@@ -6,6 +6,7 @@ Nothing heavy is imported before the recipe is chosen, so that `--help` answers 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 import sys
 import traceback
@@ -30,8 +31,9 @@ def main(run: Callable[[Sequence[str]], None]) -> None:
             raise
         if os.environ.get("RANK", "0") == "0":
             from nlpbp.data.exports import printable
+            from recipes.common.secrets import redact
 
-            print(f"error: {printable(str(error))}", file=sys.stderr)
+            print(f"error: {printable(redact(str(error)))}", file=sys.stderr)
         if os.environ.get("NLPBP_TRACEBACK"):
             traceback.print_exc()
         sys.exit(code)
@@ -43,6 +45,17 @@ def quiet() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+
+
+def leave_out_broken_torchvision() -> None:
+    """Hide a torchvision that cannot be imported: transformers would fail on it, and texts do not need it."""
+    if importlib.util.find_spec("torchvision") is None:
+        return
+    try:
+        importlib.import_module("torchvision")
+    except Exception as error:
+        sys.modules["torchvision"] = None  # type: ignore[assignment]
+        print(f"torchvision is installed but cannot be imported ({error}): going on without it", file=sys.stderr)
 
 
 def choose_recipe(arguments: Sequence[str], *, usage: str) -> tuple[ModuleType, list[str]]:
@@ -62,6 +75,7 @@ def choose_recipe(arguments: Sequence[str], *, usage: str) -> tuple[ModuleType, 
         from recipes.common.config import nearest
 
         raise ConfigError(f"there is no recipe {name!r}", hint=nearest(name, list(recipes)))
+    leave_out_broken_torchvision()
     return importlib.import_module(recipes[name][0]), rest
 
 

@@ -23,6 +23,7 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from nlpbp.core.batch import Batch
+from nlpbp.core.errors import ConfigError
 from nlpbp.data.order import Ints
 
 MAX_CHARACTERS_PER_TOKEN = 20  # text beyond max_length times this is cut before tokenizing: a 10 MB text would take 12 seconds
@@ -93,7 +94,7 @@ def _encode(
         for first in tqdm(range(0, len(texts), BLOCK), desc="tokenizing", unit="k texts", leave=False, disable=not show_progress):
             left = [text[:limit] for text in texts[first : first + BLOCK]]
             right = None if pairs is None else [text[:limit] for text in pairs[first : first + BLOCK]]
-            for encoding in backend.encode_batch(left if right is None else list(zip(left, right, strict=True))):
+            for encoding in _encode_batch(backend, left if right is None else list(zip(left, right, strict=True))):
                 if encoding.overflowing:
                     truncated.append(len(lengths))
                 lengths.append(len(encoding.ids))
@@ -109,6 +110,16 @@ def _encode(
         clipped=np.array(clipped, dtype=np.int64),
         truncated=np.array(truncated, dtype=np.int64),
     )
+
+
+def _encode_batch(backend: Any, inputs: list[Any]) -> list[Any]:
+    try:
+        encodings: list[Any] = backend.encode_batch(inputs)
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # how a failure inside the Rust library arrives; it is no Exception
+            raise
+        raise ConfigError(f"the tokenizer failed: {error}", hint="look at the pattern in its tokenizer.json") from error
+    return encodings
 
 
 def _restore(backend: Any, truncation: dict[str, Any] | None, padding: dict[str, Any] | None) -> None:

@@ -38,6 +38,8 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     tokenizer = _from_pretrained(AutoTokenizer, name)
     if not tokenizer.is_fast:
         raise ConfigError(f"the tokenizer of {name} has no fast (tokenizer.json) form", hint="convert it with transformers first")
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # transformers makes an empty one where there is none
+        raise ConfigError(f"{name} comes without a tokenizer", hint="save the model's own tokenizer into its folder")
     tokenizer.backend_tokenizer.no_truncation()
     tokenizer.backend_tokenizer.no_padding()
     if tokenizer.pad_token is None:
@@ -113,7 +115,7 @@ def load_trained(name: str) -> PreTrainedModel:
 def _from_pretrained(auto: Any, name: str, **options: Any) -> Any:
     """Load from a folder or the hub; say in one line why it cannot be."""
     path = Path(name)
-    looks_local = path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1
+    looks_local = exists(name) or name.startswith((".", "/", "~")) or name.count("/") > 1
     if looks_local and not (path / "config.json").is_file():
         raise ConfigError(
             f"{name} is not a model folder: it has no config.json", hint="give a folder saved by save_pretrained, or a hub id"
@@ -126,7 +128,7 @@ def _from_pretrained(auto: Any, name: str, **options: Any) -> Any:
             raise
         os.environ["HF_DEACTIVATE_ASYNC_LOAD"] = "1"  # load in this thread instead
         return _from_pretrained(auto, name, **options)
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, SafetensorError) as error:
         if looks_local:
             raise ConfigError(
                 f"{name} cannot be loaded: {_first_line(error)}", hint="see whether the folder is complete"
@@ -134,6 +136,18 @@ def _from_pretrained(auto: Any, name: str, **options: Any) -> Any:
         offline = os.environ.get("HF_HUB_OFFLINE", "0") not in ("0", "") or "connect" in str(error).lower()
         reason = "no network" if offline else _first_line(error)
         raise ConfigError(f"{name} cannot be loaded from the hub: {reason}", hint="give a local folder, or check the id") from error
+
+
+def exists(name: str) -> bool:
+    """Tell whether a path exists; one that no file system could hold does not.
+
+    >>> exists("a" * 5000)
+    False
+    """
+    try:
+        return Path(name).exists()
+    except (OSError, ValueError):
+        return False
 
 
 def _first_line(error: Exception) -> str:

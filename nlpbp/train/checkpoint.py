@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -43,7 +44,12 @@ class Checkpoint:
 
     def tensors(self, name: str) -> dict[str, Tensor]:
         """Load one of its safetensors files."""
-        return load_file(self.path / name)
+        try:
+            return load_file(self.path / name)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(
+                f"{name} cannot be read: {error}", file=str(self.path), hint="resume from an earlier one"
+            ) from error
 
 
 def write_checkpoint(
@@ -114,7 +120,12 @@ def newest_checkpoint(root: Path, *, identity: Mapping[str, str]) -> Checkpoint 
         reason = find_fault(path)
         if reason is None:
             _compare(path, identity)
-            manifest, state = (json.loads((path / name).read_text(encoding="utf-8")) for name in (MANIFEST, "state.json"))
+            try:
+                manifest, state = (json.loads((path / name).read_text(encoding="utf-8")) for name in (MANIFEST, "state.json"))
+            except ValueError as error:
+                raise CheckpointError(
+                    f"its state is not JSON: {error}", file=str(path), hint="resume from an earlier one"
+                ) from error
             return Checkpoint(path, manifest["step"], state, tuple(reasons))
         os.rename(path, path.with_name(f"{path.name}.rejected-{secrets.token_hex(2)}-{re.sub(r'[^a-z]+', '-', reason)[:60]}"))
         reasons.append(f"{path.name}: {reason}")

@@ -29,11 +29,14 @@ def start(*, seed: int, precision: Precision = "auto", threads: int | None = Non
     1
     """
     on_cpu = not torch.accelerator.is_available()
+    chosen = _precision(precision)
+    if chosen == "fp16" and on_cpu:
+        raise ConfigError("fp16 needs a GPU, and this machine computes on its CPU", column="precision", hint="bf16 or fp32")
     AcceleratorState._reset_state()  # a second run in one Python process may want another precision
     try:
         accelerator = Accelerator(
             cpu=on_cpu,
-            mixed_precision={"fp32": "no"}.get(chosen := _precision(precision), chosen),
+            mixed_precision={"fp32": "no"}.get(chosen, chosen),
             log_with=track,
             kwargs_handlers=_timeout(),
             project_dir=None if track is None else ".",  # until the run folder is known
@@ -46,6 +49,10 @@ def start(*, seed: int, precision: Precision = "auto", threads: int | None = Non
         ) from error
     except ImportError as error:
         raise DistributedError(f"what was asked for needs a package that is not installed: {error}", hint="install it") from error
+    if track is not None and not accelerator.log_with:
+        raise ConfigError(
+            f"the tracker {track!r} is not installed", column="track", hint="install its package, or leave --track out"
+        )
     _check_launch(accelerator)
     if accelerator.device.type == "cpu":
         torch.set_num_threads(threads or _cores() // _local_processes())

@@ -43,7 +43,7 @@ def truncate_jsonl(path: Path, *, last_step: int) -> None:
     if not path.exists():
         return
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
         try:
             if not line.endswith("\n") or json.loads(line)["step"] > last_step:
                 break

@@ -168,6 +168,8 @@ def load(cls: type[C], path: Path) -> C:
     """
     try:
         data = _StrictLoader(path.read_text(encoding="utf-8")).get_single_data()
+    except ConfigError as error:
+        raise ConfigError(error.message, file=str(path), row=error.row, hint=error.hint) from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"the config cannot be read: {error}", file=str(path)) from error
     except yaml.YAMLError as error:

@@ -316,10 +316,21 @@ def _resume(
     set_full_optimizer_state(model, optimizer, found.tensors("optim.safetensors"))
     if found.rejected:
         run.say(f"warning: set aside, because they do not verify: {'; '.join(found.rejected)}")
-    progress = Progress(**found.state)
+    progress = _progress(found)
     if run.accelerator.scaler is not None and progress.scaler:
         run.accelerator.scaler.load_state_dict(progress.scaler)
     return progress
+
+
+def _progress(found: Checkpoint) -> Progress:
+    """Turn a checkpoint's plain data back into a `Progress`, of exactly its fields and their kinds."""
+    blank = asdict(Progress(1, best_score=0.0))
+    state = found.state if isinstance(found.state, dict) else {}
+    numbers = {name: value for name, value in state.items() if name not in ("scaler", "best_score")}
+    sound = state.keys() == blank.keys() and isinstance(state["scaler"], dict)
+    if not sound or not all(isinstance(value, int | float) for value in numbers.values()):
+        raise CheckpointError("its state is not that of a training run", file=str(found.path), hint="resume from an earlier one")
+    return Progress(**state)
 
 
 def _compare_shapes(found: Checkpoint, weights: Mapping[str, torch.Tensor], model: nn.Module) -> None:

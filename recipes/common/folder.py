@@ -21,6 +21,7 @@ from nlpbp.core.errors import ConfigError, DistributedError, NlpbpError
 from nlpbp.data.exports import printable
 from nlpbp.train.setup import Precision, describe, precision_of, start
 from recipes.common import config as config_files
+from recipes.common.secrets import redact
 
 CACHE = Path(os.environ.get("NLPBP_CACHE", Path.home() / ".cache" / "nlpbp"))
 ENVIRONMENT = "environment.json"  # what exact repetition depends on beside the config: threads, precision, torch
@@ -41,7 +42,7 @@ class Run:
             self.held.append(text)
         elif self.accelerator.is_main_process:
             try:
-                tqdm.write(printable(text), file=sys.stdout)
+                tqdm.write(printable(redact(text)), file=sys.stdout)
                 sys.stdout.flush()
             except OSError:  # whoever read the output has gone; the run goes on
                 sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
@@ -161,7 +162,7 @@ def _claim(recipe: str, out: Path | None, config: CommonConfig) -> str | NlpbpEr
             _refuse_other_run(folder, config)
     except NlpbpError as error:
         return error
-    except OSError as error:
+    except (OSError, ValueError) as error:
         return ConfigError(f"{out or 'runs'} cannot be written: {error}", column="out", hint="name a folder you may write to")
     return str(folder)
 

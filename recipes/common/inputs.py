@@ -6,7 +6,6 @@ import hashlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from nlpbp.data.packaged import packaged_reviews
 from nlpbp.data.readers import Table, hub_splits, read_hub, read_table
 from nlpbp.data.splits import nested_sample, shared_texts, split_examples, text_keys
 from nlpbp.data.tiny import tiny_reviews
+from nlpbp.text.transformer import exists
 from recipes.common.config import Data
 from recipes.common.folder import Run
 
@@ -115,7 +115,7 @@ def the_same_everywhere(run: Run, load: Callable[[], Inputs]) -> Inputs:
 
 def read_source(source: Any, *, split: str, delimiter: str | None = None) -> Table:
     """Read a file, a folder, a packaged data set, a hub id, or data given in memory."""
-    if not isinstance(source, str) or Path(source).exists():
+    if not isinstance(source, str) or exists(source):
         return read_table(source, delimiter=delimiter)
     kind, _, name = source.partition(":")
     if kind == "demo":
@@ -132,7 +132,7 @@ def is_hub_id(source: Any) -> bool:
     (True, False)
     """
     known = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".ndjson", ".parquet")
-    local = isinstance(source, str) and (Path(source).exists() or source.lower().endswith(known))
+    local = isinstance(source, str) and (exists(source) or source.lower().endswith(known))
     packaged = str(source).startswith(("demo:", "tiny:"))
     return isinstance(source, str) and not local and not packaged and bool(HUB_ID.fullmatch(source))
 
