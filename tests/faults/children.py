@@ -13,16 +13,18 @@ import sys
 import termios
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from harness import at_step, file_operations, newest, save_small, train
+from tqdm import TqdmMonitorWarning
 
 from nlpbp.data.columns import infer_fields, read_examples
 from nlpbp.data.readers import read_table
-from nlpbp.train import checkpoint
+from nlpbp.train import weights
 from nlpbp.train.loop import Accelerator
 from recipes import transformer_sentiment
 from recipes.common import fit, results
@@ -55,7 +57,7 @@ def train_signalled(out: str, step: int, numbers: list[int]) -> None:
 
 def train_signalled_while_saving(out: str, step: int) -> None:
     """SIGTERM after `step`, and three more in the middle of the save that answers it."""
-    original, calls = checkpoint.save_file, []
+    original, calls = weights.save_file, []
 
     def save_file(*args: Any) -> None:
         original(*args)
@@ -63,7 +65,7 @@ def train_signalled_while_saving(out: str, step: int) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     def first() -> None:
-        checkpoint.save_file = save_file
+        weights.save_file = save_file
         os.kill(os.getpid(), signal.SIGTERM)
 
     fit.log = at_step(step, first)
@@ -134,6 +136,7 @@ def train_as_nobody(out: str, data: str) -> None:
 
 def train_without_threads(out: str) -> None:
     """A user who may start no further process and no thread."""
+    warnings.simplefilter("ignore", TqdmMonitorWarning)  # the bar's own thread: it says that it goes without
     transformer_sentiment.CACHE = Path(out + "-cache")
     resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
     os.setgid(NOBODY)

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from nlpbp.train import checkpoint
+from nlpbp.train import checkpoint, weights
 from recipes import transformer_sentiment
 from recipes.common import fit
 from recipes.common.config import Batch, Checkpoints
@@ -118,7 +118,7 @@ def file_operations(before: Event, *, after: Event | None = None) -> Iterator[No
     A file that safetensors writes is one operation, "save_file"; its own writing cannot be cut from here.
     """
     places: list[tuple[Any, str]] = [(os, name) for name in ("mkdir", "open", "fsync", "link", "rename", "replace", "unlink")]
-    places += [(os, "rmdir"), (io, "open"), (checkpoint, "save_file")]
+    places += [(os, "rmdir"), (io, "open"), (weights, "save_file")]
     originals = [getattr(owner, name) for owner, name in places]
 
     def wrapped(name: str, original: Callable[..., Any]) -> Callable[..., Any]:

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import ranks_worker
 from harness import Forks, artefacts, killed_run, newest, saved_steps, snapshot, steps_of, train
 
 from nlpbp.analysis.metrics import task_metrics
@@ -260,12 +261,8 @@ def test_accumulation_on_two_processes_weighs_every_token_alike(first: Launch) -
 
 
 def one_big_batch() -> Any:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RANK", "0")
-        patch.syspath_prepend(str(HERE))
-        import ranks_worker
-    accelerator = start(seed=0, precision="fp32", threads=1)
-    return ranks_worker.train_linear(accelerator, [[ranks_worker.tokens_batch(ids)] for ids in ranks_worker.STEPS])
+    windows = [[ranks_worker.tokens_batch(ids)] for ids in ranks_worker.STEPS]
+    return ranks_worker.train_linear(start(seed=0, precision="fp32", threads=1), windows)
 
 
 @pytest.mark.fault("B15")

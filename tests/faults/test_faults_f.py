@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import pickle
@@ -82,17 +83,15 @@ def test_a_file_cut_at_every_hundredth(root: Path, name: str) -> None:
 def test_a_thousand_flipped_bits(root: Path) -> None:
     folder = root / "step-00000002"
     whole = {name: (folder / name).read_bytes() for name in FILES}
-    total = sum(map(len, whole.values()))
+    ends = dict(zip(FILES, itertools.accumulate(len(whole[name]) for name in FILES), strict=True))
     rng = random.Random(0)
     detected = 0
     for _ in range(1000):
-        position = rng.randrange(total)
-        for name, data in whole.items():
-            if position < len(data):
-                break
-            position -= len(data)
+        position = rng.randrange(ends[FILES[-1]])
+        name = next(name for name in FILES if position < ends[name])
+        data = whole[name]
         changed = bytearray(data)
-        changed[position] ^= 1 << rng.randrange(8)
+        changed[position - ends[name]] ^= 1 << rng.randrange(8)  # counted from the end of the file
         (folder / name).write_bytes(changed)
         try:
             detected += find_fault(folder) is not None

@@ -330,7 +330,7 @@ def test_texts_and_names_command_no_terminal(tmp_path: Path, capfd: pytest.Captu
     rows["text"] = [f"\x1b[2J{text}\x07" for text in rows["text"]]
     rows["label"] = [f"\x1b]0;{label}\x07" if index else f"\x1b]0;{label} \x07" for index, label in enumerate(rows["label"])]
     columns = {"\x1b[31mtext": rows["text"], "label": rows["label"]}
-    test = {"\x1b[31mtext": rows["text"][:3] + ["a film", "a plot"], "label": [*rows["label"][1:3], *rows["label"][1:4]]}
+    test = {"\x1b[31mtext": [*rows["text"][:3], "a film", "a plot"], "label": [*rows["label"][1:3], *rows["label"][1:4]]}
     train(tmp_path / "\x1b[2Jrun", data={"train": columns, "test": test}, epochs=1)
     printed = "".join(capfd.readouterr())
     assert "parts: train" in printed
