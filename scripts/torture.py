@@ -98,6 +98,7 @@ def prove(name: str, scratch: Path, given: argparse.Namespace) -> list[dict[str,
         for claim in proofs[part].prove(subject):
             for failure in claim.failures[:10]:
                 print(f"  FAILED {failure}", flush=True)
+            print(f"  {'held' if claim.ok else 'FAILED'}: {claim.text}: {claim.held:,} of {claim.of:,}", flush=True)
             claims.append({"recipe": name, **asdict(claim), "ok": claim.ok})
         print(f"  {time.monotonic() - started:.0f} s", flush=True)
     return claims
