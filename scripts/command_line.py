@@ -31,7 +31,11 @@ def main(run: Callable[[Sequence[str]], None]) -> None:
             raise
         if os.environ.get("RANK", "0") == "0":
             from nlpbp.data.exports import printable
-            from recipes.common.secrets import redact
+
+            try:
+                from recipes.common.secrets import redact
+            except ImportError:  # another package's `recipes` is in the way, which is what the message says
+                redact = str  # type: ignore[assignment]
 
             print(f"error: {printable(redact(str(error)))}", file=sys.stderr)
         if os.environ.get("NLPBP_TRACEBACK"):

@@ -8,6 +8,7 @@ from typing import Any
 
 from nlpbp.core.errors import DataError
 from nlpbp.data.decoding import read_bytes
+from nlpbp.data.hub import go_offline_if_out_of_reach
 
 PARQUET_MAGIC = b"PAR1"
 NETWORK_PACKAGES = {"httpx", "httpcore", "requests", "urllib3"}
@@ -50,6 +51,7 @@ def load_hub(name: str, *, split: str) -> tuple[dict[str, list[Any]], tuple[str,
     import datasets
 
     path, _, config = name.partition(":")
+    go_offline_if_out_of_reach()
     try:
         dataset = datasets.load_dataset(path, config or None, split=split)
     except Exception as error:  # the library raises many types, and each means that the data did not come
@@ -62,6 +64,7 @@ def load_split_names(name: str) -> list[str]:
     import datasets
 
     path, _, config = name.partition(":")
+    go_offline_if_out_of_reach()
     try:
         return list(datasets.get_dataset_split_names(path, config or None))
     except Exception as error:  # as above

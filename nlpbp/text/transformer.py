@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub.constants
 import torch
 from safetensors import SafetensorError
 from transformers import (
@@ -20,6 +21,7 @@ from transformers import (
 
 from nlpbp.core.errors import ConfigError
 from nlpbp.core.regularize import scale_dropouts, use_byte_dropout
+from nlpbp.data.hub import go_offline_if_out_of_reach
 from nlpbp.text.attention import register_attention
 
 PROBLEM_TYPES = {
@@ -114,12 +116,13 @@ def load_trained(name: str) -> PreTrainedModel:
 
 def _from_pretrained(auto: Any, name: str, **options: Any) -> Any:
     """Load from a folder or the hub; say in one line why it cannot be."""
-    path = Path(name)
     looks_local = exists(name) or name.startswith((".", "/", "~")) or name.count("/") > 1
-    if looks_local and not (path / "config.json").is_file():
+    if looks_local and not exists(f"{name}/config.json"):
         raise ConfigError(
             f"{name} is not a model folder: it has no config.json", hint="give a folder saved by save_pretrained, or a hub id"
         )
+    if not looks_local:
+        go_offline_if_out_of_reach()
     try:
         # Never run code that comes with a model, nor unpickle its weights; transformers would ask on the terminal.
         return auto.from_pretrained(name, trust_remote_code=False, **options)
@@ -133,7 +136,7 @@ def _from_pretrained(auto: Any, name: str, **options: Any) -> Any:
             raise ConfigError(
                 f"{name} cannot be loaded: {_first_line(error)}", hint="see whether the folder is complete"
             ) from error
-        offline = os.environ.get("HF_HUB_OFFLINE", "0") not in ("0", "") or "connect" in str(error).lower()
+        offline = huggingface_hub.constants.HF_HUB_OFFLINE or "connect" in str(error).lower()
         reason = "no network" if offline else _first_line(error)
         raise ConfigError(f"{name} cannot be loaded from the hub: {reason}", hint="give a local folder, or check the id") from error
 

@@ -31,7 +31,7 @@ def start(*, seed: int, precision: Precision = "auto", threads: int | None = Non
     on_cpu = not torch.accelerator.is_available()
     chosen = _precision(precision)
     if chosen == "fp16" and on_cpu:
-        raise ConfigError("fp16 needs a GPU, and this machine computes on its CPU", column="precision", hint="bf16 or fp32")
+        raise ConfigError("fp16 needs a GPU, and this machine computes on its cpu", column="precision", hint="bf16 or fp32")
     AcceleratorState._reset_state()  # a second run in one Python process may want another precision
     try:
         accelerator = Accelerator(

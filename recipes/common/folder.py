@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from tqdm import tqdm
 
-from nlpbp.core.errors import ConfigError, DistributedError, NlpbpError
+from nlpbp.core.errors import ConfigError, DistributedError, NlpbpError, escape
 from nlpbp.data.exports import printable
 from nlpbp.train.setup import Precision, describe, precision_of, start
 from recipes.common import config as config_files
@@ -163,7 +163,11 @@ def _claim(recipe: str, out: Path | None, config: CommonConfig) -> str | NlpbpEr
     except NlpbpError as error:
         return error
     except (OSError, ValueError) as error:
-        return ConfigError(f"{out or 'runs'} cannot be written: {error}", column="out", hint="name a folder you may write to")
+        return ConfigError(
+            f"{escape(str(out or 'runs'))} cannot be written: {escape(str(error))}",
+            column="out",
+            hint="name a folder you may write to",
+        )
     return str(folder)
 
 
