@@ -308,6 +308,8 @@ def perform(folder: Path, name: str, task: Callable[[Path], Any]) -> None:
         found |= {key: getattr(error, key, None) for key in ("code", "file", "row", "column")}
     watch.cancel()
     (folder / f"{name}.{RANK}.json").write_text(json.dumps(found))
+    if task is hang:
+        os._exit(found.get("code") or 1)  # as the script would: the launcher then ends the one that hangs
 
 
 def main() -> None:

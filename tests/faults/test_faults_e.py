@@ -150,7 +150,7 @@ def test_shares_that_leave_nothing_to_train_on(tmp_path: Path) -> None:
 def test_half_precision_on_a_processor_that_has_none(tmp_path: Path) -> None:
     error = failure(train, tmp_path / "run", precision="fp16")
     assert error.column == "precision"
-    assert "cpu" in str(error)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.fault("E5")
