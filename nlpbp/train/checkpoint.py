@@ -64,7 +64,7 @@ def write_checkpoint(
 ) -> Path:
     """Write a checkpoint under `root` and then remove all but the newest `keep` that verify (two at least).
 
-    `tensors` are files to write, `files` existing ones to link in; `state` is JSON data; `identity` names what the checkpoint
+    `tensors` are files to write, `files` existing ones to copy in; `state` is JSON data; `identity` names what the checkpoint
     belongs to (data, labels, tokenizer ...) and is compared when it is read. Raises `CheckpointError` for weights that are not
     finite, `OSError` when the disk fails; the earlier checkpoints are untouched then.
 
@@ -84,7 +84,7 @@ def write_checkpoint(
         for name, content in tensors.items():
             save_tensors(content, temporary / name)
         for name, source in files.items():
-            _link(source, temporary / name)
+            shutil.copyfile(source, temporary / name)  # not a link: damage to one checkpoint must not reach the other
         _write_json(temporary / "state.json", dict(state))
         for file in sorted(temporary.iterdir()):
             _fsync(file)
@@ -251,13 +251,6 @@ def _digest(manifest: Mapping[str, Any]) -> str:
     """Hash a manifest without its own digest, so that a flipped bit in it shows too."""
     data = {name: value for name, value in manifest.items() if name != "digest"}
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
-
-
-def _link(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # another file system, or one without hard links
-        shutil.copyfile(source, target)
 
 
 def _sha256(path: Path) -> str:

@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import json
 import math
+import os
 import re
 import types
 from collections.abc import Iterator, Mapping
@@ -158,7 +159,9 @@ def save(config: Any, path: Path) -> None:
     """Write a config as YAML (or JSON, by the suffix)."""
     data = asdict(config)
     text = json.dumps(data, indent=2) if path.suffix == ".json" else yaml.safe_dump(data, sort_keys=False)
-    path.write_text(text, encoding="utf-8")
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
 
 
 def load(cls: type[C], path: Path) -> C:

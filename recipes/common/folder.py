@@ -131,7 +131,9 @@ def _write_environment(run: Run) -> None:
     changed = [name for name in data if name in before and before[name] != data[name]]
     if changed:
         run.say(f"warning: not the same {', '.join(changed)} as before: last bits may differ from an uninterrupted run's")
-    (run.out / ENVIRONMENT).write_text(json.dumps(data), encoding="utf-8")
+    temporary = run.out / f"{ENVIRONMENT}.tmp"
+    temporary.write_text(json.dumps(data), encoding="utf-8")
+    os.replace(temporary, run.out / ENVIRONMENT)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -144,7 +146,13 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _remove_if_nothing_happened(folder: Path) -> None:
     """Take back the folder of a run that ended before its first step, so that the repaired command can use it."""
-    if folder.is_dir() and {file.name for file in folder.iterdir()} <= {"config.yaml", ".lock", ENVIRONMENT}:
+    if folder.is_dir() and {file.name for file in folder.iterdir()} <= {
+        "config.yaml",
+        "config.yaml.tmp",
+        ".lock",
+        ENVIRONMENT,
+        f"{ENVIRONMENT}.tmp",
+    }:
         for file in folder.iterdir():
             file.unlink()
         folder.rmdir()
