@@ -79,12 +79,13 @@ def train_terminated(out: str, step: int, seconds: float) -> None:
     """SIGTERM after `step`, and SIGKILL so many seconds later: a short grace period."""
 
     def both() -> None:
-        threading.Timer(seconds, die).start()
+        timer = threading.Timer(seconds, die)
+        timer.daemon = True
+        timer.start()
         os.kill(os.getpid(), signal.SIGTERM)
 
     fit.log = at_step(step, both)
     train(out)
-    time.sleep(10)
 
 
 def train_killed_while_loading(out: str, name: str) -> None:

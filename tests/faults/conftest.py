@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -40,8 +39,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     waiting = Counter(row.waits_for for row in ROWS if row.waits_for)
     waits = ", ".join(f"{count} for the {part}" for part, count in waiting.items())
     elsewhere = sum(row.cannot_run_here is not None for row in ROWS)
+    left = len(ROWS) - len(ran) - sum(waiting.values()) - elsewhere
+    others = [f"{left} not in this run (slow, or not chosen)"] if left else []
+    others += [f"{sum(waiting.values())} wait ({waits})"] if waiting else []
+    others += [f"{elsewhere} cannot run here"] if elsewhere else []
     terminalreporter.write_line(f"faults: {len(ran)} injected, {len(good)} as expected")
-    terminalreporter.write_line(f"        of {len(ROWS)} rows; {sum(waiting.values())} wait ({waits}); {elsewhere} cannot run here")
+    terminalreporter.write_line(f"        of {len(ROWS)} rows; {'; '.join(others)}")
     if ran - good:
         terminalreporter.write_line(f"        not as expected: {', '.join(sorted(ran - good, key=_order))}")
 
@@ -98,6 +101,3 @@ def offline_sockets(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     monkeypatch.setattr(socket.socket, "connect_ex", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", no_name)
     return tried
-
-
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
