@@ -97,9 +97,10 @@ def train_steps(
         (mean_loss,) = _sum_over_processes(accelerator, sum(loss * share for loss, share in zip(local_losses, shares, strict=True)))
         if not math.isfinite(mean_loss):
             raise _non_finite_loss(accelerator, index + 1, window, local_losses, lr=_highest_rate(optimizer))
-        grad_norm = _clip(accelerator, model, max_grad_norm)
+        grad_norm = _clip(accelerator, model, optimizer, max_grad_norm)
         if not math.isfinite(grad_norm) and accelerator.scaler is None:
             raise _non_finite_gradient(model, index + 1, window, norm=grad_norm, lr=_highest_rate(optimizer))
+        loss_scale = _loss_scale(accelerator)
         optimizer.step()
         optimizer.zero_grad()
         yield Step(
@@ -108,7 +109,7 @@ def train_steps(
             lr=_highest_rate(optimizer),
             grad_norm=grad_norm,
             clipped=max_grad_norm is not None and grad_norm > max_grad_norm,
-            skipped=bool(getattr(optimizer, "step_was_skipped", False)),
+            skipped=_loss_scale(accelerator) < loss_scale,
             num_items=num_items,
             num_micro_batches=len(window) * world_size,
         )
@@ -127,13 +128,16 @@ def _counted(accelerator: Accelerator, batches: Iterable[Sequence[Batch]], count
         yield window, int(num_items)
 
 
-def _clip(accelerator: Accelerator, model: nn.Module, max_grad_norm: float | None) -> float:
+def _clip(
+    accelerator: Accelerator, model: nn.Module, optimizer: Optimizer | AcceleratedOptimizer, max_grad_norm: float | None
+) -> float:
     """Clip the gradient to a global L2 norm and return the norm before; gradients that are not finite stay as they are."""
     bound = math.inf if max_grad_norm is None else max_grad_norm
     if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
         sharded = accelerator.clip_grad_norm_(model.parameters(), bound)
         return 0.0 if sharded is None else float(sharded)
-    accelerator.unscale_gradients()
+    if accelerator.scaler is not None:
+        accelerator.scaler.unscale_(getattr(optimizer, "optimizer", optimizer))
     norm = nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
     if norm.isfinite() and norm > bound:
         nn.utils.clip_grads_with_norm_(model.parameters(), bound, norm)
@@ -146,6 +150,11 @@ def _sum_over_processes(accelerator: Accelerator, *values: float) -> list[float]
     dtype = torch.float32 if accelerator.device.type == "mps" else torch.float64
     total = accelerator.reduce(torch.tensor(values, dtype=dtype, device=accelerator.device), reduction="sum")
     return [float(value) for value in total.tolist()]
+
+
+def _loss_scale(accelerator: Accelerator) -> float:
+    """Return fp16's loss scale, which falls when a step is skipped; accelerate's own flag misses that with fused optimizers."""
+    return 1.0 if accelerator.scaler is None else float(accelerator.scaler.get_scale())
 
 
 def _highest_rate(optimizer: Optimizer | AcceleratedOptimizer) -> float:

@@ -233,8 +233,13 @@ def test_an_overflow_in_every_step_stops(tmp_path: Path, monkeypatch: pytest.Mon
         accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=3e38, backoff_factor=0.999)
         return accelerator
 
-    original = folder.start
+    def beyond(**options: Any) -> Any:
+        loss_fn = plain(**options)
+        return lambda model, given: loss_fn(model, given) * 1e3  # finite, and beyond every number once it is scaled
+
+    original, plain = folder.start, transformer_sentiment.classifier_loss
     monkeypatch.setattr(folder, "start", start)
+    monkeypatch.setattr(transformer_sentiment, "classifier_loss", beyond)
     with pytest.raises(NumericError) as error:
         train(tmp_path / "run", checkpoint={"every_steps": None})
     assert error.value.code == 5
