@@ -20,9 +20,7 @@ SCRIPTS = Path(__file__).parents[2] / "scripts"
 ASSETS = Path(__file__).parents[1] / "assets" / "malicious"
 
 OPEN = (
-    "the next start goes on from the newest",  # each start rewrites config.yaml in place: a kill leaves half of it
-    "after any of this the checkpoint before",  # best.safetensors is one file, hard-linked into every checkpoint
-    "and it ends in one of nlpbp's errors",  # damaged weights and logs end in other errors; aliases in a config never end
+    "and it ends in one of nlpbp's errors",  # a few damaged files end in other errors; aliases in a config are written out for ever
 )
 """Beginnings of claims that need not hold yet, and why; a repair removes its line."""
 
