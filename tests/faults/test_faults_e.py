@@ -318,7 +318,7 @@ def started(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Done]:
     metadata.write_text("Metadata-Version: 2.1\nName: torchvision\nVersion: 0.28.0\n")
     flags = ["--tiny", "--threads", "1", "--epochs", "2", "--batch.micro_batches", "2", "--checkpoint.every_steps", "3"]
     command = [sys.executable, str(ROOT / "scripts" / "finetune.py"), *flags, "--data.train", "reviews.csv", "--out"]
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("LC_", "LANG", "PYTHON"))}
+    kept = {name: v for name, v in os.environ.items() if not name.startswith(("LC_", "LANG", "PYTHON"))} | {"OMP_NUM_THREADS": "1"}
     variables = {
         "locale": {"LANG": "C", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
         "torchvision": {"LANG": "C.UTF-8", "PYTHONPATH": str(folder / "path")},
