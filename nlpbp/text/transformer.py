@@ -126,12 +126,7 @@ def _from_pretrained(auto: Any, name: str, **options: Any) -> Any:
     try:
         # Never run code that comes with a model, nor unpickle its weights; transformers would ask on the terminal.
         return auto.from_pretrained(name, trust_remote_code=False, **options)
-    except RuntimeError as error:
-        if "can't start new thread" not in str(error) or "HF_DEACTIVATE_ASYNC_LOAD" in os.environ:
-            raise
-        os.environ["HF_DEACTIVATE_ASYNC_LOAD"] = "1"  # load in this thread instead
-        return _from_pretrained(auto, name, **options)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, SafetensorError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, SafetensorError, RecursionError) as error:
         if looks_local:
             raise ConfigError(
                 f"{name} cannot be loaded: {_first_line(error)}", hint="see whether the folder is complete"
@@ -139,6 +134,11 @@ def _from_pretrained(auto: Any, name: str, **options: Any) -> Any:
         offline = huggingface_hub.constants.HF_HUB_OFFLINE or "connect" in str(error).lower()
         reason = "no network" if offline else _first_line(error)
         raise ConfigError(f"{name} cannot be loaded from the hub: {reason}", hint="give a local folder, or check the id") from error
+    except RuntimeError as error:
+        if "can't start new thread" not in str(error) or "HF_DEACTIVATE_ASYNC_LOAD" in os.environ:
+            raise
+        os.environ["HF_DEACTIVATE_ASYNC_LOAD"] = "1"  # load in this thread instead
+        return _from_pretrained(auto, name, **options)
 
 
 def exists(name: str) -> bool:

@@ -122,7 +122,7 @@ def newest_checkpoint(root: Path, *, identity: Mapping[str, str]) -> Checkpoint 
             _compare(path, identity)
             try:
                 manifest, state = (json.loads((path / name).read_text(encoding="utf-8")) for name in (MANIFEST, "state.json"))
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise CheckpointError(
                     f"its state is not JSON: {error}", file=str(path), hint="resume from an earlier one"
                 ) from error
@@ -145,16 +145,16 @@ def find_fault(path: Path) -> str | None:
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
         version, files = manifest["format_version"], manifest["files"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return "no readable manifest"
+    if _digest(manifest) != manifest.get("digest"):  # before the version: a flipped bit in it is damage, not another format
+        return "the manifest was changed"
     if version > FORMAT_VERSION:
         raise CheckpointError(
             f"made by nlpbp {manifest.get('nlpbp_version')} in format {version}; this is {__version__}, format {FORMAT_VERSION}",
             file=str(path),
             hint="resume with the version that wrote it",
         )
-    if _digest(manifest) != manifest.get("digest"):
-        return "the manifest was changed"
     try:
         return next((fault for name, expected in files.items() if (fault := _file_fault(path, name, expected))), None)
     except OSError as error:

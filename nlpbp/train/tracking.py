@@ -47,7 +47,7 @@ def truncate_jsonl(path: Path, *, last_step: int) -> None:
         try:
             if not line.endswith("\n") or json.loads(line)["step"] > last_step:
                 break
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             break
         kept.append(line)
     temporary = path.with_name(f"{path.name}.tmp")

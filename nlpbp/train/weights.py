@@ -22,6 +22,8 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
+from nlpbp.core.errors import CheckpointError
+
 
 def _options(model: nn.Module) -> StateDictOptions:
     """Gather a sharded model on the main process's CPU; any other is whole in every process as it is."""
@@ -68,7 +70,11 @@ def full_state(model: nn.Module) -> dict[str, Tensor]:
 
 def load_weights(model: nn.Module, path: Path) -> None:
     """Load weights that `save_weights` wrote; call it in every process."""
-    set_full_state(model, load_file(path))
+    try:
+        state = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"not readable: {error}", file=str(path), hint="start again with another --out") from error
+    set_full_state(model, state)
 
 
 def set_full_state(model: nn.Module, state: dict[str, Tensor]) -> None:

@@ -187,6 +187,12 @@ def load(cls: type[C], path: Path) -> C:
 class _StrictLoader(yaml.SafeLoader):
     """Plain data only; `1e-5` is a number as in YAML 1.2, and a key given twice is an error."""
 
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):  # a few lines of them stand for 10^9 words, which an error message would write out
+            mark = self.peek_event().start_mark
+            raise yaml.composer.ComposerError(None, None, "aliases (*name) are not read, write the value out", mark)
+        return super().compose_node(parent, index)
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: dict[Any, int] = {}
         for key_node, _ in node.value:

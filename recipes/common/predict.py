@@ -70,7 +70,10 @@ def _trained_fields(result: Path, model: PreTrainedModel) -> Fields:
     task = tasks.get(str(model.config.problem_type), "single_label")
     names: Any = model.config.id2label
     labels = () if task == "regression" else tuple(names[index] for index in range(len(names)))
-    data = json.loads(result.read_text(encoding="utf-8"))["data"] if result.is_file() else {}
+    try:
+        data = json.loads(result.read_text(encoding="utf-8"))["data"] if result.is_file() else {}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ConfigError(f"not a result: {error}", file=str(result), hint="give the model folder alone") from error
     return Fields(
         text=tuple(data.get("text", ())),
         label=data.get("label"),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from nlpbp.core.errors import CheckpointError
-from nlpbp.train.checkpoint import MANIFEST, find_fault, newest_checkpoint, write_checkpoint
+from nlpbp.train.checkpoint import MANIFEST, _digest, find_fault, newest_checkpoint, write_checkpoint
 
 IDENTITY = {"data": "abc", "labels": "[]"}
 
@@ -88,8 +89,8 @@ def test_what_belongs_to_another_run_is_refused_with_the_difference(tmp_path: Pa
 
 def test_a_newer_format_is_named_and_left_alone(tmp_path: Path) -> None:
     path = write(tmp_path, 1)
-    text = (path / MANIFEST).read_text().replace('"format_version": 1', '"format_version": 2')
-    (path / MANIFEST).write_text(text)
+    manifest = json.loads((path / MANIFEST).read_text()) | {"format_version": 2}
+    (path / MANIFEST).write_text(json.dumps(manifest | {"digest": _digest(manifest)}))
     with pytest.raises(CheckpointError, match="format 2"):
         newest_checkpoint(tmp_path, identity=IDENTITY)
     assert path.is_dir()
