@@ -103,8 +103,8 @@ def test_the_worker_shards_and_clips(alone: Path, sharded: Path) -> None:
 
 
 def test_sharded_training_gives_the_weights_of_one_process_with_two_micro_batches(alone: Path, sharded: Path) -> None:
-    assert distance(alone / "whole.safetensors", sharded / "whole.safetensors") < 1e-7
-    assert distance(alone / "moments.safetensors", sharded / "moments.safetensors") < 1e-7
+    assert distance(alone / "whole.safetensors", sharded / "whole.safetensors") < 1e-6  # the norm is summed in another order
+    assert distance(alone / "moments.safetensors", sharded / "moments.safetensors") < 1e-6
     for name in ("losses", "norms"):
         assert facts(sharded)[name] == pytest.approx(facts(alone)[name], rel=1e-6)
     assert facts(sharded)["clipped"] == facts(alone)["clipped"]
@@ -121,6 +121,8 @@ def test_saved_and_loaded_half_way_it_ends_the_same(kind: str, request: pytest.F
 def test_a_sharded_recipe_stopped_and_gone_on_with_gives_the_model_of_one_process(sharded: Path, tmp_path: Path) -> None:
     changes = {"batch": Batch(size=16, micro_batches=2), "threads": 1, "precision": "fp32", "epochs": 1}
     transformer_sentiment.run(dataclasses.replace(transformer_sentiment.tiny(), **changes, out=str(tmp_path / "one")))
-    assert distance(tmp_path / "one" / "model" / "model.safetensors", sharded / "recipe" / "model" / "model.safetensors") < 1e-7
+    assert distance(tmp_path / "one" / "model" / "model.safetensors", sharded / "recipe" / "model" / "model.safetensors") < 1e-6
     one, other = (json.loads((out / "result.json").read_text())["metrics"] for out in (tmp_path / "one", sharded / "recipe"))
-    assert one == other
+    assert one.keys() == other.keys()
+    for part, metrics in one.items():
+        assert other[part] == pytest.approx(metrics, rel=1e-5)

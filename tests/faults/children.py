@@ -138,6 +138,7 @@ def train_as_nobody(out: str, data: str) -> None:
 def train_without_threads(out: str) -> None:
     """A user who may start no further process and no thread."""
     warnings.simplefilter("ignore", TqdmMonitorWarning)  # the bar's own thread: it says that it goes without
+    train(f"{out}-before", epochs=1)  # root may be alone in being able to read, and so to import, what is installed
     transformer_sentiment.CACHE = Path(out + "-cache")
     resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
     os.setgid(NOBODY)
