@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # as wide as a number of so many bytes
 _LEVELS = 1 << 16  # a mask is drawn from 16 random bits an element: p is kept to within 1/131072
 
 
@@ -57,20 +58,30 @@ class ByteDropout(nn.Dropout):
 
 
 class _MaskedDropout(torch.autograd.Function):
+    """Masks are integers of all ones or zeros, and dropping is a bitwise and: on a CPU faster than any use of booleans."""
+
     @staticmethod
     def forward(ctx: Any, input: Tensor, p: float) -> Tensor:
         dropped_levels = round(p * _LEVELS)
         # int64 draws over the full range hold four masks' worth of uniform 16-bit numbers each.
         words = torch.empty((input.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
-        drop = (words.view(torch.int16)[: input.numel()] < dropped_levels - _LEVELS // 2).view(input.shape)
-        ctx.save_for_backward(drop)
+        levels = words.view(torch.int16)[: input.numel()]
+        kept = torch.ge(levels, dropped_levels - _LEVELS // 2, out=levels).neg_()
+        ctx.save_for_backward(kept)
         ctx.scale = _LEVELS / (_LEVELS - dropped_levels)
-        return input.masked_fill(drop, 0.0).mul_(ctx.scale)
+        return _kept(input, kept, ctx.scale)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        (drop,) = ctx.saved_tensors
-        return grad.masked_fill(drop, 0.0).mul_(ctx.scale), None
+        (kept,) = ctx.saved_tensors
+        return _kept(grad, kept, ctx.scale), None
+
+
+def _kept(values: Tensor, kept: Tensor, scale: float) -> Tensor:
+    """Return `values` times `scale` where the int16 mask `kept` is all ones, and 0 where it is 0."""
+    integers = _INTEGERS[values.element_size()]
+    bits = values.contiguous().view(integers).view(-1) & kept.to(integers)
+    return bits.view(values.dtype).view(values.shape).mul_(scale)
 
 
 def use_byte_dropout(model: nn.Module) -> int:
