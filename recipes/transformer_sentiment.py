@@ -5,40 +5,20 @@ python scripts/finetune.py transformer_sentiment --data.train reviews.csv
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any
 
-import numpy as np
-import torch
-from accelerate import Accelerator
-from accelerate.utils import DistributedType
-from torch import nn
-from transformers import PreTrainedTokenizerBase
-
-from nlpbp.analysis.metrics import MAIN_METRIC, task_metrics
-from nlpbp.core import schedules
 from nlpbp.core.errors import ConfigError
 from nlpbp.core.groups import layer_groups, no_decay_names, parameter_groups
-from nlpbp.core.layers import fold_affine_, output_layer
-from nlpbp.core.losses import classifier_loss, task_outputs
 from nlpbp.core.optim import adamw
-from nlpbp.data.order import evaluation_batches, steps_per_epoch, training_plan
 from nlpbp.data.packaged import packaged_model
-from nlpbp.text.batches import Encoded, batched_steps, collate, encode
 from nlpbp.text.tiny import tiny_bert
 from nlpbp.text.transformer import length_limit, load_classifier, load_config, load_tokenizer
-from nlpbp.train.evaluate import predict
-from nlpbp.train.loop import Step, train_steps
 from nlpbp.train.setup import Precision
 from recipes.common import config as sections
-from recipes.common.fit import Metrics, fit
+from recipes.common.classifier import encode_parts, train_classifier
 from recipes.common.folder import CACHE, Run, open_run
-from recipes.common.inputs import Inputs, load_inputs, targets_of, the_same_everywhere
-from recipes.common.results import RunResult, decision_thresholds, finish
+from recipes.common.inputs import load_inputs, the_same_everywhere
+from recipes.common.results import RunResult
 
 NAME = "transformer_sentiment"
 LARGE_MODEL = 50_000_000  # parameters: above, fine-tuning wants a lower rate
@@ -111,7 +91,7 @@ def run(config: Config) -> RunResult:
 
 
 def _fine_tune(run: Run, config: Config) -> RunResult:
-    accelerator, optim = run.accelerator, config.optim
+    optim = config.optim
     inputs = the_same_everywhere(run, lambda: load_inputs(config.data))
     for note in inputs.notes:
         run.say(note)
@@ -140,81 +120,17 @@ def _fine_tune(run: Run, config: Config) -> RunResult:
         no_decay=no_decay_names(model),
     )
     run.say(f"rates: {lr:.1e} for the last layer and {groups[0]['lr']:.1e} for the first of {len(layer_groups(model))} groups")
-    output = output_layer(model, num_outputs=max(1, len(fields.labels)))
-    model, optimizer = accelerator.prepare(model, adamw(groups, betas=optim.betas, eps=optim.eps))
-    schedule = {"cosine": schedules.cosine, "linear": schedules.linear, "constant": schedules.constant}[optim.schedule]()
-
-    targets, scale, shift = standardised(inputs, can_shift=output.bias is not None)
-    lengths = encoded["train"].lengths
-    num_micro_batches = check_micro_batches(config.batch, num_processes=accelerator.num_processes, num_examples=len(lengths))
-    min_size = num_micro_batches  # fixed: were it to follow a later split, the steps themselves would change
-    per_epoch = steps_per_epoch(lengths, size=config.batch.size, min_size=min_size)
-
-    def make_steps(first_step: int, num_micro_batches: int) -> Iterator[Step]:
-        plan = training_plan(
-            lengths,
-            size=config.batch.size,
-            num_micro_batches=num_micro_batches,
-            min_size=min_size,
-            epochs=config.epochs,
-            seed=config.seed,
-            first_step=first_step,
-            rank=accelerator.process_index,
-            world_size=accelerator.num_processes,
-        )
-        return train_steps(
-            model,
-            batched_steps(plan, encoded["train"], tokenizer=tokenizer, labels=targets),
-            optimizer,
-            accelerator=accelerator,
-            loss_fn=classifier_loss(task=fields.task, label_smoothing=optim.label_smoothing),
-            schedule=schedules.warm_up(schedule, share=optim.warmup),
-            total_steps=per_epoch * config.epochs,
-            first_step=first_step,
-            max_grad_norm=optim.max_grad_norm,
-            seed=config.seed,
-        )
-
-    def outputs_of(part: str, model: nn.Module = model) -> np.ndarray[Any, Any]:
-        plan = evaluation_batches(encoded[part].lengths, max_tokens=config.batch.evaluation_tokens)
-        make_batch = partial(collate, encoded[part], tokenizer=tokenizer)
-        logits = predict(model, plan, make_batch, accelerator=accelerator).logits
-        return task_outputs(torch.from_numpy(logits), task=fields.task).numpy()
-
-    def evaluate() -> Metrics:
-        outputs = outputs_of("validation") * scale + shift
-        thresholds = decision_thresholds(inputs, outputs)
-        return task_metrics(fields.task, targets_of(inputs.validation), outputs, thresholds=thresholds)
-
-    progress = fit(
+    optimizer = adamw(groups, betas=optim.betas, eps=optim.eps)
+    return train_classifier(
         run,
-        make_steps,
+        config,
+        inputs,
         model=model,
         optimizer=optimizer,
-        evaluate=evaluate,
-        metric=MAIN_METRIC[fields.task],
-        total_steps=per_epoch * config.epochs,
-        steps_per_epoch=per_epoch,
-        num_micro_batches=num_micro_batches,
-        identity=identity(inputs, tokenizer, optimizer),
-        checkpoints=config.checkpoint,
-        references=inputs.train.examples.references,
-        allow_data_change=config.data.allow_change,
-        eval_steps=config.eval_steps,
-        patience=config.patience,
-    )
-    fold_affine_(output, scale=scale, shift=shift)
-    final = as_saved(accelerator, model)
-    return finish(
-        run,
-        inputs,
-        progress,
-        model=model,
         tokenizer=tokenizer,
-        outputs={part: outputs_of(part, final) for part in inputs.scored},
+        encoded=encoded,
         base_model=config.model.name,
         max_length=max_length,
-        push_to_hub=config.push_to_hub,
     )
 
 
@@ -234,70 +150,3 @@ def check_length(max_length: int, *, limit: int) -> int:
             hint=f"give {limit} or less",
         )
     return max_length
-
-
-def check_micro_batches(batch: sections.Batch, *, num_processes: int, num_examples: int) -> int:
-    """Return the number of micro-batches a step, which every process must get the same share of."""
-    num = batch.micro_batches or num_processes
-    if num % num_processes:
-        raise ConfigError(
-            f"{num} micro-batches cannot be shared among {num_processes} processes",
-            column="batch.micro_batches",
-            hint=f"give a multiple of {num_processes}",
-        )
-    if num > min(batch.size, num_examples):
-        raise ConfigError(
-            f"a step of {min(batch.size, num_examples)} examples cannot fill {num} micro-batches",
-            column="batch.micro_batches",
-            hint="give fewer, or a larger --batch.size",
-        )
-    return num
-
-
-def encode_parts(run: Run, inputs: Inputs, *, tokenizer: PreTrainedTokenizerBase, max_length: int) -> dict[str, Encoded]:
-    """Tokenize every part (the main process first, the others from its cache), and say what was cut off."""
-    encoded = {}
-    for name, part in {"train": inputs.train, **inputs.scored}.items():
-        with run.accelerator.main_process_first():
-            encoded[name] = encode(
-                part.examples.texts,
-                part.examples.pairs,
-                tokenizer=tokenizer,
-                max_length=max_length,
-                cache=CACHE / "tokens",
-                show_progress=run.accelerator.is_main_process,
-            )
-        if cut := len(encoded[name].truncated):
-            run.say(
-                f"{name}: {cut:,} of {len(part):,} texts ({cut / len(part):.1%}) are cut to {max_length} tokens (--data.max_length)"
-            )
-        for index in encoded[name].clipped[:3]:
-            run.say(f"{part.examples.references[index]}: very long; only its beginning was tokenized")
-    return encoded
-
-
-def identity(inputs: Inputs, tokenizer: PreTrainedTokenizerBase, optimizer: Any) -> dict[str, str]:
-    """Name what a checkpoint of this run belongs to, beside its settings."""
-    return {
-        "data": inputs.fingerprint,
-        "labels": json.dumps(inputs.fields.labels),
-        "tokenizer": hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()[:16],
-        "optimizer": type(getattr(optimizer, "optimizer", optimizer)).__name__,
-    }
-
-
-def standardised(inputs: Inputs, *, can_shift: bool) -> tuple[np.ndarray[Any, Any], float, float]:
-    """Return the training targets, with the scale and shift that turn outputs back: real values train at mean 0, deviation 1."""
-    targets = targets_of(inputs.train)
-    if inputs.fields.task != "regression":
-        return targets, 1.0, 0.0
-    scale = float(targets.std()) or 1.0
-    shift = float(targets.mean()) if can_shift else 0.0
-    return ((targets - shift) / scale).astype(np.float32), scale, shift
-
-
-def as_saved(accelerator: Accelerator, model: nn.Module) -> nn.Module:
-    """Return the model as whoever loads it will run it, in fp32; a sharded model can only run as it is."""
-    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
-        return model
-    return accelerator.unwrap_model(model, keep_fp32_wrapper=False)

@@ -32,7 +32,7 @@ from nlpbp.train.evaluate import predict
 from nlpbp.train.loop import Accelerator, train_steps
 from nlpbp.train.setup import start
 from recipes import transformer_sentiment
-from recipes.common import fit, inputs
+from recipes.common import classifier, fit, inputs
 
 RANK = int(os.environ.get("RANK", "0"))
 SECONDS = 30  # a task may take: the launch shares two cores with others
@@ -64,7 +64,7 @@ def resume_of_one(folder: Path) -> Any:
 def uneven(folder: Path) -> Any:
     """Note which examples each step of this process is made of."""
     seen: list[list[list[int]]] = []
-    restore = transformer_sentiment.train_steps
+    restore = classifier.train_steps
 
     def train_steps(model: Any, batches: Any, *args: Any, **options: Any) -> Any:
         def noted() -> Any:
@@ -74,11 +74,11 @@ def uneven(folder: Path) -> Any:
 
         return restore(model, noted(), *args, **options)
 
-    transformer_sentiment.train_steps = train_steps
+    classifier.train_steps = train_steps
     try:
         train(folder / "uneven", data={"train": str(folder / "uneven.csv")}, batch={"size": 7})
     finally:
-        transformer_sentiment.train_steps = restore
+        classifier.train_steps = restore
     return seen
 
 
@@ -169,7 +169,7 @@ def masked_on_one(folder: Path) -> Any:
 def not_finite(folder: Path, kind: str) -> Any:
     """Process 1 alone has a loss, or a gradient, that is not a number in step 5."""
     calls = {"loss": 0}
-    restore_loss, restore_backward = transformer_sentiment.classifier_loss, Accelerator.backward
+    restore_loss, restore_backward = classifier.classifier_loss, Accelerator.backward
 
     def classifier_loss(**options: Any) -> Any:
         loss_fn = restore_loss(**options)
@@ -183,11 +183,11 @@ def not_finite(folder: Path, kind: str) -> Any:
     def backward(self: Any, loss: torch.Tensor, **options: Any) -> None:
         restore_backward(self, loss * (float("nan") if RANK == 1 and kind == "gradient" and calls["loss"] == 5 else 1.0), **options)
 
-    transformer_sentiment.classifier_loss, Accelerator.backward = classifier_loss, backward
+    classifier.classifier_loss, Accelerator.backward = classifier_loss, backward
     try:
         train(folder / f"not-finite-{kind}")
     finally:
-        transformer_sentiment.classifier_loss, Accelerator.backward = restore_loss, restore_backward
+        classifier.classifier_loss, Accelerator.backward = restore_loss, restore_backward
 
 
 def nan_loss(folder: Path) -> Any:

@@ -34,8 +34,7 @@ from nlpbp.data.tiny import tiny_reviews
 from nlpbp.train import checkpoint
 from nlpbp.train.evaluate import predict
 from nlpbp.train.loop import train_steps
-from recipes import transformer_sentiment
-from recipes.common import fit, folder
+from recipes.common import classifier, fit, folder
 from recipes.common.config import Data
 from recipes.common.inputs import load_inputs
 
@@ -107,7 +106,7 @@ def test_a_loss_that_is_no_number_stops_before_the_optimizer_moves() -> None:
 
 @pytest.mark.fault("C1")
 def test_a_run_whose_loss_is_no_number_keeps_its_last_good_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original, calls = transformer_sentiment.classifier_loss, {"micro": 0}
+    original, calls = classifier.classifier_loss, {"micro": 0}
 
     def classifier_loss(**options: Any) -> Any:
         loss_fn = original(**options)
@@ -118,7 +117,7 @@ def test_a_run_whose_loss_is_no_number_keeps_its_last_good_checkpoint(tmp_path: 
 
         return loss
 
-    monkeypatch.setattr(transformer_sentiment, "classifier_loss", classifier_loss)
+    monkeypatch.setattr(classifier, "classifier_loss", classifier_loss)
     with pytest.raises(NumericError) as error:
         train(tmp_path / "run")
     assert "step 8" in error.value.message
@@ -237,9 +236,9 @@ def test_an_overflow_in_every_step_stops(tmp_path: Path, monkeypatch: pytest.Mon
         loss_fn = plain(**options)
         return lambda model, given: loss_fn(model, given) * 1e3  # finite, and beyond every number once it is scaled
 
-    original, plain = folder.start, transformer_sentiment.classifier_loss
+    original, plain = folder.start, classifier.classifier_loss
     monkeypatch.setattr(folder, "start", start)
-    monkeypatch.setattr(transformer_sentiment, "classifier_loss", beyond)
+    monkeypatch.setattr(classifier, "classifier_loss", beyond)
     with pytest.raises(NumericError) as error:
         train(tmp_path / "run", checkpoint={"every_steps": None})
     assert error.value.code == 5
