@@ -9,6 +9,9 @@ from torch.optim import AdamW, Optimizer
 # RoBERTa (fairseq examples/roberta): a second beta below Adam's 0.999 follows the gradient's size sooner.
 TRANSFORMER_BETAS = (0.9, 0.98)
 TRANSFORMER_EPS = 1e-6
+# ULMFiT's language model and fastai's learner for text: less momentum than Adam's 0.9, because recurrent gradients turn quickly.
+RECURRENT_BETAS = (0.8, 0.99)
+RECURRENT_EPS = 1e-5
 
 
 def adamw(groups: list[dict[str, Any]], *, betas: tuple[float, float] = TRANSFORMER_BETAS, eps: float = TRANSFORMER_EPS) -> AdamW:

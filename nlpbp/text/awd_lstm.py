@@ -1,13 +1,14 @@
 """AWD-LSTM (Merity, Keskar and Socher 2017) as transformers models: a language model, and a classifier that reads any length.
 
-`import nlpbp.text` makes `AutoModel...from_pretrained` know them. The recurrent state goes in and out of `forward` as a flat tuple of
-tensors [batch, width], one a layer (h), for LSTMs two (h, c); nothing is remembered inside a module.
+`import nlpbp.text` makes `AutoModel...from_pretrained` know them. The recurrent state goes in and out of `forward` as a flat
+tuple of tensors [batch, width], one a layer (h), for LSTMs two (h, c); nothing is remembered inside a module.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import torch
@@ -108,7 +109,7 @@ class AWDLSTMConfig(PreTrainedConfig):
         """Return the input and output width of each recurrent layer."""
         last = self.embedding_size if self.tie_word_embeddings else self.hidden_size
         widths = [self.embedding_size, *[self.hidden_size] * (self.num_hidden_layers - 1), last]
-        return list(zip(widths, widths[1:], strict=False))
+        return list(pairwise(widths))
 
 
 @dataclass
@@ -186,8 +187,9 @@ class AWDLSTMModel(AWDLSTMPreTrainedModel):
         """Return the embedding."""
         return self.embed_tokens
 
-    def set_input_embeddings(self, value: nn.Embedding) -> None:
+    def set_input_embeddings(self, value: nn.Module) -> None:
         """Replace the embedding."""
+        assert isinstance(value, nn.Embedding)
         self.embed_tokens = value
 
     def forward(
@@ -236,7 +238,7 @@ class AWDLSTMModel(AWDLSTMPreTrainedModel):
                 F.dropout(embedded.new_ones(len(embedded), 1, width), share) if share else None
                 for share, width in zip(shares, widths, strict=True)
             ],
-            weights=[F.dropout(layer.weight_hh_l0, config.weight_dropout) for layer in self.layers],
+            weights=[F.dropout(layer.get_parameter("weight_hh_l0"), config.weight_dropout) for layer in self.layers],
         )
 
     def drop_words(self, embedded: Tensor, input_ids: Tensor | None, masks: Masks | None) -> Tensor:
@@ -270,7 +272,7 @@ class AWDLSTMModel(AWDLSTMPreTrainedModel):
 class AWDLSTMForCausalLM(AWDLSTMPreTrainedModel, GenerationMixin):
     """A language model with tied embeddings."""
 
-    _tied_weights_keys: ClassVar[dict[str, str]] = {"lm_head.weight": "model.embed_tokens.weight"}
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012
 
     def __init__(self, config: AWDLSTMConfig) -> None:
         super().__init__(config)
@@ -331,7 +333,7 @@ class AWDLSTMForCausalLM(AWDLSTMPreTrainedModel, GenerationMixin):
         with_names = self.config.return_dict if return_dict is None else return_dict
         return outputs if with_names else outputs.to_tuple()
 
-    def prepare_inputs_for_generation(
+    def prepare_inputs_for_generation(  # type: ignore[override]
         self, input_ids: Tensor, state: State | None = None, attention_mask: Tensor | None = None, **options: Any
     ) -> dict[str, Any]:
         """Hand on the state, and of the tokens only those it has not seen."""
@@ -428,7 +430,7 @@ class PoolingHead(nn.Module):
         self.dense = nn.Linear(width, config.head_size)
         self.out_norm = nn.LayerNorm(config.head_size)
         self.out_dropout = nn.Dropout(config.head_dropout)
-        self.out_proj = nn.Linear(config.head_size, config.num_labels)
+        self.out_proj = nn.Linear(config.head_size, int(config.num_labels or 0))
         self.value_range = config.value_range
 
     def forward(self, pooled: Tensor) -> Tensor:
@@ -483,9 +485,8 @@ class _Packing:
 
     def unpack(self, packed: Any) -> Tensor:
         values, _ = pad_packed_sequence(packed, batch_first=True, total_length=self.mask.shape[1])
-        back = torch.empty_like(self.order).scatter_(
-            1, self.order, torch.arange(self.order.shape[1], device=self.order.device).expand_as(self.order)
-        )
+        places = torch.arange(self.order.shape[1], device=self.order.device)
+        back = torch.empty_like(self.order).scatter_(1, self.order, places.expand_as(self.order))
         return values.gather(1, back.unsqueeze(-1).expand_as(values)) * self.mask.unsqueeze(-1)
 
 

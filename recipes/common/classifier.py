@@ -77,7 +77,7 @@ def train_classifier(
     schedule = {"cosine": schedules.cosine, "linear": schedules.linear, "constant": schedules.constant}[optim.schedule]()
 
     targets, scale, shift = standardised(inputs, can_shift=output.bias is not None)
-    lengths = encoded["train"].lengths
+    lengths = encoded["train"].padded_lengths
     num_micro_batches = check_micro_batches(config.batch, num_processes=accelerator.num_processes, num_examples=len(lengths))
     min_size = num_micro_batches  # fixed: were it to follow a later split, the steps themselves would change
     per_epoch = steps_per_epoch(lengths, size=config.batch.size, min_size=min_size)
@@ -108,7 +108,7 @@ def train_classifier(
         )
 
     def outputs_of(part: str, model: nn.Module = model) -> np.ndarray[Any, Any]:
-        plan = evaluation_batches(encoded[part].lengths, max_tokens=config.batch.evaluation_tokens)
+        plan = evaluation_batches(encoded[part].padded_lengths, max_tokens=config.batch.evaluation_tokens)
         make_batch = partial(collate, encoded[part], tokenizer=tokenizer)
         logits = predict(model, plan, make_batch, accelerator=accelerator).logits
         return task_outputs(torch.from_numpy(logits), task=fields.task).numpy()

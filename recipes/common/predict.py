@@ -102,7 +102,7 @@ def predict_outputs(classifier: Classifier, examples: Examples, *, accelerator: 
         max_length=classifier.tokenizer.model_max_length,
         show_progress=True,
     )
-    plan = evaluation_batches(encoded.lengths, max_tokens=EVALUATION_TOKENS)
+    plan = evaluation_batches(encoded.padded_lengths, max_tokens=EVALUATION_TOKENS)
     made = predict(
         classifier.model,
         plan,

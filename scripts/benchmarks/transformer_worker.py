@@ -54,7 +54,7 @@ class Work:
         """The number of optimizer steps an epoch: ours hold as many tokens each, Trainer's as many sentences."""
         if system != "ours":
             return -(-len(self.train_texts) // self.batch_size)
-        lengths = encode(self.train_texts, tokenizer=load_tokenizer(self.model), max_length=self.max_length).lengths
+        lengths = encode(self.train_texts, tokenizer=load_tokenizer(self.model), max_length=self.max_length).padded_lengths
         return steps_per_epoch(lengths, size=self.batch_size)
 
 
@@ -207,7 +207,7 @@ def curve_watch(given: Work, answer: Answer, per_epoch: int) -> Watch:
     tokenizer = load_tokenizer(given.model)
     encoded = encode(given.held_out_texts, tokenizer=tokenizer, max_length=given.max_length)
     labels = np.array(given.held_out_labels)
-    batches = evaluation_batches(encoded.lengths, max_tokens=EVALUATION_TOKENS)
+    batches = evaluation_batches(encoded.padded_lengths, max_tokens=EVALUATION_TOKENS)
 
     def pause(watch: Watch, model: nn.Module) -> bool:
         started = time.perf_counter()
@@ -258,7 +258,7 @@ def train_ours(given: Work, watch: Watch, *, seed: int) -> None:
     )
     model, optimizer = accelerator.prepare(model, adamw(groups, betas=optim.betas, eps=optim.eps))
     schedule = {"cosine": schedules.cosine, "linear": schedules.linear, "constant": schedules.constant}[optim.schedule]()
-    plan = training_plan(encoded.lengths, size=config.batch.size, num_micro_batches=1, epochs=config.epochs, seed=seed)
+    plan = training_plan(encoded.padded_lengths, size=config.batch.size, num_micro_batches=1, epochs=config.epochs, seed=seed)
     watch.begin(model)
     for _ in train_steps(
         model,
@@ -267,7 +267,7 @@ def train_ours(given: Work, watch: Watch, *, seed: int) -> None:
         accelerator=accelerator,
         loss_fn=classifier_loss(task="single_label", label_smoothing=optim.label_smoothing),
         schedule=schedules.warm_up(schedule, share=optim.warmup),
-        total_steps=given.epochs * steps_per_epoch(encoded.lengths, size=config.batch.size),
+        total_steps=given.epochs * steps_per_epoch(encoded.padded_lengths, size=config.batch.size),
         max_grad_norm=optim.max_grad_norm,
         seed=seed,
     ):

@@ -7,6 +7,7 @@ import importlib
 import inspect
 import json
 import re
+import typing
 from pathlib import Path
 from types import ModuleType
 
@@ -45,7 +46,8 @@ def test_every_field_is_explained(recipe: ModuleType) -> None:
         source = inspect.getsource(cls)
         return [f.name for f in dataclasses.fields(cls) if not re.search(rf"\n    {f.name}: [^\n]*\n    \"\"\"", source)]
 
-    sections = [f.default_factory for f in dataclasses.fields(recipe.Config) if f.default_factory is not dataclasses.MISSING]
+    types = typing.get_type_hints(recipe.Config)
+    sections = [types[f.name] for f in dataclasses.fields(recipe.Config) if f.default_factory is not dataclasses.MISSING]
     names = {f.name for f in dataclasses.fields(recipe.Config) if f.default_factory is not dataclasses.MISSING}
     assert sections
     assert set(undocumented(recipe.Config)) <= names

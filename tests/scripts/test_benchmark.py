@@ -16,7 +16,7 @@ from torch import nn
 
 from nlpbp.data.order import training_plan
 from nlpbp.data.tiny import tiny_reviews
-from nlpbp.text.batches import encode
+from nlpbp.text.batches import Encoded, encode
 from nlpbp.text.tiny import tiny_bert
 from nlpbp.text.transformer import load_tokenizer
 
@@ -36,12 +36,12 @@ def short_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any],
 
 
 @pytest.fixture(scope="module")
-def lengths(tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
-    """The tokens of each sentence that the short form trains on."""
+def encoded(tmp_path_factory: pytest.TempPathFactory) -> Encoded:
+    """The sentences that the short form trains on."""
     table = tiny_reviews()
     train, _ = transformer_worker.split(table.columns["text"], table.columns["label"])
     tokenizer = load_tokenizer(str(tiny_bert(tmp_path_factory.mktemp("model") / "bert")))
-    return encode([table.columns["text"][index] for index in train], tokenizer=tokenizer, max_length=32).lengths
+    return encode([table.columns["text"][index] for index in train], tokenizer=tokenizer, max_length=32)
 
 
 def test_the_file_has_ratios_the_machine_and_raw_figures(short_run: tuple[dict[str, Any], str]) -> None:
@@ -74,22 +74,22 @@ def test_trainer_trains_on_sixteen_sentences_a_step_but_for_the_last_of_an_epoch
     assert [block["samples"] for block in blocks] == [48, 48, 48, 16 * 2 + 180 % 16, 48]  # step 12 ends the epoch
 
 
-def test_ours_trains_on_the_sentences_of_its_plan(short_run: tuple[dict[str, Any], str], lengths: np.ndarray) -> None:
+def test_ours_trains_on_the_sentences_of_its_plan(short_run: tuple[dict[str, Any], str], encoded: Encoded) -> None:
     blocks = short_run[0]["speed"]["blocks"]["ours"]
-    steps = [step[0] for step in training_plan(lengths, size=16, num_micro_batches=1, epochs=2, seed=0)]
+    steps = [step[0] for step in training_plan(encoded.padded_lengths, size=16, num_micro_batches=1, epochs=2, seed=0)]
     for index, block in enumerate(blocks):
         mine = steps[2 + 3 * index : 5 + 3 * index]
         assert block["samples"] == sum(map(len, mine))
-        assert block["tokens"] == sum(lengths[step].sum() for step in mine)
-        assert block["padded_tokens"] == sum(lengths[step].max() * len(step) for step in mine)
+        assert block["tokens"] == sum(encoded.lengths[step].sum() for step in mine)
+        assert block["padded_tokens"] == sum(encoded.padded_lengths[step].max() * len(step) for step in mine)
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_a_whole_training_sees_every_sentence_once_an_epoch(
-    short_run: tuple[dict[str, Any], str], lengths: np.ndarray, system: str
+    short_run: tuple[dict[str, Any], str], encoded: Encoded, system: str
 ) -> None:
     (training,) = short_run[0]["trainings"][system]
-    assert (training["seed"], training["samples"], training["tokens"]) == (0, 2 * 180, 2 * lengths.sum())
+    assert (training["seed"], training["samples"], training["tokens"]) == (0, 2 * 180, 2 * encoded.lengths.sum())
     assert training["padded_tokens"] >= training["tokens"]
     assert [point["epoch"] for point in training["curve"]] == pytest.approx([0.5, 1.0, 1.5, 2.0], abs=0.1)
     assert [point["seconds"] for point in training["curve"]] == sorted(point["seconds"] for point in training["curve"])
