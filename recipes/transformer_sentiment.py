@@ -5,17 +5,22 @@ python scripts/finetune.py transformer_sentiment --data.train reviews.csv
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from torch import nn
+from torch.optim import Optimizer
+
+from nlpbp.core import schedules
 from nlpbp.core.errors import ConfigError
-from nlpbp.core.groups import layer_groups, no_decay_names, parameter_groups
+from nlpbp.core.groups import LayerGroup, no_decay_names, parameter_groups
 from nlpbp.core.optim import adamw
 from nlpbp.data.packaged import packaged_model
 from nlpbp.text.tiny import tiny_bert
 from nlpbp.text.transformer import length_limit, load_classifier, load_config, load_tokenizer
 from nlpbp.train.setup import Precision
 from recipes.common import config as sections
-from recipes.common.classifier import encode_parts, train_classifier
+from recipes.common.classifier import Training, encode_parts, train_classifier
 from recipes.common.folder import CACHE, Run, open_run
 from recipes.common.inputs import load_inputs, the_same_everywhere
 from recipes.common.results import RunResult
@@ -111,22 +116,28 @@ def _fine_tune(run: Run, config: Config) -> RunResult:
     encoded = encode_parts(run, inputs, tokenizer=tokenizer, max_length=max_length)
 
     lr = optim.lr or DEFAULT_LR["large" if sum(p.numel() for p in model.parameters()) > LARGE_MODEL else "small"]
-    groups = parameter_groups(
-        layer_groups(model),
-        lr=lr,
-        head_lr=optim.head_lr,
-        layer_decay=optim.layer_decay,
-        weight_decay=optim.weight_decay,
-        no_decay=no_decay_names(model),
-    )
-    run.say(f"rates: {lr:.1e} for the last layer and {groups[0]['lr']:.1e} for the first of {len(layer_groups(model))} groups")
-    optimizer = adamw(groups, betas=optim.betas, eps=optim.eps)
+    schedule = {"cosine": schedules.cosine, "linear": schedules.linear, "constant": schedules.constant}[optim.schedule]()
+
+    def make_optimizer(model: nn.Module, layers: Sequence[LayerGroup]) -> Optimizer:
+        groups = parameter_groups(
+            layers,
+            lr=lr,
+            head_lr=optim.head_lr,
+            layer_decay=optim.layer_decay,
+            weight_decay=optim.weight_decay,
+            no_decay=no_decay_names(model),
+        )
+        run.say(f"rates: {lr:.1e} for the last layer and {groups[0]['lr']:.1e} for the first of {len(layers)} groups")
+        return adamw(groups, betas=optim.betas, eps=optim.eps)
+
     return train_classifier(
         run,
         config,
         inputs,
         model=model,
-        optimizer=optimizer,
+        trainings=[Training(config.epochs, make_optimizer, schedules.warm_up(schedule, share=optim.warmup))],
+        max_grad_norm=optim.max_grad_norm,
+        label_smoothing=optim.label_smoothing,
         tokenizer=tokenizer,
         encoded=encoded,
         base_model=config.model.name,

@@ -5,7 +5,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import nn
+
+from nlpbp.core.groups import LayerGroup
+
+
+def freeze_to(groups: Sequence[LayerGroup], *, train_last: int | None) -> int:
+    """Let the last `train_last` of `groups` train and freeze the others (None: all train); return how many parameters train.
+
+    Gradual unfreezing (Howard and Ruder 2018) is this with 1, 2, 3 ... Build the optimizer over all groups: one that was built
+    while they were frozen would leave them as they are. Raises `ValueError` for a number of groups that there is not.
+
+    >>> from nlpbp.core.groups import layer_groups
+    >>> groups = layer_groups(nn.Sequential(nn.ModuleList([nn.Linear(2, 2), nn.Linear(2, 1)])))
+    >>> freeze_to(groups, train_last=1), freeze_to(groups, train_last=None)
+    (3, 9)
+    """
+    if train_last is not None and not 1 <= train_last <= len(groups):
+        raise ValueError(f"{train_last} layer groups cannot train: the model has {len(groups)}")
+    first = 0 if train_last is None else len(groups) - train_last
+    for index, group in enumerate(groups):
+        for _, parameter in group.parameters:
+            parameter.requires_grad_(index >= first)
+    return sum(parameter.numel() for group in groups[first:] for _, parameter in group.parameters)
 
 
 def train_mode(model: nn.Module) -> None:

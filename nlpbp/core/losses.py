@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -56,3 +59,62 @@ def task_outputs(logits: Tensor, *, task: str) -> Tensor:
     if task == "single_label":
         return logits.softmax(dim=-1)
     return logits.sigmoid() if task == "multi_label" else logits.squeeze(-1)
+
+
+LOGITS_AT_A_TIME = 1 << 24  # 64 MB of them in fp32
+
+
+def chunked_cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor) -> Tensor:
+    """Compute the mean cross-entropy of the logits `hidden @ weight.T + bias`, in fp32, with few of them in memory at a time.
+
+    `hidden` [..., width], `weight` [vocabulary, width], `bias` [vocabulary]; `labels` [...] int64, -100 for none. The gradient is
+    made along with the loss, a chunk at a time, so no logits are kept or computed again. Matrix products are in autocast's number
+    format where it is on. torch's own `linear_cross_entropy` is not known to autocast, and rounds the loss with its inputs.
+
+    >>> hidden, weight = torch.zeros(2, 3), torch.zeros(4, 3)
+    >>> round(chunked_cross_entropy(hidden, weight, None, torch.tensor([1, -100])).item(), 4)  # log(4)
+    1.3863
+    """
+    kind = hidden.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
+    flat = hidden.reshape(-1, hidden.shape[-1])
+    loss: Tensor = _ChunkedCrossEntropy.apply(flat, weight, bias, labels.reshape(-1), dtype, torch.is_grad_enabled())
+    return loss
+
+
+class _ChunkedCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, dtype: torch.dtype, with_gradient: bool
+    ) -> Tensor:
+        with torch.autocast(hidden.device.type, enabled=False):
+            low_weight, low_bias = weight.to(dtype), None if bias is None else bias.to(dtype)
+            num_labels = (labels != IGNORED).sum().clamp(min=1)
+            gradients = [
+                torch.zeros_like(given) if given is not None and with_gradient else None for given in (hidden, weight, bias)
+            ]
+            of_hidden, of_weight, of_bias = gradients
+            total = hidden.new_zeros((), dtype=torch.float32)
+            size = max(1, LOGITS_AT_A_TIME // len(weight))
+            for start in range(0, len(hidden), size):
+                part, targets = hidden[start : start + size].to(dtype), labels[start : start + size]
+                logits = F.linear(part, low_weight, low_bias).float()
+                log_total = logits.logsumexp(dim=1, keepdim=True)
+                wanted = (targets != IGNORED).unsqueeze(1)
+                places = targets.clamp(min=0).unsqueeze(1)
+                total += torch.where(wanted, log_total - logits.gather(1, places), 0.0).sum()
+                if of_hidden is None or of_weight is None:
+                    continue
+                slope = logits.sub_(log_total).exp_()
+                slope.scatter_add_(1, places, torch.full_like(log_total, -1.0)).mul_(wanted / num_labels)
+                low_slope = slope.to(dtype)
+                of_hidden[start : start + size] = low_slope @ low_weight
+                of_weight += low_slope.T @ part
+                if of_bias is not None:
+                    of_bias += slope.sum(dim=0)
+        ctx.save_for_backward(*gradients)
+        return total / num_labels
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        return (*(None if made is None else made * grad for made in ctx.saved_tensors), None, None, None)

@@ -36,3 +36,18 @@ def set_rates(optimizer: Optimizer, multiplier: float) -> None:
     """
     for group in optimizer.param_groups:
         group["lr"] = group.setdefault("base_lr", group["lr"]) * multiplier
+
+
+def set_momentum(optimizer: Optimizer, value: float) -> None:
+    """Set Adam's first beta, or SGD's momentum, in every group.
+
+    >>> import torch
+    >>> optimizer = adamw([{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": 0.1}])
+    >>> set_momentum(optimizer, 0.7); optimizer.param_groups[0]["betas"]
+    (0.7, 0.98)
+    """
+    for group in optimizer.param_groups:
+        if "betas" in group:
+            group["betas"] = (value, *group["betas"][1:])
+        else:
+            group["momentum"] = value

@@ -1,4 +1,6 @@
-"""Dropout: one multiplier over all of a model's dropouts in their own ratio, and masks from random bytes where torch is slow."""
+"""Dropout: one multiplier over all of a model's dropouts in their own ratio, and masks from random bytes where torch is slow;
+and penalties on activations, which the gradient sees and the reported loss does not.
+"""
 
 from __future__ import annotations
 
@@ -32,6 +34,51 @@ def scale_dropouts(config: Any, scale: float) -> dict[str, float]:
     for name, value in scaled.items():
         setattr(config, name, value)
     return scaled
+
+
+def activation_penalty(hidden: Tensor, *, mask: Tensor | None = None) -> Tensor:
+    """Return the mean square of activations [batch, length, width]: AR of AWD-LSTM (Merity, McCann and Socher 2017).
+
+    `mask` [batch, length] is true for tokens; padding does not count. Give the last layer's outputs after dropout; its
+    factor alpha is 2 there.
+
+    >>> activation_penalty(torch.tensor([[[1.0], [3.0]]])).item()
+    5.0
+    """
+    return _masked_mean(hidden.float().square().mean(dim=-1), mask)
+
+
+def temporal_penalty(hidden: Tensor, *, mask: Tensor | None = None) -> Tensor:
+    """Return the mean square of the change from one time step to the next, of activations [batch, length, width]: TAR.
+
+    Both steps must be tokens by `mask` [batch, length]. Give the last layer's outputs before dropout; its factor beta is 1 in
+    AWD-LSTM. A sequence of one step has no change: 0.
+
+    >>> temporal_penalty(torch.tensor([[[1.0], [3.0], [3.0]]])).item()
+    2.0
+    """
+    if hidden.shape[1] < 2:
+        return hidden.float().sum() * 0.0
+    changes = hidden.float().diff(dim=1).square().mean(dim=-1)
+    return _masked_mean(changes, None if mask is None else mask[:, 1:].bool() & mask[:, :-1].bool())
+
+
+def _masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
+    if mask is None:
+        return values.mean()
+    return torch.where(mask.bool(), values, 0.0).sum() / mask.sum().clamp(min=1)
+
+
+def gradient_only(penalty: Tensor) -> Tensor:
+    """Return a zero whose gradient is that of `penalty`: added to a loss, it trains and does not show.
+
+    A perplexity from a loss with penalties in it would be false. A penalty that is not finite still shows, as a loss that is not.
+
+    >>> weight = torch.ones(1, requires_grad=True)
+    >>> loss = 5 * weight + gradient_only(3 * weight); loss.backward(); loss.item(), weight.grad.item()
+    (5.0, 8.0)
+    """
+    return penalty - penalty.detach()
 
 
 def byte_dropout(input: Tensor, p: float) -> Tensor:

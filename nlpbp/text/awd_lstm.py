@@ -21,7 +21,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils.generic import ModelOutput
 
 from nlpbp.core.init import Hidden, init_recurrent_
-from nlpbp.core.losses import IGNORED, task_loss
+from nlpbp.core.losses import chunked_cross_entropy, task_loss
 from nlpbp.core.pooling import concat_pool
 
 State = tuple[Tensor, ...]
@@ -139,7 +139,7 @@ class Masks:
 
     embed: Tensor | None  # [vocabulary]
     layers: list[Tensor | None]  # [batch, 1, width]: of the embedded tokens, and of each layer's outputs
-    weights: list[Tensor]  # hidden-to-hidden matrices, dropped
+    weights: list[Tensor | None]  # hidden-to-hidden matrices, dropped
 
 
 class AWDLSTMPreTrainedModel(PreTrainedModel):
@@ -224,21 +224,28 @@ class AWDLSTMModel(AWDLSTMPreTrainedModel):
         return outputs if with_names else outputs.to_tuple()
 
     def draw_masks(self, embedded: Tensor) -> Masks | None:
-        """Draw everything random of a training pass over `embedded` [batch, ...]; None in evaluation."""
+        """Draw everything random of a training pass over `embedded` [batch, ...]; None in evaluation.
+
+        What is in evaluation mode itself, as frozen layers are, drops nothing: not its words, its weights or its outputs.
+        """
         if not self.training:
             return None
-        config = self.config
-        between = [config.hidden_dropout] * (len(self.layers) - 1)
+        config, parts = self.config, [self.embed_tokens, *self.layers]
         widths = [config.embedding_size, *(after for _, after in config.layer_sizes())]
-        shares = [config.input_dropout, *between, config.output_dropout]
-        keep = embedded.new_ones(self.embed_tokens.num_embeddings) if config.embed_dropout else None
+        shares = [config.input_dropout, *[config.hidden_dropout] * (len(self.layers) - 1), config.output_dropout]
+        drop_words = config.embed_dropout > 0.0 and self.embed_tokens.training
         return Masks(
-            embed=None if keep is None else F.dropout(keep, config.embed_dropout),
+            embed=F.dropout(embedded.new_ones(self.embed_tokens.num_embeddings), config.embed_dropout) if drop_words else None,
             layers=[
-                F.dropout(embedded.new_ones(len(embedded), 1, width), share) if share else None
-                for share, width in zip(shares, widths, strict=True)
+                F.dropout(embedded.new_ones(len(embedded), 1, width), share) if share and part.training else None
+                for part, share, width in zip(parts, shares, widths, strict=True)
             ],
-            weights=[F.dropout(layer.get_parameter("weight_hh_l0"), config.weight_dropout) for layer in self.layers],
+            weights=[
+                F.dropout(layer.get_parameter("weight_hh_l0"), config.weight_dropout)
+                if config.weight_dropout and layer.training
+                else None
+                for layer in self.layers
+            ],
         )
 
     def drop_words(self, embedded: Tensor, input_ids: Tensor | None, masks: Masks | None) -> Tensor:
@@ -257,7 +264,8 @@ class AWDLSTMModel(AWDLSTMPreTrainedModel):
         hidden, new_state, states = [embedded], [], _by_layer(state, len(self.layers))
         for index, layer in enumerate(self.layers):
             inputs = hidden[-1] if index == 0 or masks is None else _multiplied(hidden[-1], masks.layers[index])
-            dropped = {} if masks is None else {"weight_hh_l0": masks.weights[index]}
+            weight = None if masks is None else masks.weights[index]
+            dropped = {} if weight is None else {"weight_hh_l0": weight}
             before = _layer_state(states[index], inputs)
             if packing is None:
                 outputs, after = functional_call(layer, dropped, (inputs, before))
@@ -316,7 +324,7 @@ class AWDLSTMForCausalLM(AWDLSTMPreTrainedModel, GenerationMixin):
         )
         loss = logits = None
         if shift_labels is not None:
-            loss = chunked_cross_entropy(read.last_hidden_state, self.lm_head, shift_labels)
+            loss = chunked_cross_entropy(read.last_hidden_state, self.lm_head.weight, self.lm_head.bias, shift_labels)
         else:
             keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) and logits_to_keep else logits_to_keep
             chosen = read.last_hidden_state if isinstance(keep, int) else read.last_hidden_state[:, keep]
@@ -441,29 +449,6 @@ class PoolingHead(nn.Module):
             return logits
         low, high = self.value_range
         return low + (high - low) * logits.float().sigmoid()
-
-
-LOSS_CHUNK = 1024  # positions whose logits exist at a time: 16,000 words in fp32 are 64 MB then
-
-
-def chunked_cross_entropy(hidden: Tensor, decoder: nn.Linear, labels: Tensor) -> Tensor:
-    """Compute the mean cross-entropy of `decoder(hidden)`, in fp32, with the logits of a few positions held at a time.
-
-    `hidden` [..., width]; `labels` [...] int64, -100 for none. Logits are computed again in the backward pass.
-    """
-    flat, targets = hidden.reshape(-1, hidden.shape[-1]), labels.reshape(-1)
-    total = sum(
-        (
-            torch.utils.checkpoint.checkpoint(_chunk_loss, part, decoder.weight, decoder.bias, target, use_reentrant=False)
-            for part, target in zip(flat.split(LOSS_CHUNK), targets.split(LOSS_CHUNK), strict=True)
-        ),
-        start=flat.new_zeros((), dtype=torch.float32),
-    )
-    return total / (targets != IGNORED).sum().clamp(min=1)
-
-
-def _chunk_loss(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
-    return F.cross_entropy(F.linear(hidden, weight, bias).float(), targets, reduction="sum")
 
 
 @dataclass(frozen=True)

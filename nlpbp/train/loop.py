@@ -23,7 +23,7 @@ from torch.optim import Optimizer
 from nlpbp.core.batch import Batch, Count, LossFn, count_examples
 from nlpbp.core.errors import DistributedError, NumericError
 from nlpbp.core.freezing import train_mode
-from nlpbp.core.optim import set_rates
+from nlpbp.core.optim import set_momentum, set_rates
 from nlpbp.core.schedules import Schedule
 from nlpbp.data.order import micro_seed
 
@@ -51,6 +51,7 @@ def train_steps(
     loss_fn: LossFn,
     schedule: Schedule,
     total_steps: int,
+    momentum: Schedule | None = None,
     first_step: int = 0,
     count: Count = count_examples,
     max_grad_norm: float | None = 1.0,
@@ -61,7 +62,8 @@ def train_steps(
     Gradients are those of the mean loss over all items of the step, whatever the number of micro-batches and processes (`count`
     says how many items a batch's mean was over). The rate of step i is the group's base rate times
     `schedule((i + 0.5) / total_steps)`: the middle of the step, so that neither the first nor the last one is lost to a rate of 0.
-    `max_grad_norm` clips the global L2 norm (None: never). `model` and `optimizer` come from `accelerator.prepare`.
+    `momentum`, where given, is Adam's first beta at the same progress. `max_grad_norm` clips the global L2 norm (None: never).
+    `model` and `optimizer` come from `accelerator.prepare`.
 
     Raises `NumericError`, before the optimizer moves, when the loss or (outside fp16) the gradient is not finite.
 
@@ -80,7 +82,10 @@ def train_steps(
     world_size = accelerator.num_processes
     for index, (window, num_items) in enumerate(_counted(accelerator, batches, count), start=first_step):
         train_mode(model)
-        set_rates(optimizer, schedule((index + 0.5) / total_steps))
+        progress = (index + 0.5) / total_steps
+        set_rates(optimizer, schedule(progress))
+        if momentum is not None:
+            set_momentum(optimizer, momentum(progress))
         divisor = max(1, num_items)  # a step of masked items only moves nothing
         losses = []
         for position, batch in enumerate(window):

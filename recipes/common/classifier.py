@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
@@ -17,34 +18,33 @@ from torch.optim import Optimizer
 from transformers import PreTrainedTokenizerBase
 
 from nlpbp.analysis.metrics import MAIN_METRIC, task_metrics
-from nlpbp.core import schedules
+from nlpbp.core.batch import Batch, LossFn
 from nlpbp.core.errors import ConfigError
+from nlpbp.core.freezing import freeze_to
+from nlpbp.core.groups import LayerGroup, layer_groups
 from nlpbp.core.layers import fold_affine_, output_layer
 from nlpbp.core.losses import classifier_loss, task_outputs
-from nlpbp.data.order import evaluation_batches, steps_per_epoch, training_plan
+from nlpbp.core.schedules import Schedule
+from nlpbp.data.order import Ints, evaluation_batches, micro_seed, steps_per_epoch, training_plan
 from nlpbp.text.batches import Encoded, batched_steps, collate, encode
 from nlpbp.train.evaluate import predict
 from nlpbp.train.loop import Step, train_steps
 from recipes.common import config as sections
-from recipes.common.fit import Metrics, fit
+from recipes.common.fit import Metrics, Progress, Stage, fit
 from recipes.common.folder import CACHE, Run
 from recipes.common.inputs import Inputs, targets_of
 from recipes.common.results import RunResult, decision_thresholds, finish
 
 
 class ClassifierConfig(Protocol):
-    """The fields of a Config that say how a classifier is trained."""
+    """The fields of a Config that every training of a classifier needs."""
 
     @property
     def data(self) -> sections.Data: ...  # noqa: D102
     @property
-    def optim(self) -> sections.Optim: ...  # noqa: D102
-    @property
     def batch(self) -> sections.Batch: ...  # noqa: D102
     @property
     def checkpoint(self) -> sections.Checkpoints: ...  # noqa: D102
-    @property
-    def epochs(self) -> int: ...  # noqa: D102
     @property
     def eval_steps(self) -> int | None: ...  # noqa: D102
     @property
@@ -55,99 +55,190 @@ class ClassifierConfig(Protocol):
     def push_to_hub(self) -> str | None: ...  # noqa: D102
 
 
+@dataclass(frozen=True)
+class Training:
+    """One stage of a classifier's training: how long, what trains, and how it is optimised.
+
+    `make_optimizer` is given the model's layer groups, frozen ones included; it sets each group's base rate. `train_last` counts
+    layer groups from the head; None trains all. `momentum` gives values of Adam's first beta.
+    """
+
+    epochs: int
+    make_optimizer: Callable[[nn.Module, Sequence[LayerGroup]], Optimizer]
+    schedule: Schedule
+    momentum: Schedule | None = None
+    train_last: int | None = None
+    name: str = "training"
+
+
 def train_classifier(
     run: Run,
     config: ClassifierConfig,
     inputs: Inputs,
     *,
     model: nn.Module,
-    optimizer: Optimizer,
+    trainings: Sequence[Training],
+    max_grad_norm: float | None,
+    label_smoothing: float,
     tokenizer: PreTrainedTokenizerBase,
     encoded: Mapping[str, Encoded],
     base_model: str,
     max_length: int,
+    before: Progress | None = None,
 ) -> RunResult:
     """Train `model` on the training part, choose by the validation part, score the test part once, and save everything.
 
-    `optimizer` holds base rates; `encoded` is by part, as `encode_parts` makes it; `base_model` is for the model's card.
+    `trainings` are run one after the other, each from the weights that the one before ended with; the best weights of all are
+    kept. `encoded` is by part, as `encode_parts` makes it; `base_model` is for the model's card; `before` is how an earlier stage
+    of the run ended, a language model's for instance.
     """
-    accelerator, optim, fields = run.accelerator, config.optim, inputs.fields
+    accelerator, fields = run.accelerator, inputs.fields
     output = output_layer(model, num_outputs=max(1, len(fields.labels)))
-    model, optimizer = accelerator.prepare(model, optimizer)
-    schedule = {"cosine": schedules.cosine, "linear": schedules.linear, "constant": schedules.constant}[optim.schedule]()
-
     targets, scale, shift = standardised(inputs, can_shift=output.bias is not None)
     lengths = encoded["train"].padded_lengths
     num_micro_batches = check_micro_batches(config.batch, num_processes=accelerator.num_processes, num_examples=len(lengths))
     min_size = num_micro_batches  # fixed: were it to follow a later split, the steps themselves would change
     per_epoch = steps_per_epoch(lengths, size=config.batch.size, min_size=min_size)
+    progress = before or Progress(num_micro_batches)
+    first_stage = progress.stage + 1 if before else 0
+    trained, optimizer = model, None
+    names: dict[str, str] | None = None
 
-    def make_steps(first_step: int, num_micro_batches: int) -> Iterator[Step]:
-        plan = training_plan(
-            lengths,
-            size=config.batch.size,
-            num_micro_batches=num_micro_batches,
-            min_size=min_size,
-            epochs=config.epochs,
-            seed=config.seed,
-            first_step=first_step,
-            rank=accelerator.process_index,
-            world_size=accelerator.num_processes,
-        )
-        return train_steps(
-            model,
-            batched_steps(plan, encoded["train"], tokenizer=tokenizer, labels=targets),
-            optimizer,
-            accelerator=accelerator,
-            loss_fn=classifier_loss(task=fields.task, label_smoothing=optim.label_smoothing),
-            schedule=schedules.warm_up(schedule, share=optim.warmup),
-            total_steps=per_epoch * config.epochs,
-            first_step=first_step,
-            max_grad_norm=optim.max_grad_norm,
-            seed=config.seed,
-        )
-
-    def outputs_of(part: str, model: nn.Module = model) -> np.ndarray[Any, Any]:
+    def outputs_of(part: str, model: nn.Module) -> np.ndarray[Any, Any]:
         plan = evaluation_batches(encoded[part].padded_lengths, max_tokens=config.batch.evaluation_tokens)
         make_batch = partial(collate, encoded[part], tokenizer=tokenizer)
         logits = predict(model, plan, make_batch, accelerator=accelerator).logits
         return task_outputs(torch.from_numpy(logits), task=fields.task).numpy()
 
     def evaluate() -> Metrics:
-        outputs = outputs_of("validation") * scale + shift
+        outputs = outputs_of("validation", trained) * scale + shift
         thresholds = decision_thresholds(inputs, outputs)
         return task_metrics(fields.task, targets_of(inputs.validation), outputs, thresholds=thresholds)
 
-    progress = fit(
-        run,
-        make_steps,
-        model=model,
-        optimizer=optimizer,
-        evaluate=evaluate,
-        metric=MAIN_METRIC[fields.task],
-        total_steps=per_epoch * config.epochs,
-        steps_per_epoch=per_epoch,
-        num_micro_batches=num_micro_batches,
-        identity=identity(inputs, tokenizer, optimizer),
-        checkpoints=config.checkpoint,
-        references=inputs.train.examples.references,
-        allow_data_change=config.data.allow_change,
-        eval_steps=config.eval_steps,
-        patience=config.patience,
-    )
+    for index, training in enumerate(trainings):
+        groups = layer_groups(accelerator.unwrap_model(trained))
+        freeze(groups, train_last=training.train_last)
+        trained, optimizer = prepare_again(accelerator, trained, training.make_optimizer(model, groups))
+        names = names or identity(inputs, tokenizer, optimizer)
+        later = sum(other.epochs for other in trainings[index + 1 :]) * per_epoch
+        make_steps = partial(
+            _steps,
+            trained,
+            optimizer,
+            training,
+            batches=partial(batched_steps, encoded=encoded["train"], tokenizer=tokenizer, labels=targets),
+            plan=partial(training_plan, lengths, size=config.batch.size, min_size=min_size, epochs=training.epochs),
+            accelerator=accelerator,
+            loss_fn=classifier_loss(task=fields.task, label_smoothing=label_smoothing),
+            total_steps=per_epoch * training.epochs,
+            max_grad_norm=max_grad_norm,
+            seed=stage_seed(config.seed, first_stage + index),
+        )
+        alone = len(trainings) == 1 and before is None
+        progress = fit(
+            run,
+            make_steps,
+            model=trained,
+            optimizer=optimizer,
+            groups=groups,
+            evaluate=evaluate,
+            metric=MAIN_METRIC[fields.task],
+            total_steps=per_epoch * training.epochs,
+            steps_per_epoch=per_epoch,
+            identity=names,
+            checkpoints=config.checkpoint,
+            references=inputs.train.examples.references,
+            before=progress,
+            stage=Stage()
+            if alone
+            else Stage(training.name, first_stage + index, later, new_metric=index == 0, keep_last=later > 0),
+            allow_data_change=config.data.allow_change,
+            eval_steps=config.eval_steps,
+            patience=config.patience,
+        )
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
     fold_affine_(output, scale=scale, shift=shift)
-    final = as_saved(accelerator, model)
+    final = as_saved(accelerator, trained)
     return finish(
         run,
         inputs,
         progress,
-        model=model,
+        model=trained,
         tokenizer=tokenizer,
         outputs={part: outputs_of(part, final) for part in inputs.scored},
         base_model=base_model,
         max_length=max_length,
         push_to_hub=config.push_to_hub,
     )
+
+
+def _steps(
+    model: nn.Module,
+    optimizer: Optimizer,
+    training: Training,
+    first_step: int,
+    num_micro_batches: int,
+    *,
+    batches: Callable[..., Iterator[list[Batch]]],
+    plan: Callable[..., Iterator[list[Ints]]],
+    accelerator: Accelerator,
+    loss_fn: LossFn,
+    total_steps: int,
+    max_grad_norm: float | None,
+    seed: int,
+) -> Iterator[Step]:
+    """Go through the rest of a stage from `first_step` on."""
+    mine = plan(
+        num_micro_batches=num_micro_batches,
+        seed=seed,
+        first_step=first_step,
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+    )
+    return train_steps(
+        model,
+        batches(mine),
+        optimizer,
+        accelerator=accelerator,
+        loss_fn=loss_fn,
+        schedule=training.schedule,
+        momentum=training.momentum,
+        total_steps=total_steps,
+        first_step=first_step,
+        max_grad_norm=max_grad_norm,
+        seed=seed,
+    )
+
+
+def stage_seed(seed: int, stage: int) -> int:
+    """Return the seed of a stage's order and dropout; the first stage's is the run's own.
+
+    >>> stage_seed(7, 0), stage_seed(7, 1) != stage_seed(7, 2)
+    (7, True)
+    """
+    return seed if stage == 0 else micro_seed(seed, stage, 0)
+
+
+def freeze(groups: Sequence[LayerGroup], *, train_last: int | None) -> None:
+    """Let the last `train_last` groups train; too many of them are the user's mistake."""
+    try:
+        freeze_to(groups, train_last=train_last)
+    except ValueError as error:
+        names = ", ".join(group.name for group in groups)
+        raise ConfigError(str(error), column="stages", hint=f"the groups are {names}") from error
+
+
+def prepare_again(accelerator: Accelerator, model: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Any]:
+    """Give model and optimizer to accelerate for a stage; what a stage before made of the model is taken off first.
+
+    Data parallelism decides when it wraps a model which gradients it shares: what is unfrozen later must be wrapped again.
+    """
+    sharded = accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
+    plain = model if sharded else accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+    accelerator.free_memory()
+    prepared: tuple[nn.Module, Any] = accelerator.prepare(plain, optimizer)
+    return prepared
 
 
 def check_micro_batches(batch: sections.Batch, *, num_processes: int, num_examples: int) -> int:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from accelerate.utils import broadcast_object_list
@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from nlpbp.analysis.metrics import higher_is_better
 from nlpbp.core.errors import EXIT_PREEMPTED, CheckpointError, ConfigError, NlpbpError, NumericError
+from nlpbp.core.groups import LayerGroup, group_hashes
 from nlpbp.train.checkpoint import Checkpoint, first_non_finite, needed_bytes, newest_checkpoint, write_checkpoint
 from nlpbp.train.loop import Step
 from nlpbp.train.signals import Stopped, StopRequest, requeue, stop_requests
@@ -37,12 +38,15 @@ from recipes.common.folder import Run
 MAX_SKIPPED = 20  # fp16 overflows in a row: by then the loss scale is a millionth of what it was
 
 Metrics = dict[str, float | None]
-MakeSteps = Callable[[int, int], Iterator[Step]]  # (first step, micro-batches a step) -> the rest of the training
+MakeSteps = Callable[[int, int], Iterator[Step]]  # (first step, micro-batches a step) -> the rest of the stage, its steps from 1
 
 
 @dataclass(frozen=True)
 class Progress:
-    """All that a run must remember between two steps, beside weights and optimizer; it is saved as plain JSON."""
+    """All that a run must remember between two steps, beside weights and optimizer; it is saved as plain JSON.
+
+    Steps count on from stage to stage; what is counted beside them is of the stage alone.
+    """
 
     num_micro_batches: int
     step: int = 0
@@ -55,6 +59,33 @@ class Progress:
     skipped_in_a_row: int = 0
     seconds: float = 0.0  # in optimizer steps alone
     scaler: dict[str, Any] = field(default_factory=dict)  # of fp16
+    stage: int = 0
+    first_step: int = 0  # of the stage: how many steps those before it took
+    hashes: dict[str, str] = field(default_factory=dict)  # of the layer groups when the stage began
+    stages: list[dict[str, Any]] = field(default_factory=list)  # what the finished stages did, for the result
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One of the trainings that a run does one after the other; the weights it ends with are the best or, if so told, its last.
+
+    `later_steps` are those planned after it. `new_metric` says that scores of the stage before are of something else.
+    """
+
+    name: str = "training"
+    index: int = 0
+    later_steps: int = 0
+    new_metric: bool = True
+    keep_last: bool = False
+
+
+class Carried(Protocol):
+    """What a stage carries from step to step beside weights and optimizer, as `nlpbp.text.lm_data.CarriedState` does."""
+
+    def tensors(self) -> dict[str, torch.Tensor]: ...  # noqa: D102
+    def load(self, tensors: Mapping[str, torch.Tensor]) -> None: ...  # noqa: D102
+    def commit(self) -> None: ...  # noqa: D102
+    def discard(self) -> None: ...  # noqa: D102
 
 
 def fit(
@@ -63,67 +94,128 @@ def fit(
     *,
     model: nn.Module,
     optimizer: Optimizer,
+    groups: Sequence[LayerGroup],
     evaluate: Callable[[], Metrics],
     metric: str,
     total_steps: int,
     steps_per_epoch: int,
-    num_micro_batches: int,
     identity: Mapping[str, str],
     checkpoints: Checkpoints,
     references: Sequence[str],
+    before: Progress,
+    stage: Stage = Stage(),
+    carried: Carried | None = None,
     allow_data_change: bool = False,
     eval_steps: int | None = None,
     patience: int | None = None,
 ) -> Progress:
-    """Train to the end, or from the newest checkpoint of this run folder on, and leave the best weights in `model`.
+    """Train one stage to its end, or from the newest checkpoint of this run folder on, and leave the best weights in `model`.
 
     Evaluates every epoch (or every `eval_steps`); `patience` stops after that many evaluations in a row without a better
     `metric`. `identity` names what a checkpoint must belong to, `references` where each training example is from. When memory
-    runs out, micro-batches are halved and their number doubled: the step stays the same. Raises `Stopped` after a signal, when
-    everything is saved.
+    runs out, micro-batches are halved and their number doubled: the step stays the same. `before` is how the stage before ended.
+    A stage that a later one has left behind is not run again: the `stage` of what is returned is then the later one. At its end
+    exactly the `groups` whose parameters train must have changed. Raises `Stopped` after a signal, when everything is saved.
     """
     root, best_file = run.out / "checkpoints", run.out / "best.safetensors"
     must_match = {name: value for name, value in identity.items() if name != "data" or not allow_data_change}
-    resumed = _resume(run, root, best_file, model=model, optimizer=optimizer, identity=must_match)
-    run.release(f"resumed from step {resumed.step} of {total_steps}" if resumed else None)
-    progress = resumed or Progress(num_micro_batches)
+    newest = _newest(run, root, identity=must_match)
+    if newest is not None and _progress(newest).stage > stage.index:
+        return _progress(newest)
+    end = before.step + total_steps + stage.later_steps
+    resumed = _resume(run, newest, best_file, model=model, optimizer=optimizer, before=before, stage=stage, carried=carried)
+    run.release(f"resumed from step {resumed.step} of {end}" if resumed else None)
+    progress = resumed or _begin(before, stage, hashes=group_hashes(run.accelerator.unwrap_model(model), groups))
     _check_disk(run, model, keep=checkpoints.keep)
+    if stage != Stage():
+        run.say(f"stage {stage.index + 1}: {stage.name}, {trained_share(groups)}")
     every = eval_steps or steps_per_epoch
     main = run.accelerator.is_main_process
-    bar = tqdm(total=total_steps, initial=progress.step, desc="training", unit="step", dynamic_ncols=True, disable=not main)
+    first = progress.first_step
+    bar = tqdm(total=total_steps, initial=progress.step - first, desc=stage.name, unit="step", dynamic_ncols=True, disable=not main)
 
     def save() -> None:
-        _save(run, root, best_file, progress, model=model, optimizer=optimizer, identity=identity, keep=checkpoints.keep)
+        _save(
+            run,
+            root,
+            best_file,
+            progress,
+            model=model,
+            optimizer=optimizer,
+            carried=carried,
+            identity=identity,
+            keep=checkpoints.keep,
+        )
 
     with bar, stop_requests() as request:
         saved_at = started = time.monotonic()
-        for step in _steps_that_fit_in_memory(run, make_steps, progress, optimizer, references):
+        for step in _steps_that_fit_in_memory(run, make_steps, progress, optimizer, references, carried):
+            done = step.step - first  # of this stage
             progress = _advance(run, progress, step, seconds=time.monotonic() - started)
-            log(run.accelerator, run.out / "metrics.jsonl", {**asdict(step), "epoch": round(step.step / steps_per_epoch, 4)})
+            record = {**asdict(step), "epoch": round(done / steps_per_epoch, 4)}
+            log(run.accelerator, run.out / "metrics.jsonl", record if stage == Stage() else {**record, "stage": stage.name})
             if progress.skipped_in_a_row >= MAX_SKIPPED:
                 raise NumericError(
                     f"fp16 has overflowed in the last {MAX_SKIPPED} steps", hint="use --precision bf16 or fp32, or lower --optim.lr"
                 )
             bar.update()
             bar.set_postfix(loss=f"{step.loss:.3f}", refresh=False)
-            if step.step % every == 0 or step.step == total_steps:
-                progress = _evaluate(run, progress, evaluate(), metric, model=model, best_file=best_file, total=total_steps)
+            if done % every == 0 or done == total_steps:
+                progress = _evaluate(run, progress, evaluate(), metric, model=model, best_file=best_file, total=end)
             if patience is not None and progress.worse >= patience:
                 run.say(f"stopping: {metric} has not improved in {progress.worse} evaluations")
                 break
             code = _agreed_code(run, request)
             due = checkpoints.every_steps is not None and step.step % checkpoints.every_steps == 0
             late = _agreed(run, time.monotonic() - saved_at >= checkpoints.every_seconds)
-            if code or due or late or step.step % steps_per_epoch == 0:
+            if code or due or late or done % steps_per_epoch == 0 or done == total_steps:
                 save()
                 saved_at = time.monotonic()
             if code:
-                raise _stopped(run, code, request, step=step.step, total=total_steps)
+                raise _stopped(run, code, request, step=step.step, total=end)
             started = time.monotonic()
-    if progress.best_step != progress.step:
+    return _end(run, progress, stage, model=model, groups=groups, best_file=best_file)
+
+
+def _begin(before: Progress, stage: Stage, *, hashes: dict[str, str]) -> Progress:
+    """Return the progress of a stage that has not done a step, after what came before it."""
+    fresh = Progress(before.num_micro_batches, step=before.step, stage=stage.index, first_step=before.step, hashes=hashes)
+    fresh = replace(fresh, stages=before.stages, scaler=before.scaler)
+    return fresh if stage.new_metric else replace(fresh, best_score=before.best_score, best_step=before.best_step)
+
+
+def _end(
+    run: Run, progress: Progress, stage: Stage, *, model: nn.Module, groups: Sequence[LayerGroup], best_file: Path
+) -> Progress:
+    """Hold the stage to what it announced, leave the right weights in the model, and note what it did."""
+    after = group_hashes(run.accelerator.unwrap_model(model), groups)
+    changed = {name for name, value in after.items() if value != progress.hashes.get(name)}
+    announced = {group.name for group in groups if any(p.requires_grad for _, p in group.parameters)}
+    assert changed <= announced, f"frozen layer groups have changed: {sorted(changed - announced)}"
+    if announced - changed and progress.step > progress.first_step:
+        run.say(f"warning: nothing has changed in {', '.join(sorted(announced - changed))}: its rate is too low")
+    if not stage.keep_last and progress.best_step != progress.step:
         run.accelerator.wait_for_everyone()
         load_weights(model, best_file)
-    return progress
+    record = {
+        "name": stage.name,
+        "steps": progress.step - progress.first_step,
+        "items": progress.num_items,
+        "seconds": round(progress.seconds, 3),
+        "trained": sorted(announced),
+        "trained_parameters": sum(p.numel() for group in groups for _, p in group.parameters if p.requires_grad),
+        "clipped": progress.clipped,
+        "skipped": progress.skipped,
+    }
+    return replace(progress, stages=[*progress.stages, record])
+
+
+def trained_share(groups: Sequence[LayerGroup]) -> str:
+    """Say how many parameters train, and in which layer groups."""
+    training = [group.name for group in groups if any(p.requires_grad for _, p in group.parameters)]
+    counts = [(p.numel(), p.requires_grad) for group in groups for _, p in group.parameters]
+    which = "all layers" if len(training) == len(groups) else ", ".join(training)
+    return f"{sum(n for n, trains in counts if trains):,} of {sum(n for n, _ in counts):,} parameters train ({which})"
 
 
 def clean_up(run: Run) -> None:
@@ -135,15 +227,23 @@ def clean_up(run: Run) -> None:
 
 
 def _steps_that_fit_in_memory(
-    run: Run, make_steps: MakeSteps, progress: Progress, optimizer: Optimizer, references: Sequence[str]
+    run: Run,
+    make_steps: MakeSteps,
+    progress: Progress,
+    optimizer: Optimizer,
+    references: Sequence[str],
+    carried: Carried | None,
 ) -> Iterator[Step]:
-    """Yield the steps; one that runs out of memory is done again in twice as many micro-batches, as are all after it."""
-    done, num = progress.step, progress.num_micro_batches
+    """Yield the steps, counted over all stages; one that runs out of memory is done again in twice as many micro-batches."""
+    first = progress.first_step
+    done, num = progress.step - first, progress.num_micro_batches
     while True:
         try:
             for step in make_steps(done, num):
                 done = step.step
-                yield step
+                if carried is not None:
+                    carried.commit()
+                yield replace(step, step=first + done)
             return
         except NumericError as error:
             named = ", ".join(references[i] for i in error.example_ids[:5])
@@ -152,7 +252,9 @@ def _steps_that_fit_in_memory(
             if not _is_out_of_memory(error):
                 raise
             optimizer.zero_grad()
-            num = _split(run, num, step=done + 1, most=len(references), error=error)
+            if carried is not None:
+                carried.discard()
+            num = _split(run, num, step=first + done + 1, most=len(references), error=error)
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
@@ -243,11 +345,14 @@ def _save(
     *,
     model: nn.Module,
     optimizer: Optimizer,
+    carried: Carried | None,
     identity: Mapping[str, str],
     keep: int,
 ) -> None:
     """Write a checkpoint from the main process; a disk that is full stops the run with the earlier checkpoints intact."""
     tensors = {"model.safetensors": without_shared(full_state(model)), "optim.safetensors": full_optimizer_state(model, optimizer)}
+    if carried is not None:
+        tensors["carried.safetensors"] = _over_processes(run, carried.tensors())
     answer: list[NlpbpError | None] = [None]
     if not run.out.is_dir():
         answer = [CheckpointError("the run folder is gone", file=str(run.out), hint="do not move a run while it trains")]
@@ -287,10 +392,15 @@ def _check_disk(run: Run, model: nn.Module, *, keep: int) -> None:
         )
 
 
-def _resume(
-    run: Run, root: Path, best_file: Path, *, model: nn.Module, optimizer: Optimizer, identity: Mapping[str, str]
-) -> Progress | None:
-    """Go back to the newest checkpoint that verifies: weights, optimizer, log and best weights."""
+def _over_processes(run: Run, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the sum over processes, each of which holds rows of its own."""
+    if run.accelerator.num_processes == 1:
+        return tensors
+    return {name: run.accelerator.reduce(tensor.to(run.accelerator.device)).cpu() for name, tensor in tensors.items()}
+
+
+def _newest(run: Run, root: Path, *, identity: Mapping[str, str]) -> Checkpoint | None:
+    """Find the newest checkpoint that verifies, the same for every process."""
     answer: list[Checkpoint | NlpbpError | None] = [None]
     if run.accelerator.is_main_process:
         try:
@@ -301,9 +411,26 @@ def _resume(
     found = answer[0]
     if isinstance(found, NlpbpError):
         raise found
+    return found
+
+
+def _resume(
+    run: Run,
+    newest: Checkpoint | None,
+    best_file: Path,
+    *,
+    model: nn.Module,
+    optimizer: Optimizer,
+    before: Progress,
+    stage: Stage,
+    carried: Carried | None,
+) -> Progress | None:
+    """Go back to a checkpoint of this stage: weights, optimizer, log and best weights; None: the stage has none."""
+    found = newest if newest is not None and _progress(newest).stage == stage.index else None
     if run.accelerator.is_main_process:
-        truncate_jsonl(run.out / "metrics.jsonl", last_step=found.step if found else 0)
-        best_file.unlink(missing_ok=True)
+        truncate_jsonl(run.out / "metrics.jsonl", last_step=found.step if found else before.step)
+        if found or stage.new_metric:
+            best_file.unlink(missing_ok=True)
         if found and (found.path / best_file.name).exists():
             shutil.copyfile(found.path / best_file.name, best_file)
     if found is None:
@@ -314,6 +441,8 @@ def _resume(
         raise CheckpointError(f"{name} is not finite in the checkpoint", file=str(found.path), hint="resume from an earlier one")
     set_full_state(model, weights)
     set_full_optimizer_state(model, optimizer, found.tensors("optim.safetensors"))
+    if carried is not None:
+        carried.load(found.tensors("carried.safetensors"))
     if found.rejected:
         run.say(f"warning: set aside, because they do not verify: {'; '.join(found.rejected)}")
     progress = _progress(found)
@@ -326,8 +455,9 @@ def _progress(found: Checkpoint) -> Progress:
     """Turn a checkpoint's plain data back into a `Progress`, of exactly its fields and their kinds."""
     blank = asdict(Progress(1, best_score=0.0))
     state = found.state if isinstance(found.state, dict) else {}
-    numbers = {name: value for name, value in state.items() if name not in ("scaler", "best_score")}
-    sound = state.keys() == blank.keys() and isinstance(state["scaler"], dict)
+    containers = {"scaler": dict, "hashes": dict, "stages": list}
+    numbers = {name: value for name, value in state.items() if name not in (*containers, "best_score")}
+    sound = state.keys() == blank.keys() and all(isinstance(state[name], kind) for name, kind in containers.items())
     if not sound or not all(isinstance(value, int | float) for value in numbers.values()):
         raise CheckpointError("its state is not that of a training run", file=str(found.path), hint="resume from an earlier one")
     return Progress(**state)

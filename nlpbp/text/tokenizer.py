@@ -1,0 +1,102 @@
+"""Tokenizers trained on texts of your own, saved as a `tokenizer.json`, so that `pipeline` reads a text as training did."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from nlpbp.text.batches import Encoded
+
+Kind = Literal["subword", "word"]
+UNKNOWN, PADDING, START, END = "<unk>", "<pad>", "<s>", "</s>"
+SPECIAL_TOKENS = (UNKNOWN, PADDING, START, END)  # ids 0 to 3
+LINE_BREAKS = Regex(r"(?:<br\s*/?>\s*)+")  # of texts from web pages, as reviews are
+MIN_FREQUENCY = 2  # a word or a pair of pieces that stands once teaches nothing
+
+
+def train_tokenizer(
+    texts: Iterable[str], *, kind: Kind = "subword", vocab_size: int = 16_000, show_progress: bool = False
+) -> PreTrainedTokenizerFast:
+    """Train a tokenizer with at most `vocab_size` tokens, four special ones included; a document stands between `<s>` and `</s>`.
+
+    subword: byte-pair encoding over bytes; it keeps case, knows every text and needs no spaces between words. word: the most
+    frequent words and punctuation marks in lower case; others are `<unk>`. HTML line breaks become plain ones in both.
+
+    >>> tokenizer = train_tokenizer(["a good film", "a bad film"], kind="word")
+    >>> tokenizer.convert_ids_to_tokens(tokenizer("A film!").input_ids)
+    ['<s>', 'a', 'film', '<unk>', '</s>']
+    """
+    backend, trainer = (_subword if kind == "subword" else _word)(vocab_size, show_progress)
+    backend.train_from_iterator(texts, trainer)
+    backend.post_processor = _frame(backend)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        unk_token=UNKNOWN,
+        pad_token=PADDING,
+        bos_token=START,
+        eos_token=END,
+        model_input_names=["input_ids", "attention_mask"],
+    )
+
+
+def _subword(vocab_size: int, show_progress: bool) -> tuple[Tokenizer, trainers.Trainer]:
+    backend = Tokenizer(models.BPE(unk_token=UNKNOWN))
+    backend.normalizer = normalizers.Sequence([normalizers.Replace(LINE_BREAKS, "\n"), normalizers.NFC()])
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=MIN_FREQUENCY,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=show_progress,
+    )
+    return backend, trainer
+
+
+def _word(vocab_size: int, show_progress: bool) -> tuple[Tokenizer, trainers.Trainer]:
+    backend = Tokenizer(models.WordLevel(unk_token=UNKNOWN))
+    backend.normalizer = normalizers.Sequence([normalizers.Replace(LINE_BREAKS, "\n"), normalizers.NFC(), normalizers.Lowercase()])
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    trainer = trainers.WordLevelTrainer(
+        vocab_size=vocab_size, min_frequency=MIN_FREQUENCY, special_tokens=list(SPECIAL_TOKENS), show_progress=show_progress
+    )
+    return backend, trainer
+
+
+def _frame(backend: Tokenizer) -> processors.TemplateProcessing:
+    """Put a document, or two as a pair, between its start and end."""
+    ids = [(token, backend.token_to_id(token)) for token in (START, END)]
+    return processors.TemplateProcessing(single=f"{START} $A {END}", pair=f"{START} $A {END} $B {END}", special_tokens=ids)
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """How well a tokenizer fits texts: tokens a word (words end at white space), and the share of tokens that are unknown."""
+
+    tokens_per_word: float
+    unknown_share: float
+
+    def __str__(self) -> str:
+        return f"{self.tokens_per_word:.2f} tokens a word, {self.unknown_share:.2%} of tokens unknown"
+
+
+def measure_coverage(texts: Sequence[str], encoded: Encoded, tokenizer: PreTrainedTokenizerBase) -> Coverage:
+    """Measure how `tokenizer` made `encoded` of `texts`; starts, ends and padding do not count.
+
+    >>> from nlpbp.text.batches import encode
+    >>> texts = ["a good film", "a bad film"]
+    >>> tokenizer = train_tokenizer(texts, kind="word")
+    >>> print(measure_coverage(texts, encode(texts, tokenizer=tokenizer, max_length=100), tokenizer))
+    1.00 tokens a word, 33.33% of tokens unknown
+    """
+    frame = [index for index in tokenizer.all_special_ids if index != tokenizer.unk_token_id]
+    tokens = encoded.tokens[~np.isin(encoded.tokens, frame)]
+    unknown = int((tokens == tokenizer.unk_token_id).sum()) if tokenizer.unk_token_id is not None else 0
+    num_words = sum(len(text.split()) for text in texts)
+    return Coverage(len(tokens) / max(1, num_words), unknown / max(1, len(tokens)))
