@@ -9,5 +9,8 @@ RECIPES = {
         "recipes.transformer_sentiment",
         "fine-tune a pretrained transformer on labelled texts (the default)",
     ),
+    "ulmfit": ("recipes.ulmfit", "a language model on your texts, then a recurrent classifier unfrozen step by step"),
+    "gru_classifier": ("recipes.gru_classifier", "a small recurrent classifier from scratch"),
+    "lm_awd_lstm": ("recipes.lm_awd_lstm", "a recurrent language model on any texts"),
 }
 """Name of each recipe: where its module is and what it does. Nothing is imported before it is chosen."""

@@ -45,6 +45,24 @@ def bootstrap_intervals(
     return {name: None if len(targets) == 1 else _interval(value, confidence) for name, value in values.items()}
 
 
+def mean_interval(
+    values: Floats, counts: np.ndarray, *, num_resamples: int = 1000, confidence: float = 0.95, seed: int = 0
+) -> tuple[float, list[float]]:
+    """Return the mean of `values` [n], each counted `counts` [n] times, and its interval when the n are drawn again.
+
+    For a language model's loss: a value is the mean over a window, its count the window's tokens.
+
+    >>> mean, (low, high) = mean_interval(np.array([1.0, 2.0, 4.0]), np.array([1, 1, 2]))
+    >>> mean, low < mean < high
+    (2.75, True)
+    """
+    totals = values * counts
+    resamples = resample_weights(len(values), num_resamples=num_resamples, seed=seed)
+    drawn = np.concatenate([(weights @ totals) / np.maximum(weights @ counts, 1) for weights in resamples])
+    low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(totals.sum() / max(1, counts.sum())), [float(low), float(high)]
+
+
 def resample_weights(num_examples: int, *, num_resamples: int, seed: int) -> Iterator[Floats]:
     """Draw resamples with replacement, as how often each of the n examples is in each: some [rows, n] at a time.
 

@@ -12,6 +12,11 @@ TRANSFORMER_EPS = 1e-6
 # ULMFiT's language model and fastai's learner for text: less momentum than Adam's 0.9, because recurrent gradients turn quickly.
 RECURRENT_BETAS = (0.8, 0.99)
 RECURRENT_EPS = 1e-5
+RECURRENT_MOMENTUM = (0.8, 0.7)  # fastai's text learner: high where 1cycle's rate is low, and the other way
+RECURRENT_WEIGHT_DECAY = 0.1  # fastai's ULMFiT example, of the language model
+RECURRENT_MAX_GRAD_NORM = 0.25  # AWD-LSTM
+ACTIVATION_FACTOR, TEMPORAL_FACTOR = 2.0, 1.0  # AWD-LSTM's alpha and beta
+GROUP_RATIO = 2.6  # ULMFiT: from one layer group to the next
 
 
 def adamw(groups: list[dict[str, Any]], *, betas: tuple[float, float] = TRANSFORMER_BETAS, eps: float = TRANSFORMER_EPS) -> AdamW:

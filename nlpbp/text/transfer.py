@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
@@ -41,15 +41,17 @@ def use_vocabulary_(model: PreTrainedModel, old: PreTrainedTokenizerBase, new: P
     """Change the embedding of `model`, and its decoder if it has one, from the vocabulary of `old` to that of `new`, in place."""
     before, after = old.get_vocab(), new.get_vocab()
     known = sum(token in before for token in after)
-    embedding, decoder = model.get_input_embeddings(), model.get_output_embeddings()
-    rows = remap_rows(embedding.weight.detach().clone(), before, after)
-    bias = getattr(decoder, "bias", None)
+    rows = remap_rows(_weight(model.get_input_embeddings()).detach().clone(), before, after)
+    bias = getattr(model.get_output_embeddings(), "bias", None)
     bias = None if bias is None else remap_rows(bias.detach().clone(), before, after)
     model.resize_token_embeddings(len(rows), mean_resizing=False)
-    model.get_input_embeddings().weight.copy_(rows)
-    decoder = model.get_output_embeddings()
-    if decoder is not None and bias is not None:
-        decoder.bias.copy_(bias)
+    _weight(model.get_input_embeddings()).copy_(rows)
+    if bias is not None:
+        model.get_output_embeddings().get_parameter("bias").copy_(bias)
     for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
         setattr(model.config, name, getattr(new, name))
     return Remapped(known, len(after))
+
+
+def _weight(module: nn.Module) -> nn.Parameter:
+    return module.get_parameter("weight")

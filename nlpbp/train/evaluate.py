@@ -56,31 +56,29 @@ def _logits(model: nn.Module, batch: Batch) -> Floats:
     return logits.float().cpu().numpy()
 
 
-def mean_loss(
+def batch_losses(
     model: nn.Module,
     blocks: Sequence[Iterable[Batch]],
     *,
     accelerator: Accelerator,
     count: Count,
     loss_of: Callable[[nn.Module, Batch, Any], tuple[Tensor, Any]],
-) -> float:
-    """Return the mean loss over all items of `blocks`, which are shared among processes; the batches of one are read in turn.
+) -> tuple[np.ndarray[Any, np.dtype[np.float64]], Ints]:
+    """Return the mean loss of each batch of `blocks` and its number of items, [batches] each, in order, in every process.
 
-    `loss_of(model, batch, state)` gives the mean loss over the batch's `count` items, and the state that the block's next batch
-    goes on from; the first one gets None. The answer does not depend on the number of processes.
+    Blocks are shared among processes, and the batches of one are read in turn: `loss_of(model, batch, state)` gives the mean loss
+    over the batch's `count` items, and the state that the block's next batch goes on from; the first one gets None.
     """
     model.eval()
-    numbered = list(enumerate(blocks))
-    mine = rank_share(numbered, rank=accelerator.process_index, world_size=accelerator.num_processes)
-    totals = []
+    mine = rank_share(list(enumerate(blocks)), rank=accelerator.process_index, world_size=accelerator.num_processes)
+    found: list[tuple[int, list[tuple[float, int]]]] = []
     with torch.inference_mode():
         for number, block in mine:
-            total, items, state = 0.0, 0, None
+            losses, state = [], None
             for batch in block:
-                num = count(batch)
                 loss, state = loss_of(model, batch.to(accelerator.device), state)
-                total, items = total + loss.item() * num if num else total, items + num
-            totals.append((number, total, items))
-    gathered = dict((number, rest) for number, *rest in (gather_object(totals) if accelerator.num_processes > 1 else totals))
-    losses, counts = zip(*(gathered[number] for number in sorted(gathered)), strict=True)
-    return float(sum(losses) / max(1, sum(counts)))
+                losses.append((loss.item(), count(batch)))
+            found.append((number, losses))
+    by_number = dict(gather_object(found) if accelerator.num_processes > 1 else found)
+    pairs = [pair for number in sorted(by_number) for pair in by_number[number]]
+    return np.array([loss for loss, _ in pairs]), np.array([num for _, num in pairs], dtype=np.int64)

@@ -14,7 +14,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import nn
-from torch.optim import Optimizer
+from torch.optim import AdamW, Optimizer
 from transformers import PreTrainedTokenizerBase
 
 from nlpbp.analysis.metrics import MAIN_METRIC, task_metrics
@@ -32,7 +32,7 @@ from nlpbp.train.loop import Step, train_steps
 from recipes.common import config as sections
 from recipes.common.fit import Metrics, Progress, Stage, fit
 from recipes.common.folder import CACHE, Run
-from recipes.common.inputs import Inputs, targets_of
+from recipes.common.inputs import Inputs, Loaded, targets_of
 from recipes.common.results import RunResult, decision_thresholds, finish
 
 
@@ -84,25 +84,27 @@ def train_classifier(
     encoded: Mapping[str, Encoded],
     base_model: str,
     max_length: int,
+    names: Mapping[str, str] | None = None,
     before: Progress | None = None,
 ) -> RunResult:
     """Train `model` on the training part, choose by the validation part, score the test part once, and save everything.
 
     `trainings` are run one after the other, each from the weights that the one before ended with; the best weights of all are
-    kept. `encoded` is by part, as `encode_parts` makes it; `base_model` is for the model's card; `before` is how an earlier stage
-    of the run ended, a language model's for instance.
+    kept. `encoded` is by part, as `encode_parts` makes it; `base_model` is for the model's card. `before` is how an earlier stage
+    of the run ended, a language model's for instance, and `names` what checkpoints of all stages belong to.
     """
     accelerator, fields = run.accelerator, inputs.fields
     output = output_layer(model, num_outputs=max(1, len(fields.labels)))
     targets, scale, shift = standardised(inputs, can_shift=output.bias is not None)
     lengths = encoded["train"].padded_lengths
-    num_micro_batches = check_micro_batches(config.batch, num_processes=accelerator.num_processes, num_examples=len(lengths))
+    num_micro_batches = check_micro_batches(
+        config.batch.micro_batches, num_processes=accelerator.num_processes, num_examples=len(lengths), size=config.batch.size
+    )
     min_size = num_micro_batches  # fixed: were it to follow a later split, the steps themselves would change
     per_epoch = steps_per_epoch(lengths, size=config.batch.size, min_size=min_size)
     progress = before or Progress(num_micro_batches)
     first_stage = progress.stage + 1 if before else 0
     trained, optimizer = model, None
-    names: dict[str, str] | None = None
 
     def outputs_of(part: str, model: nn.Module) -> np.ndarray[Any, Any]:
         plan = evaluation_batches(encoded[part].padded_lengths, max_tokens=config.batch.evaluation_tokens)
@@ -119,7 +121,6 @@ def train_classifier(
         groups = layer_groups(accelerator.unwrap_model(trained))
         freeze(groups, train_last=training.train_last)
         trained, optimizer = prepare_again(accelerator, trained, training.make_optimizer(model, groups))
-        names = names or identity(inputs, tokenizer, optimizer)
         later = sum(other.epochs for other in trainings[index + 1 :]) * per_epoch
         make_steps = partial(
             _steps,
@@ -145,7 +146,7 @@ def train_classifier(
             metric=MAIN_METRIC[fields.task],
             total_steps=per_epoch * training.epochs,
             steps_per_epoch=per_epoch,
-            identity=names,
+            identity=names or identity(inputs, tokenizer),
             checkpoints=config.checkpoint,
             references=inputs.train.examples.references,
             before=progress,
@@ -241,18 +242,18 @@ def prepare_again(accelerator: Accelerator, model: nn.Module, optimizer: Optimiz
     return prepared
 
 
-def check_micro_batches(batch: sections.Batch, *, num_processes: int, num_examples: int) -> int:
-    """Return the number of micro-batches a step, which every process must get the same share of."""
-    num = batch.micro_batches or num_processes
+def check_micro_batches(wanted: int | None, *, num_processes: int, num_examples: int, size: int) -> int:
+    """Return the number of micro-batches a step of `size` examples, which every process must get the same share of."""
+    num = wanted or num_processes
     if num % num_processes:
         raise ConfigError(
             f"{num} micro-batches cannot be shared among {num_processes} processes",
             column="batch.micro_batches",
             hint=f"give a multiple of {num_processes}",
         )
-    if num > min(batch.size, num_examples):
+    if num > min(size, num_examples):
         raise ConfigError(
-            f"a step of {min(batch.size, num_examples)} examples cannot fill {num} micro-batches",
+            f"a step of {min(size, num_examples)} examples cannot fill {num} micro-batches",
             column="batch.micro_batches",
             hint="give fewer, or a larger --batch.size",
         )
@@ -281,13 +282,13 @@ def encode_parts(run: Run, inputs: Inputs, *, tokenizer: PreTrainedTokenizerBase
     return encoded
 
 
-def identity(inputs: Inputs, tokenizer: PreTrainedTokenizerBase, optimizer: Any) -> dict[str, str]:
+def identity(loaded: Loaded, tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
     """Name what a checkpoint of this run belongs to, beside its settings."""
     return {
-        "data": inputs.fingerprint,
-        "labels": json.dumps(inputs.fields.labels),
+        "data": loaded.fingerprint,
+        "labels": json.dumps(loaded.labels),
         "tokenizer": hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()[:16],
-        "optimizer": type(getattr(optimizer, "optimizer", optimizer)).__name__,
+        "optimizer": AdamW.__name__,
     }
 
 

@@ -19,7 +19,16 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 import yaml
 
 from nlpbp.core.errors import ConfigError
-from nlpbp.core.optim import TRANSFORMER_BETAS, TRANSFORMER_EPS
+from nlpbp.core.optim import (
+    ACTIVATION_FACTOR,
+    GROUP_RATIO,
+    RECURRENT_MAX_GRAD_NORM,
+    RECURRENT_MOMENTUM,
+    RECURRENT_WEIGHT_DECAY,
+    TEMPORAL_FACTOR,
+    TRANSFORMER_BETAS,
+    TRANSFORMER_EPS,
+)
 from recipes.common.secrets import redact
 
 C = TypeVar("C")
@@ -85,6 +94,122 @@ class Optim:
 
 
 @dataclasses.dataclass(frozen=True)
+class Texts:
+    """Where the texts of a language model come from; labels, if there are any, are not looked at."""
+
+    train: str = "demo:imdb"
+    """A file or folder as for a classifier, a .txt file with a document a line, a folder of .txt files with a document each, a
+    hub id, `demo:imdb` or `demo:rotten_tomatoes` (packaged). From Python also a pandas frame, a list of dicts, a dict of lists."""
+    validation: str | None = None
+    """Texts to choose the best weights by. Left out: the hub's own split, else cut from the training texts."""
+    test: str | None = None
+    """Texts to score once, at the end. Left out: the hub's own split, else cut from the training texts."""
+    text: tuple[str, ...] = ()
+    """The text column. Left out: found by name and content, and printed."""
+    delimiter: str | None = None
+    """Of a .csv file. Left out: found from its first lines, and printed if not a comma."""
+    validation_share: float = 0.05
+    """Share of the texts to cut off for validation where none are given."""
+    test_share: float = 0.05
+    """Share of the texts to cut off for the test where none are given; 0 for no test."""
+    sample: float = 1.0
+    """Train on this share of the training texts; a smaller sample is part of every larger one (practice D1)."""
+    allow_change: bool = False
+    """Go on with an unfinished run although its texts have changed; its result is then of neither."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Tokenizer:
+    """The tokenizer that is trained on the training texts; it is kept for the next run on them."""
+
+    kind: Literal["subword", "word"] | None = None
+    """subword: byte pairs, with case and without unknown words; word: whole words in lower case. Left out: the tokenizer of
+    --lm.init where there is one, else subword."""
+    vocab_size: int = 16_000
+    """Tokens at most."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Recurrent:
+    """The recurrent net: an AWD-LSTM, or the same around another cell (practices N5, A4, L5)."""
+
+    size: Literal["tiny", "small", "paper"] = "small"
+    """tiny: embedding 16, 2 layers of 24, for tests; small: 200, 2 of 512; paper: 400, 3 of 1152, as AWD-LSTM and ULMFiT have."""
+    cell: Literal["lstm", "gru", "rnn"] = "lstm"
+    """The recurrent cell; a plain rnn forces low rates."""
+    nonlinearity: Literal["tanh", "relu"] = "tanh"
+    """Of a plain rnn."""
+    recurrent_init: Literal["orthogonal", "identity", "default"] | None = None
+    """Of the hidden-to-hidden matrices. Left out: identity for a ReLU, else orthogonal."""
+    backwards: bool = False
+    """Read texts from their end; a forward and a backward model make an ensemble."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LanguageModel:
+    """How the language model is trained: AdamW under 1cycle, with AWD-LSTM's penalties and clipping."""
+
+    init: str | None = None
+    """Start from this language model: a run of `lm_awd_lstm`, or a model folder. Its sizes and cell are kept."""
+    steps: int | None = None
+    """Windows to train on. Left out: `epochs` passes."""
+    epochs: int = 1
+    """Passes over the texts, where `steps` are not given."""
+    lr: float = 5e-3
+    """Highest rate."""
+    layer_decay: float = 1.0
+    """Each layer below trains this much slower than the one above it."""
+    rows: int = 64
+    """Parts of the stream that are read side by side: the batch."""
+    window: int = 70
+    """Tokens of each row in a step; the state goes on, the gradient is cut there."""
+    random_windows: bool = False
+    """Draw the windows' lengths, as AWD-LSTM does: one in twenty about half as long."""
+    dropout: float = 1.0
+    """Multiplies the five dropouts in their own ratio (practice N2)."""
+    momentum: tuple[float, float] = RECURRENT_MOMENTUM
+    """Adam's first beta where the rate is low and where it is high (practice N1)."""
+    weight_decay: float = RECURRENT_WEIGHT_DECAY
+    """Decoupled decay (practice T4); never of biases, norms and embeddings."""
+    max_grad_norm: float | None = RECURRENT_MAX_GRAD_NORM
+    """Clip the gradient to this L2 norm; None for never (practice N3)."""
+    activation: float = ACTIVATION_FACTOR
+    """Factor of the penalty on activations (practice N4)."""
+    temporal: float = TEMPORAL_FACTOR
+    """Factor of the penalty on their changes in time (practice N4)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """A part of a classifier's training."""
+
+    epochs: int = 1
+    """Passes over the training data."""
+    lr: float = 1e-2
+    """Highest rate of the head."""
+    train_last: int | None = None
+    """Layer groups that train, counted from the head; the others are frozen. Left out: all train."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RecurrentOptim:
+    """AdamW for a recurrent classifier, and how its rates go."""
+
+    group_ratio: float = GROUP_RATIO
+    """Each layer group trains so many times slower than the one above it (practice L2)."""
+    schedule: Literal["one_cycle", "slanted_triangular", "cosine", "constant"] = "one_cycle"
+    """How the rate goes within a stage (practice L3)."""
+    momentum: tuple[float, float] = RECURRENT_MOMENTUM
+    """Adam's first beta where the rate is low and where it is high, under one_cycle; else the first is kept (practice N1)."""
+    weight_decay: float = 0.01
+    """Decoupled decay (practice T4); never of biases, norms and embeddings."""
+    max_grad_norm: float | None = 1.0
+    """Clip the gradient to this L2 norm; None for never (practice N3)."""
+    label_smoothing: float = 0.0
+    """Share of each target that moves to the uniform distribution."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Dropout:
     """All dropouts of the model, together."""
 
@@ -102,6 +227,14 @@ class Batch:
     """Parts that a step is cut into, to save memory; a multiple of the number of processes. Left out: that number."""
     evaluation_tokens: int = 8192
     """Tokens a batch at most (padding included) when evaluating."""
+
+
+@dataclasses.dataclass(frozen=True)
+class MicroBatches:
+    """How a step is cut up."""
+
+    micro_batches: int | None = None
+    """Parts that a step is cut into, to save memory; a multiple of the number of processes. Left out: that number."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -285,6 +418,24 @@ RANGES: dict[str, tuple[float, float, str]] = {
     "optim.warmup": (0.0, 0.99, "at least 0 and below 1"),
     "optim.max_grad_norm": (1e-12, math.inf, "above 0"),
     "optim.label_smoothing": (0.0, 0.99, "at least 0 and below 1"),
+    "optim.group_ratio": (1.0, 1000.0, "between 1 and 1000"),
+    "optim.momentum": (0.0, 0.999999, "between 0 and 1"),
+    "stages.epochs": (1, math.inf, "1 or more"),
+    "stages.lr": (1e-12, 10.0, "above 0 and at most 10"),
+    "stages.train_last": (1, math.inf, "1 or more"),
+    "tokenizer.vocab_size": (300, math.inf, "300 or more"),
+    "lm.steps": (1, math.inf, "1 or more"),
+    "lm.epochs": (1, math.inf, "1 or more"),
+    "lm.lr": (1e-12, 10.0, "above 0 and at most 10"),
+    "lm.layer_decay": (1e-3, 1.0, "above 0 and at most 1"),
+    "lm.rows": (1, math.inf, "1 or more"),
+    "lm.window": (2, math.inf, "2 or more"),
+    "lm.dropout": (0.0, 1.99, "between 0 and 2"),
+    "lm.momentum": (0.0, 0.999999, "between 0 and 1"),
+    "lm.weight_decay": (0.0, 1.0, "between 0 and 1"),
+    "lm.max_grad_norm": (1e-12, math.inf, "above 0"),
+    "lm.activation": (0.0, 1000.0, "between 0 and 1000"),
+    "lm.temporal": (0.0, 1000.0, "between 0 and 1000"),
     "dropout.scale": (0.0, 9.99, "between 0 and 10"),
     "batch.size": (1, math.inf, "1 or more"),
     "batch.micro_batches": (1, math.inf, "1 or more"),
@@ -303,7 +454,7 @@ def check_ranges(config: Any) -> None:
         if not low <= value <= high:
             raise ConfigError(f"{value} is out of range", column=name, hint=f"give a number {wanted}")
     data = getattr(config, "data", None)
-    if isinstance(data, Data) and data.validation_share + data.test_share >= 1.0:
+    if isinstance(data, Data | Texts) and data.validation_share + data.test_share >= 1.0:
         raise ConfigError(
             f"{data.validation_share} and --data.test_share {data.test_share} leave nothing to train on",
             column="data.validation_share",
@@ -317,6 +468,7 @@ def _numbers(config: Any, *, prefix: str) -> Iterator[tuple[str, float]]:
         if dataclasses.is_dataclass(value):
             yield from _numbers(value, prefix=f"{name}.")
         elif isinstance(value, tuple):
+            yield from (pair for item in value if dataclasses.is_dataclass(item) for pair in _numbers(item, prefix=f"{name}."))
             yield from ((name, item) for item in value if isinstance(item, int | float))
         elif isinstance(value, int | float) and not isinstance(value, bool):
             yield name, value

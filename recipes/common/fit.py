@@ -174,7 +174,7 @@ def fit(
             if code:
                 raise _stopped(run, code, request, step=step.step, total=end)
             started = time.monotonic()
-    return _end(run, progress, stage, model=model, groups=groups, best_file=best_file)
+    return _end(run, progress, stage, metric=metric, model=model, groups=groups, best_file=best_file)
 
 
 def _begin(before: Progress, stage: Stage, *, hashes: dict[str, str]) -> Progress:
@@ -185,7 +185,7 @@ def _begin(before: Progress, stage: Stage, *, hashes: dict[str, str]) -> Progres
 
 
 def _end(
-    run: Run, progress: Progress, stage: Stage, *, model: nn.Module, groups: Sequence[LayerGroup], best_file: Path
+    run: Run, progress: Progress, stage: Stage, *, metric: str, model: nn.Module, groups: Sequence[LayerGroup], best_file: Path
 ) -> Progress:
     """Hold the stage to what it announced, leave the right weights in the model, and note what it did."""
     after = group_hashes(run.accelerator.unwrap_model(model), groups)
@@ -204,6 +204,8 @@ def _end(
         "seconds": round(progress.seconds, 3),
         "trained": sorted(announced),
         "trained_parameters": sum(p.numel() for group in groups for _, p in group.parameters if p.requires_grad),
+        "metric": metric,
+        "best": progress.best_score,
         "clipped": progress.clipped,
         "skipped": progress.skipped,
     }

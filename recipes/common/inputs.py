@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from accelerate.utils import gather_object
@@ -19,7 +19,7 @@ from nlpbp.data.readers import Table, hub_splits, read_hub, read_table
 from nlpbp.data.splits import nested_sample, shared_texts, split_examples, text_keys
 from nlpbp.data.tiny import tiny_reviews
 from nlpbp.text.transformer import exists
-from recipes.common.config import Data
+from recipes.common.config import Data, Texts
 from recipes.common.folder import Run
 
 SPLIT_SEED = 0  # not the run's seed: runs that differ in it are compared on the same test part
@@ -49,9 +49,44 @@ class Inputs:
     notes: tuple[str, ...]
 
     @property
+    def labels(self) -> tuple[str, ...]:
+        """The names of the classes, in order."""
+        return self.fields.labels
+
+    @property
     def scored(self) -> dict[str, Part]:
         """The parts that are not trained on, by name."""
         return {"validation": self.validation} | ({"test": self.test} if self.test else {})
+
+
+class Loaded(Protocol):
+    """What processes compare before they train together."""
+
+    @property
+    def fingerprint(self) -> str: ...  # noqa: D102
+    @property
+    def labels(self) -> tuple[str, ...]: ...  # noqa: D102
+
+
+L = TypeVar("L", bound=Loaded)
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """The texts of a language model; `references` say where each training text is from."""
+
+    train: list[str]
+    validation: list[str]
+    test: list[str] | None
+    references: list[str]
+    fingerprint: str
+    notes: tuple[str, ...]
+    labels: tuple[str, ...] = ()
+
+    @property
+    def parts(self) -> dict[str, list[str]]:
+        """All parts by name."""
+        return {"train": self.train, "validation": self.validation} | ({"test": self.test} if self.test else {})
 
 
 def targets_of(part: Part) -> np.ndarray[Any, Any]:
@@ -88,10 +123,74 @@ def load_inputs(data: Data) -> Inputs:
     notes += _leaks(train, validation, parts["test"])
     sizes = [f"{name} {len(part):,}" for name, part in (("train", train), *parts.items()) if part]
     notes.append(f"parts: {', '.join(sizes)}" + ("" if parts["test"] else "; no test part"))
-    return Inputs(fields, train, validation, parts["test"], _fingerprint([train, validation, parts["test"]]), tuple(notes))
+    return Inputs(
+        fields,
+        train,
+        validation,
+        parts["test"],
+        fingerprint([part.examples if part else None for part in (train, validation, parts["test"])]),
+        tuple(notes),
+    )
 
 
-def the_same_everywhere(run: Run, load: Callable[[], Inputs]) -> Inputs:
+def load_corpus(data: Texts) -> Corpus:
+    """Read texts for a language model and cut the missing parts from the training texts; empty ones are left out."""
+    table = read_source(data.train, split="train", delimiter=data.delimiter)
+    fields = infer_fields(table, text=data.text, require_label=False)
+    whole, notes = _documents(table, fields)
+    notes = [f"reading {table.name}: {len(table):,} rows", *table.notes, *fields.notes[:1], *notes]
+    given = {name: _given_documents(data, name, fields) for name in ("validation", "test")}
+    shares = {"validation": data.validation_share, "test": data.test_share}
+    cut = {name: 0.0 if given[name] else share for name, share in shares.items()}
+    train_ids, *cut_ids = split_examples(whole, validation_share=cut["validation"], test_share=cut["test"], seed=SPLIT_SEED)
+    validation, test = (
+        given[name] or (whole.select(ids) if len(ids) else None) for name, ids in zip(("validation", "test"), cut_ids, strict=True)
+    )
+    if data.sample < 1.0:
+        train_ids = nested_sample(whole, train_ids, share=data.sample, seed=SPLIT_SEED)
+    train = whole.select(train_ids)
+    assert validation is not None, "a validation part is given or cut"
+    sizes = [f"{name} {len(part):,}" for name, part in (("train", train), ("validation", validation), ("test", test)) if part]
+    notes.append(f"parts: {', '.join(sizes)}" + ("" if test else "; no test part"))
+    return Corpus(
+        train=train.texts,
+        validation=validation.texts,
+        test=test.texts if test else None,
+        references=train.references,
+        fingerprint=fingerprint([train, validation, test]),
+        notes=tuple(notes),
+    )
+
+
+def load_texts(source: Any, *, delimiter: str | None = None) -> Examples:
+    """Read all texts of a source as documents, a pair joined by a line break, without the empty ones."""
+    table = read_source(source, split="train", delimiter=delimiter)
+    return _documents(table, infer_fields(table, require_label=False))[0]
+
+
+def joined_texts(examples: Examples) -> list[str]:
+    """Return each example as one text: a pair is joined by a line break."""
+    if examples.pairs is None:
+        return examples.texts
+    return [f"{text}\n{pair}" for text, pair in zip(examples.texts, examples.pairs, strict=True)]
+
+
+def _documents(table: Table, fields: Fields) -> tuple[Examples, list[str]]:
+    examples = read_examples(table, replace(fields, label=None), require_label=False)
+    texts = joined_texts(examples)
+    kept = [index for index, text in enumerate(texts) if text.strip()]
+    if not kept:
+        raise DataError("there are only empty texts", file=table.name, hint="give texts to learn from")
+    notes = [f"warning: {len(texts) - len(kept)} empty texts are left out"] if len(kept) < len(texts) else []
+    return replace(examples, texts=texts, pairs=None).select(kept), notes
+
+
+def _given_documents(data: Texts, name: str, fields: Fields) -> Examples | None:
+    source = _named_source(data, name)
+    return None if source is None else _documents(read_source(source, split=name, delimiter=data.delimiter), fields)[0]
+
+
+def the_same_everywhere(run: Run, load: Callable[[], L]) -> L:
     """Load in every process; an error in one of them, or data that differ between them, is an error in all.
 
     Without this a process that cannot read its data would leave the others waiting for it.
@@ -102,7 +201,7 @@ def the_same_everywhere(run: Run, load: Callable[[], Inputs]) -> Inputs:
     except NlpbpError as caught:
         error = caught
     if run.accelerator.num_processes > 1:
-        told = gather_object([(error, inputs and (inputs.fingerprint, inputs.fields.labels))])
+        told = gather_object([(error, inputs and (inputs.fingerprint, inputs.labels))])
         error = next((other for other, _ in told if other is not None), None)
         seen = [identity for _, identity in told]
         if error is None and len(set(seen)) > 1:
@@ -139,9 +238,7 @@ def is_hub_id(source: Any) -> bool:
 
 def _given(data: Data, name: str, fields: Fields) -> Part | None:
     """Read a part that the user named, or that the hub keeps beside the training data."""
-    source = getattr(data, name)
-    if source is None and is_hub_id(data.train) and name in hub_splits(data.train):
-        source = data.train
+    source = _named_source(data, name)
     if source is None:
         return None
     table = read_source(source, split=name, delimiter=data.delimiter)
@@ -149,6 +246,12 @@ def _given(data: Data, name: str, fields: Fields) -> Part | None:
     if not len(examples):
         raise DataError(f"the {name} data hold no examples", file=table.name)
     return Part(examples, np.arange(len(examples)))
+
+
+def _named_source(data: Data | Texts, name: str) -> Any:
+    """Return the source of a part, if it has one of its own."""
+    source = getattr(data, name)
+    return data.train if source is None and is_hub_id(data.train) and name in hub_splits(data.train) else source
 
 
 def _oddities(examples: Examples) -> list[str]:
@@ -178,13 +281,13 @@ def _leaks(train: Part, validation: Part, test: Part | None) -> list[str]:
     return notes
 
 
-def _fingerprint(parts: Sequence[Part | None]) -> str:
+def fingerprint(parts: Sequence[Examples | None]) -> str:
     """Hash every text and target, so that a result can be tied to its data."""
     digest = hashlib.sha256()
     for part in parts:
-        for text in [*part.examples.texts, *(part.examples.pairs or ())] if part else ():
+        for text in [*part.texts, *(part.pairs or ())] if part else ():
             digest.update(text.encode("utf-8", "surrogatepass") + b"\0")
-        if part and part.examples.targets is not None:
-            digest.update(np.ascontiguousarray(part.examples.targets).tobytes())
+        if part and part.targets is not None:
+            digest.update(np.ascontiguousarray(part.targets).tobytes())
         digest.update(b"\1")
     return digest.hexdigest()[:16]

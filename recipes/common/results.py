@@ -7,7 +7,7 @@ import os
 import resource
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from nlpbp.data.exports import code_span
 from nlpbp.train.weights import full_state
 from recipes.common.fit import Metrics, Progress, clean_up
 from recipes.common.folder import Run
-from recipes.common.inputs import Inputs, Part, targets_of
+from recipes.common.inputs import Inputs, Part, joined_texts, targets_of
 from recipes.common.secrets import redact
 
 Array = np.ndarray[Any, Any]
@@ -83,18 +83,17 @@ def finish(
             intervals=intervals,
             baselines=score_baselines(inputs),
             num_parameters=sum(p.numel() for p in model.parameters()),
-            train_seconds=progress.seconds,
-            samples_per_second=progress.num_items / max(progress.seconds, 1e-9),
+            train_seconds=sum(stage["seconds"] for stage in progress.stages),
+            samples_per_second=samples_per_second(progress),
             peak_rss_mib=peak_rss_mib(),
         )
         plain = run.accelerator.unwrap_model(model)
         plain.config.decision_thresholds = None if thresholds is None else thresholds.tolist()
-        card = model_card(result, inputs=inputs, base_model=base_model, max_length=max_length)
+        registered = plain.config.model_type == "awd_lstm"
+        card = model_card(result, inputs=inputs, base_model=base_model, max_length=max_length, import_line=registered)
         save_model(plain, tokenizer, state, folder=run.out / "model", card=card, max_length=max_length)
         write_result(result, inputs=inputs, progress=progress, outputs=outputs, thresholds=thresholds)
-        clipped = f"gradient clipped in {progress.clipped / max(1, progress.step):.0%} of steps"
-        skipped = f", {progress.skipped} steps skipped after fp16 overflow" if progress.skipped else ""
-        run.say(f"\n{closing_table(result)}\n\n{clipped}{skipped}\nmodel: {run.out / 'model'}\nresult: {run.out / 'result.json'}")
+        announce(run, result, progress)
         answer = [result]
     broadcast_object_list(answer)
     clean_up(run)
@@ -104,19 +103,56 @@ def finish(
     return answer[0]
 
 
+def samples_per_second(progress: Progress) -> float:
+    """Return how many examples a second the last model trained on: those of its own stages, not of a language model's before it."""
+    own = [stage for stage in progress.stages if stage["metric"] == progress.stages[-1]["metric"]]
+    return float(sum(stage["items"] for stage in own) / max(1e-9, sum(stage["seconds"] for stage in own)))
+
+
+def announce(run: Run, result: RunResult, progress: Progress) -> None:
+    """Print the closing table, and where everything is."""
+    clipped, skipped = (sum(stage[name] for stage in progress.stages) for name in ("clipped", "skipped"))
+    lines = [f"gradient clipped in {clipped / max(1, progress.step):.0%} of steps"]
+    lines[0] += f", {skipped} steps skipped after fp16 overflow" if skipped else ""
+    lines += [f"model: {run.out / 'model'}", f"result: {run.out / 'result.json'}"]
+    run.say(f"\n{closing_table(result)}\n\n" + "\n".join(lines))
+
+
+def training_record(result: RunResult, progress: Progress) -> dict[str, Any]:
+    """Return what `result.json` says of any training: scores, baselines, cost and stages."""
+    return {
+        "recipe": result.recipe,
+        "task": result.task,
+        "metrics": result.metrics,
+        "intervals": result.intervals,
+        "baselines": result.baselines,
+        "num_parameters": result.num_parameters,
+        "train_seconds": round(result.train_seconds, 3),
+        "samples_per_second": round(result.samples_per_second, 3),
+        "peak_rss_mib": round(result.peak_rss_mib, 1),
+        "steps": progress.step,
+        "best_step": progress.best_step,
+        "clipped_share": round(sum(stage["clipped"] for stage in progress.stages) / max(1, progress.step), 4),
+        "skipped_steps": sum(stage["skipped"] for stage in progress.stages),
+        "stages": progress.stages,
+        "nlpbp_version": __version__,
+    }
+
+
 def decision_thresholds(inputs: Inputs, outputs: Array) -> Array | None:
     """Tune multi-label thresholds on the validation part, and on it alone."""
     return tune_thresholds(targets_of(inputs.validation), outputs) if inputs.fields.task == "multi_label" else None
 
 
 def save_model(
-    model: Any, tokenizer: PreTrainedTokenizerBase, state: dict[str, Any], *, folder: Path, card: str, max_length: int
+    model: Any, tokenizer: PreTrainedTokenizerBase, state: dict[str, Any], *, folder: Path, card: str, max_length: int | None
 ) -> None:
     """Write a folder that `from_pretrained` and `pipeline` load: complete, or not there."""
     temporary = folder.with_name(f"{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     model.save_pretrained(temporary, state_dict=state)
-    tokenizer.model_max_length = max_length
+    if max_length is not None:
+        tokenizer.model_max_length = max_length
     tokenizer.save_pretrained(temporary)
     write_text(temporary / "README.md", card)
     trash = folder.with_name(f".trash-{folder.name}")
@@ -177,13 +213,6 @@ def _baseline_metrics(task: str, parts: Mapping[str, Part], outputs: Mapping[str
     return task_metrics(task, targets_of(parts[name]), outputs[name], thresholds=thresholds)
 
 
-def joined_texts(examples: Examples) -> Sequence[str]:
-    """Return each example as one text: a pair is joined by a line break."""
-    if examples.pairs is None:
-        return examples.texts
-    return [f"{text}\n{pair}" for text, pair in zip(examples.texts, examples.pairs, strict=True)]
-
-
 def prediction_table(
     examples: Examples, ids: Array, outputs: Array, fields: Fields, *, thresholds: Array | None
 ) -> dict[str, list[Any]]:
@@ -212,20 +241,7 @@ def write_result(
     name, part = list(inputs.scored.items())[-1]
     table = prediction_table(part.examples, part.ids, outputs[name], inputs.fields, thresholds=thresholds)
     pq.write_table(pa.table(table), result.out / "predictions.parquet")
-    record = {
-        "recipe": result.recipe,
-        "task": result.task,
-        "metrics": result.metrics,
-        "intervals": result.intervals,
-        "baselines": result.baselines,
-        "num_parameters": result.num_parameters,
-        "train_seconds": round(result.train_seconds, 3),
-        "samples_per_second": round(result.samples_per_second, 3),
-        "peak_rss_mib": round(result.peak_rss_mib, 1),
-        "steps": progress.step,
-        "best_step": progress.best_step,
-        "clipped_share": round(progress.clipped / max(1, progress.step), 4),
-        "skipped_steps": progress.skipped,
+    record = training_record(result, progress) | {
         "data": {
             "fingerprint": inputs.fingerprint,
             "text": list(inputs.fields.text),
@@ -234,7 +250,6 @@ def write_result(
             "separator": inputs.fields.separator,
             "examples": {"train": len(inputs.train)} | {key: len(value) for key, value in inputs.scored.items()},
         },
-        "nlpbp_version": __version__,
     }
     write_text(result.out / "result.json", json.dumps(redact(record), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
@@ -259,7 +274,9 @@ def closing_table(result: RunResult) -> str:
     header = [part, *metrics]
     rows = [[f"{result.recipe}", *(_with_interval(value, intervals[name]) for name, value in metrics.items())]]
     rows += [
-        [f"{kind} baseline", *(_number(by_part[part][name]) for name in metrics)] for kind, by_part in result.baselines.items()
+        [f"{kind} baseline", *(_number(by_part[part][name]) for name in metrics)]
+        for kind, by_part in result.baselines.items()
+        if part in by_part
     ]
     widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in [header, *rows]]
@@ -274,7 +291,7 @@ def _number(value: float | None) -> str:
     return "undefined" if value is None else f"{value:.3f}" if abs(value) < 1000 else f"{value:.4g}"
 
 
-def model_card(result: RunResult, *, inputs: Inputs, base_model: str, max_length: int) -> str:
+def model_card(result: RunResult, *, inputs: Inputs, base_model: str, max_length: int, import_line: bool = False) -> str:
     """Write the model's README: what it is, on what it was trained and scored, and where it may fail."""
     part = "test" if "test" in result.metrics else "validation"
     lines = [
@@ -299,6 +316,7 @@ def model_card(result: RunResult, *, inputs: Inputs, base_model: str, max_length
             f"A text classifier ({result.task}) fine-tuned with nlpbp {__version__} from {base}. It answers {labels}.",
             "",
             "```python",
+            *(["import nlpbp.text  # makes transformers know awd_lstm"] if import_line else []),
             "from transformers import pipeline",
             'classify = pipeline("text-classification", model="PATH/TO/THIS/FOLDER")',
             'classify("Some text.", truncation=True)',

@@ -15,12 +15,15 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
+from nlpbp.analysis.metrics import MAIN_METRIC
 from nlpbp.core.errors import ConfigError
 from recipes import RECIPES
 from recipes.common import config as config_files
 from recipes.common.results import RunResult
+
+BASELINES = {"language_model": ("unigram",)}
 
 
 @pytest.fixture(scope="module", params=list(RECIPES))
@@ -43,7 +46,7 @@ def test_a_config_comes_back_from_its_file(recipe: ModuleType, tmp_path: Path, s
 
 def test_every_field_is_explained(recipe: ModuleType) -> None:
     def undocumented(cls: type) -> list[str]:
-        source = inspect.getsource(cls)
+        source = "".join(inspect.getsource(base) for base in cls.__mro__[:-1])
         return [f.name for f in dataclasses.fields(cls) if not re.search(rf"\n    {f.name}: [^\n]*\n    \"\"\"", source)]
 
     types = typing.get_type_hints(recipe.Config)
@@ -65,11 +68,13 @@ def test_the_run_folder_holds_the_result(recipe: ModuleType, finished: RunResult
             low, high = result["intervals"][part][name]
             assert low <= high
             assert isinstance(value, float)
-            assert {kind: by_part[part].keys() for kind, by_part in result["baselines"].items()} == {
-                "majority": metrics.keys(),
-                "tfidf": metrics.keys(),
-            }
-    assert result["metrics"]["test"]["accuracy"] > result["baselines"]["majority"]["test"]["accuracy"]
+            baselines = {kind: by_part[part].keys() for kind, by_part in result["baselines"].items()}
+            assert baselines == dict.fromkeys(BASELINES.get(result["task"], ("majority", "tfidf")), metrics.keys())
+    if result["task"] == "language_model":
+        assert result["metrics"]["test"]["perplexity"] < result["baselines"]["unigram"]["test"]["perplexity"]
+    else:
+        assert result["metrics"]["test"]["accuracy"] > result["baselines"]["majority"]["test"]["accuracy"]
+    assert sum(stage["steps"] for stage in result["stages"]) == result["steps"]
     assert config_files.load(recipe.Config, finished.out / "config.yaml").out == str(finished.out)
 
 
@@ -80,10 +85,28 @@ def test_metrics_hold_one_object_a_step_and_one_an_evaluation(finished: RunResul
     assert {"step", "epoch", "loss", "lr", "grad_norm", "clipped"} <= steps[0].keys()
     evaluations = [line for line in lines if "split" in line]
     assert evaluations
-    assert {"step", "split", "accuracy"} <= evaluations[0].keys()
+    assert {"step", "split", MAIN_METRIC[finished.task]} <= evaluations[-1].keys()
+
+
+def test_a_language_model_writes_and_knows_its_perplexity(finished: RunResult) -> None:
+    if finished.task != "language_model":
+        return
+    folder = finished.out / "model"
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert tokenizer.backend_tokenizer.truncation is None
+    generate = pipeline("text-generation", model=str(folder))
+    (written,) = generate("this film", max_new_tokens=5, do_sample=False)
+    assert written["generated_text"].startswith("this film ")
+    ids = tokenizer("this film is wonderful", return_tensors="pt").input_ids
+    with torch.inference_mode():
+        loss = model(input_ids=ids, labels=ids).loss.item()
+    assert 0.0 < loss < np.log(len(tokenizer))
 
 
 def test_predictions_are_in_file_order_and_the_saved_model_repeats_them(finished: RunResult) -> None:
+    if finished.task == "language_model":
+        return
     table = pq.read_table(finished.out / "predictions.parquet").to_pydict()
     assert table["id"] == sorted(table["id"])
     folder = finished.out / "model"
@@ -111,7 +134,10 @@ def test_the_model_card_tells_the_score_the_data_and_the_limits(finished: RunRes
     card = (finished.out / "model" / "README.md").read_text()
     fingerprint = json.loads((finished.out / "result.json").read_text())["data"]["fingerprint"]
     assert fingerprint in card
-    assert f"{finished.metrics['test']['accuracy']:.3f} [" in card
+    shown = "{perplexity:.1f} a token [" if finished.task == "language_model" else "{accuracy:.3f} ["
+    assert shown.format(**finished.metrics["test"]) in card
+    config = json.loads((finished.out / "model" / "config.json").read_text())
+    assert ("import nlpbp.text" in card) == (config["model_type"] == "awd_lstm")
     assert "## Limits" in card
 
 

@@ -1,0 +1,336 @@
+"""What every recipe that trains a language model does in the same way: its stream, its loss, its scores, its result."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from transformers import PreTrainedTokenizerBase
+
+from nlpbp import __version__
+from nlpbp.analysis.intervals import mean_interval
+from nlpbp.core.batch import Batch, LossFn
+from nlpbp.core.errors import DataError
+from nlpbp.core.groups import LayerGroup, layer_groups, no_decay_names, parameter_groups
+from nlpbp.core.losses import IGNORED
+from nlpbp.core.optim import RECURRENT_BETAS, RECURRENT_EPS, adamw
+from nlpbp.core.regularize import activation_penalty, gradient_only, temporal_penalty
+from nlpbp.core.schedules import one_cycle, one_cycle_momentum
+from nlpbp.data.exports import code_span
+from nlpbp.text.batches import Encoded
+from nlpbp.text.lm_data import CarriedState, count_targets, evaluation_blocks, num_windows, stream_windows
+from nlpbp.train.evaluate import batch_losses
+from nlpbp.train.loop import Step, train_steps
+from nlpbp.train.weights import full_state
+from recipes.common import config as sections
+from recipes.common.classifier import check_micro_batches, prepare_again, stage_seed
+from recipes.common.fit import Metrics, Progress, Stage, clean_up, fit
+from recipes.common.folder import Run
+from recipes.common.inputs import Corpus
+from recipes.common.results import RunResult, announce, peak_rss_mib, save_model, training_record, upload, write_text
+from recipes.common.secrets import redact
+
+NUM_BLOCKS = 8  # of rows, when scoring: processes share them out, and the sums do not depend on how many there are
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a model reads a stream: with a state that is carried on and penalties (recurrent), or each window for itself."""
+
+    recurrent: bool
+    activation: float = 0.0
+    temporal: float = 0.0
+
+    def loss_fn(self, carried: CarriedState | None) -> LossFn:
+        """Make the loss for training; the penalties have a gradient and do not show."""
+
+        def loss_fn(model: nn.Module, batch: Batch) -> Tensor:
+            if carried is None:
+                return window_loss(model, batch)
+            outputs = model(**batch.inputs, state=carried.take(batch.ids, batch.inputs["input_ids"].device))
+            carried.put(batch.ids, outputs.state)
+            dropped, raw = outputs.activations
+            mask = batch.inputs["shift_labels"] != IGNORED
+            penalty = self.activation * activation_penalty(dropped, mask=mask) + self.temporal * temporal_penalty(raw, mask=mask)
+            loss: Tensor = outputs.loss + gradient_only(penalty)
+            return loss
+
+        return loss_fn
+
+    def score(self, model: nn.Module, batch: Batch, state: Any) -> tuple[Tensor, Any]:
+        """Return the mean loss of a window and the state that the next one goes on from."""
+        if not self.recurrent:
+            return window_loss(model, batch), None
+        outputs = model(**batch.inputs, state=state)
+        return outputs.loss, outputs.state
+
+
+def window_loss(model: nn.Module, batch: Batch) -> Tensor:
+    """Compute the mean loss of any `AutoModelForCausalLM` on windows that stand alone, in fp32."""
+    logits = model(input_ids=batch.inputs["input_ids"]).logits.float()
+    targets = batch.inputs["shift_labels"]
+    total = nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum")
+    return total / (targets != IGNORED).sum().clamp(min=1)
+
+
+def train_language_model(
+    run: Run,
+    lm: sections.LanguageModel,
+    *,
+    model: nn.Module,
+    encoded: Mapping[str, Encoded],
+    reading: Reading,
+    tokenizer: PreTrainedTokenizerBase,
+    micro_batches: int | None,
+    checkpoint: sections.Checkpoints,
+    identity: Mapping[str, str],
+    references: Sequence[str],
+    seed: int,
+    before: Progress | None,
+    stage: Stage,
+    backwards: bool = False,
+    allow_change: bool = False,
+    eval_steps: int | None = None,
+    patience: int | None = None,
+) -> tuple[Progress, nn.Module]:
+    """Train `model` on `encoded["train"]` as one stage of a run; return its end, and the model as accelerate has it.
+
+    A step is one window of `lm.rows` rows; `micro_batches` cut it by rows. The best weights by `encoded["validation"]` are
+    kept.
+    """
+    accelerator = run.accelerator
+    num_rows = check_rows(lm, encoded)
+    num_processes = accelerator.num_processes
+    num_micro_batches = check_micro_batches(micro_batches, num_processes=num_processes, num_examples=num_rows, size=num_rows)
+    per_epoch = num_windows(len(encoded["train"].tokens), num_rows=num_rows, window=lm.window)
+    total_steps = lm.steps or lm.epochs * per_epoch
+    groups = layer_groups(accelerator.unwrap_model(model))
+    carried = CarriedState(num_rows) if reading.recurrent else None
+    trained, optimizer = prepare_again(accelerator, model, make_optimizer(lm, model, groups))
+    high, low = lm.momentum
+    pad = tokenizer.pad_token_id
+
+    def make_steps(first_step: int, num_micro_batches: int) -> Iterator[Step]:
+        windows = stream_windows(
+            encoded["train"],
+            num_rows=num_rows,
+            window=lm.window,
+            pad=pad,
+            num_micro_batches=num_micro_batches,
+            total_steps=total_steps,
+            seed=stage_seed(seed, stage.index),
+            random_windows=lm.random_windows,
+            backwards=backwards,
+            carried=carried,
+            first_step=first_step,
+            rank=accelerator.process_index,
+            world_size=accelerator.num_processes,
+        )
+        return train_steps(
+            trained,
+            windows,
+            optimizer,
+            accelerator=accelerator,
+            loss_fn=reading.loss_fn(carried),
+            count=count_targets,
+            schedule=one_cycle(),
+            momentum=one_cycle_momentum(high=high, low=low),
+            total_steps=total_steps,
+            first_step=first_step,
+            max_grad_norm=lm.max_grad_norm,
+            seed=stage_seed(seed, stage.index),
+        )
+
+    def evaluate() -> Metrics:
+        return score(run, trained, encoded["validation"], lm=lm, reading=reading, pad=pad, backwards=backwards)[0]
+
+    progress = fit(
+        run,
+        make_steps,
+        model=trained,
+        optimizer=optimizer,
+        groups=groups,
+        evaluate=evaluate,
+        metric="loss",
+        total_steps=total_steps,
+        steps_per_epoch=min(per_epoch, total_steps),
+        identity=identity,
+        checkpoints=checkpoint,
+        references=references,
+        before=before or Progress(num_micro_batches),
+        stage=stage,
+        carried=carried,
+        allow_data_change=allow_change,
+        eval_steps=eval_steps,
+        patience=patience,
+    )
+    return progress, trained
+
+
+def check_rows(lm: sections.LanguageModel, encoded: Mapping[str, Encoded]) -> int:
+    """Return the number of rows; a corpus that cannot give each of them a token is an error."""
+    for name, part in encoded.items():
+        if len(part.tokens) < (lm.rows + 1 if name == "train" else 2):
+            raise DataError(
+                f"the {name} texts have {len(part.tokens)} tokens, too few for {lm.rows} rows",
+                hint="give more text, or a smaller --lm.rows",
+            )
+    return lm.rows
+
+
+def make_optimizer(lm: sections.LanguageModel, model: nn.Module, groups: Sequence[LayerGroup]) -> Optimizer:
+    """Build AdamW over a language model's layer groups."""
+    made = parameter_groups(
+        groups, lr=lm.lr, layer_decay=lm.layer_decay, weight_decay=lm.weight_decay, no_decay=no_decay_names(model)
+    )
+    return adamw(made, betas=(lm.momentum[0], RECURRENT_BETAS[1]), eps=RECURRENT_EPS)
+
+
+def score(
+    run: Run,
+    model: nn.Module,
+    encoded: Encoded,
+    *,
+    lm: sections.LanguageModel,
+    reading: Reading,
+    pad: int,
+    backwards: bool = False,
+) -> tuple[Metrics, dict[str, list[float] | None]]:
+    """Measure loss (nats a token) and perplexity on a corpus, with 95 % intervals over its windows."""
+    blocks = evaluation_blocks(encoded, num_rows=lm.rows, window=lm.window, pad=pad, num_blocks=NUM_BLOCKS, backwards=backwards)
+    losses, counts = batch_losses(model, blocks, accelerator=run.accelerator, count=count_targets, loss_of=reading.score)
+    mean, interval = mean_interval(losses, counts)
+    metrics: Metrics = {"loss": mean, "perplexity": perplexity(mean)}
+    return metrics, {"loss": interval, "perplexity": [perplexity(bound) for bound in interval]}
+
+
+def perplexity(loss: float) -> float:
+    """Return e to the loss, which a model that has diverged does not take beyond the largest number.
+
+    >>> perplexity(0.0)
+    1.0
+    """
+    return math.exp(min(loss, 700.0))
+
+
+def unigram_baseline(train: Encoded, parts: Mapping[str, Encoded], *, vocab_size: int) -> dict[str, Metrics]:
+    """Score what knows only how frequent each token is, counted on the training texts with one added to each count."""
+    counts = np.bincount(train.tokens, minlength=vocab_size) + 1.0
+    log_shares = np.log(counts / counts.sum())
+    losses = {name: float(-log_shares[part.tokens[1:]].mean()) for name, part in parts.items()}
+    return {name: {"loss": loss, "perplexity": perplexity(loss)} for name, loss in losses.items()}
+
+
+def finish_language_model(
+    run: Run,
+    corpus: Corpus,
+    progress: Progress,
+    *,
+    model: nn.Module,
+    saved: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    encoded: Mapping[str, Encoded],
+    lm: sections.LanguageModel,
+    reading: Reading,
+    base_model: str,
+    before: Metrics | None = None,
+    backwards: bool = False,
+    push_to_hub: str | None = None,
+) -> RunResult:
+    """Score the validation and test texts, write the model and the result, print the closing table; call it in every process.
+
+    `model` is the trained one as accelerate has it, `saved` the same as whoever loads it will run it. `before` is the score of the
+    validation texts before training, where there was something to score.
+    """
+    scored = {name: part for name, part in encoded.items() if name != "train"}
+    found = {
+        name: score(run, saved, part, lm=lm, reading=reading, pad=tokenizer.pad_token_id, backwards=backwards)
+        for name, part in scored.items()
+    }
+    state = full_state(model)
+    baselines = {"unigram": unigram_baseline(encoded["train"], scored, vocab_size=len(tokenizer))}
+    if before is not None:
+        baselines["before"] = {"validation": before}
+    seconds, items = sum(s["seconds"] for s in progress.stages), sum(s["items"] for s in progress.stages)
+    result = RunResult(
+        recipe=run.recipe,
+        out=run.out,
+        task="language_model",
+        metrics={name: metrics for name, (metrics, _) in found.items()},
+        intervals={name: intervals for name, (_, intervals) in found.items()},
+        baselines=baselines,
+        num_parameters=sum(p.numel() for p in model.parameters()),
+        train_seconds=seconds,
+        samples_per_second=items / max(seconds, 1e-9),
+        peak_rss_mib=peak_rss_mib(),
+    )
+    if run.accelerator.is_main_process:
+        card = language_model_card(result, corpus, base_model=base_model, import_line=reading.recurrent)
+        plain = run.accelerator.unwrap_model(model)
+        save_model(plain, tokenizer, state, folder=run.out / "model", card=card, max_length=None)
+        record = training_record(result, progress) | {
+            "data": {"fingerprint": corpus.fingerprint, "examples": {name: len(part) for name, part in corpus.parts.items()}},
+            "tokens": {name: len(part.tokens) for name, part in encoded.items()},
+        }
+        write_text(run.out / "result.json", json.dumps(redact(record), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+        announce(run, result, progress)
+    clean_up(run)
+    if push_to_hub is not None and run.accelerator.is_main_process:
+        run.say(f"sent to {upload(run.out / 'model', push_to_hub)}")
+    return result
+
+
+def language_model_card(result: RunResult, corpus: Corpus, *, base_model: str, import_line: bool) -> str:
+    """Write the model's README: what it is, how to use it, how good it is and on what it was trained."""
+    part = "test" if "test" in result.metrics else "validation"
+    metrics, (low, high) = result.metrics[part], result.intervals[part]["perplexity"] or (math.nan, math.nan)
+    sizes = ", ".join(f"{name} {len(texts):,}" for name, texts in corpus.parts.items())
+    needs = ["import nlpbp.text  # makes transformers know awd_lstm"] if import_line else []
+    return "\n".join(
+        [
+            "---",
+            "library_name: transformers",
+            "pipeline_tag: text-generation",
+            "tags:",
+            "- nlpbp",
+            "---",
+            "",
+            f"# {result.recipe}",
+            "",
+            f"A language model trained with nlpbp {__version__} from {code_span(redact(base_model))}.",
+            "",
+            "```python",
+            *needs,
+            "from transformers import pipeline",
+            'write = pipeline("text-generation", model="PATH/TO/THIS/FOLDER")',
+            'write("This film", max_new_tokens=40, do_sample=True)',
+            "```",
+            "",
+            "## How good it is",
+            "",
+            f"Perplexity on the {part} texts: {metrics['perplexity']:.1f} a token [{low:.1f}, {high:.1f}] (95 %, over windows);",
+            f"knowing only how frequent each token is: {result.baselines['unigram'][part]['perplexity']:.1f}.",
+            "",
+            "## Data",
+            "",
+            f"Texts: {sizes}. Fingerprint: `{corpus.fingerprint}`.",
+            "",
+            "## Limits",
+            "",
+            "It continues texts like those it was trained on, and says what they say; it knows nothing else. Perplexities compare",
+            "only between models with the same tokenizer.",
+            "",
+        ]
+    )
+
+
+def save_language_model(model: Any, tokenizer: PreTrainedTokenizerBase, state: dict[str, Tensor], folder: Path) -> None:
+    """Write a language model that a later stage, or another run, starts from: complete, or not there."""
+    save_model(model, tokenizer, state, folder=folder, card="A language model made on the way to a classifier.\n", max_length=None)

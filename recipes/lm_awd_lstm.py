@@ -1,0 +1,129 @@
+"""Train a recurrent language model on any texts: what `ulmfit` starts from, and `pipeline("text-generation")` writes with.
+
+python scripts/finetune.py lm_awd_lstm --data.train texts/
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from nlpbp.train.setup import Precision
+from recipes.common import config as sections
+from recipes.common.classifier import as_saved, identity
+from recipes.common.fit import Stage
+from recipes.common.folder import Run, open_run
+from recipes.common.inputs import load_corpus, the_same_everywhere
+from recipes.common.language_model import Reading, finish_language_model, score, train_language_model
+from recipes.common.recurrent import (
+    encode_documents,
+    load_language_model,
+    model_options,
+    new_language_model,
+    start_from,
+    tokenizer_for,
+)
+from recipes.common.results import RunResult
+
+NAME = "lm_awd_lstm"
+
+
+@dataclass(frozen=True)
+class Config:
+    """Train a recurrent language model on texts."""
+
+    data: sections.Texts = field(default_factory=sections.Texts)
+    model: sections.Recurrent = field(default_factory=sections.Recurrent)
+    tokenizer: sections.Tokenizer = field(default_factory=sections.Tokenizer)
+    lm: sections.LanguageModel = field(default_factory=sections.LanguageModel)
+    batch: sections.MicroBatches = field(default_factory=sections.MicroBatches)
+    checkpoint: sections.Checkpoints = field(default_factory=sections.Checkpoints)
+    eval_steps: int | None = None
+    """Evaluate every so many steps. Left out: at the end of each epoch."""
+    patience: int | None = None
+    """Stop after so many evaluations in a row without a better validation score. Left out: never."""
+    out: str | None = None
+    """The run folder. Left out: runs/lm_awd_lstm-1, -2, ..."""
+    seed: int = 0
+    """Of everything random: the weights, the order, the dropout. The split of the data does not depend on it."""
+    threads: int | None = None
+    """CPU threads a process. Left out: all physical cores, shared among the processes of this machine."""
+    precision: Precision = "auto"
+    """Number format of the forward pass. auto: what accelerate is configured for, else bf16 where the hardware runs it fast."""
+    track: str | None = None
+    """Also log to this tracker of accelerate's (tensorboard, wandb, mlflow, ...)."""
+    resume: str = "auto"
+    """auto: go on with an unfinished run of the same settings and data in --out; never: do not; or the run folder to go on with."""
+    push_to_hub: str | None = None
+    """Send the finished model to this repository of the hub."""
+
+
+def tiny() -> Config:
+    """Return the seconds-long form: a small net on sentences made by rule."""
+    return Config(
+        data=sections.Texts(train="tiny:reviews", validation_share=0.1, test_share=0.1),
+        model=sections.Recurrent(size="tiny"),
+        tokenizer=sections.Tokenizer(kind="word", vocab_size=400),
+        lm=sections.LanguageModel(epochs=2, rows=8, window=12, lr=2e-2, dropout=0.3),
+    )
+
+
+def run(config: Config) -> RunResult:
+    """Train as `config` says; everything is written to the run folder.
+
+    Raises `NlpbpError` (with the place and the fix) for whatever a user can repair.
+    """
+    sections.check_ranges(config)
+    with open_run(NAME, config) as run:
+        return _train(run, config)
+
+
+def _train(run: Run, config: Config) -> RunResult:
+    corpus = the_same_everywhere(run, lambda: load_corpus(config.data))
+    for note in corpus.notes:
+        run.say(note)
+    given = load_language_model(config.lm.init, dropout=config.lm.dropout) if config.lm.init else None
+    tokenizer = tokenizer_for(run, corpus.train, config.tokenizer, given=given and given[1])
+    encoded = encode_documents(run, dict(corpus.parts), tokenizer=tokenizer)
+    lm, options = config.lm, model_options(config.model, tokenizer)
+    model = start_from(run, given, tokenizer) if given else new_language_model(options, dropout=lm.dropout, seed=config.seed)
+    backwards = bool(model.config.backwards)
+    reading = Reading(recurrent=True, activation=lm.activation, temporal=lm.temporal)
+    before = None
+    if given is not None:
+        model.to(run.accelerator.device)
+        pad = tokenizer.pad_token_id
+        before = score(run, model, encoded["validation"], lm=lm, reading=reading, pad=pad, backwards=backwards)[0]
+    progress, trained = train_language_model(
+        run,
+        lm,
+        model=model,
+        encoded=encoded,
+        reading=reading,
+        tokenizer=tokenizer,
+        micro_batches=config.batch.micro_batches,
+        checkpoint=config.checkpoint,
+        identity=identity(corpus, tokenizer),
+        references=corpus.references,
+        seed=config.seed,
+        before=None,
+        stage=Stage(),
+        backwards=backwards,
+        allow_change=config.data.allow_change,
+        eval_steps=config.eval_steps,
+        patience=config.patience,
+    )
+    return finish_language_model(
+        run,
+        corpus,
+        progress,
+        model=trained,
+        saved=as_saved(run.accelerator, trained),
+        tokenizer=tokenizer,
+        encoded=encoded,
+        lm=lm,
+        reading=reading,
+        base_model=lm.init or "nothing",
+        before=before,
+        backwards=backwards,
+        push_to_hub=config.push_to_hub,
+    )

@@ -1,0 +1,215 @@
+"""ULMFiT (Howard and Ruder 2018) in one command: a language model on your texts, then a classifier that is unfrozen step by step.
+
+python scripts/finetune.py ulmfit --data.train reviews.csv
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from nlpbp.core.errors import ConfigError
+from nlpbp.core.optim import GROUP_RATIO
+from nlpbp.data.columns import Examples
+from nlpbp.text.awd_lstm import AWDLSTMForCausalLM
+from nlpbp.train.setup import Precision
+from nlpbp.train.weights import full_state
+from recipes.common import config as sections
+from recipes.common.classifier import encode_parts, identity, train_classifier
+from recipes.common.fit import Progress, Stage
+from recipes.common.folder import Run, open_run
+from recipes.common.inputs import Inputs, fingerprint, joined_texts, load_inputs, load_texts, the_same_everywhere
+from recipes.common.language_model import Reading, save_language_model, train_language_model
+from recipes.common.recurrent import (
+    encode_documents,
+    load_language_model,
+    model_options,
+    new_classifier,
+    new_language_model,
+    stage_trainings,
+    start_from,
+    tokenizer_for,
+)
+from recipes.common.results import RunResult
+
+NAME = "ulmfit"
+FINE_TUNING_DECAY = 1 / GROUP_RATIO  # of a language model that was trained before: its lower layers need less
+KEPT = ("embedding_size", "hidden_size", "num_hidden_layers", "cell", "nonlinearity", "backwards", "decoder_bias")  # of --lm.init
+
+
+@dataclass(frozen=True)
+class Transfer(sections.LanguageModel):
+    """How the language model is made, before there is a classifier."""
+
+    skip: bool = False
+    """Leave it out: a classifier from scratch."""
+    pretrain_data: str | None = None
+    """First train the language model on these texts: any source that has texts."""
+    pretrain_steps: int | None = None
+    """Windows to train on then. Left out: one pass."""
+    unlabelled: str | None = None
+    """More texts of the target's kind, without labels, for the language model."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """ULMFiT: a language model on your texts, then a classifier that is unfrozen step by step."""
+
+    data: sections.Data = field(default_factory=lambda: sections.Data(train="demo:imdb", max_length=400))
+    model: sections.Recurrent = field(default_factory=sections.Recurrent)
+    tokenizer: sections.Tokenizer = field(default_factory=sections.Tokenizer)
+    lm: Transfer = field(default_factory=Transfer)
+    stages: tuple[sections.Stage, ...] = (
+        sections.Stage(epochs=1, lr=2e-2, train_last=1),
+        sections.Stage(epochs=1, lr=1e-2, train_last=2),
+        sections.Stage(epochs=2, lr=5e-3),
+    )
+    """The classifier's training: what trains in each stage, for how long and how fast (gradual unfreezing, practice N6)."""
+    optim: sections.RecurrentOptim = field(default_factory=sections.RecurrentOptim)
+    dropout: sections.Dropout = field(default_factory=lambda: sections.Dropout(scale=0.5))
+    batch: sections.Batch = field(default_factory=sections.Batch)
+    checkpoint: sections.Checkpoints = field(default_factory=sections.Checkpoints)
+    eval_steps: int | None = None
+    """Evaluate every so many steps. Left out: at the end of each epoch."""
+    patience: int | None = None
+    """Stop a stage after so many evaluations in a row without a better validation score. Left out: never."""
+    out: str | None = None
+    """The run folder. Left out: runs/ulmfit-1, -2, ..."""
+    seed: int = 0
+    """Of everything random: the weights, the order, the dropout. The split of the data does not depend on it."""
+    threads: int | None = None
+    """CPU threads a process. Left out: all physical cores, shared among the processes of this machine."""
+    precision: Precision = "auto"
+    """Number format of the forward pass. auto: what accelerate is configured for, else bf16 where the hardware runs it fast."""
+    track: str | None = None
+    """Also log to this tracker of accelerate's (tensorboard, wandb, mlflow, ...)."""
+    resume: str = "auto"
+    """auto: go on with an unfinished run of the same settings and data in --out; never: do not; or the run folder to go on with."""
+    push_to_hub: str | None = None
+    """Send the finished model to this repository of the hub."""
+
+
+def tiny() -> Config:
+    """Return the seconds-long form: a small net on sentences made by rule."""
+    return Config(
+        data=sections.Data(train="tiny:reviews", max_length=64),
+        model=sections.Recurrent(size="tiny"),
+        tokenizer=sections.Tokenizer(kind="word", vocab_size=400),
+        lm=Transfer(epochs=1, rows=8, window=12, lr=2e-2, dropout=0.3),
+        stages=(sections.Stage(epochs=1, lr=3e-2, train_last=1), sections.Stage(epochs=1, lr=3e-2)),
+        batch=sections.Batch(size=16),
+    )
+
+
+def run(config: Config) -> RunResult:
+    """Train as `config` says; everything is written to the run folder, the language model into `language_model/`.
+
+    Raises `NlpbpError` (with the place and the fix) for whatever a user can repair.
+    """
+    sections.check_ranges(config)
+    if config.lm.skip and (config.lm.init or config.lm.pretrain_data or config.lm.unlabelled):
+        others = "--lm.init, --lm.pretrain_data or --lm.unlabelled"
+        raise ConfigError(f"leaves out what {others} name", column="lm.skip", hint="one or the other")
+    if config.lm.init and config.lm.pretrain_data:
+        raise ConfigError("is trained already; there is --lm.pretrain_data too", column="lm.init", hint="one or the other")
+    with open_run(NAME, config) as run:
+        return _train(run, config)
+
+
+def _train(run: Run, config: Config) -> RunResult:
+    inputs = the_same_everywhere(run, lambda: load_inputs(config.data))
+    for note in inputs.notes:
+        run.say(note)
+    texts = read_language_model_texts(inputs, config.lm)
+    given = load_language_model(config.lm.init, dropout=config.lm.dropout) if config.lm.init else None
+    seen = [text for part in ("pretraining", "train") for text in texts.get(part, [])]
+    tokenizer = tokenizer_for(run, seen, config.tokenizer, given=given and given[1])
+    options = model_options(config.model, tokenizer)
+    if given is None:
+        model = new_language_model(options, dropout=config.lm.dropout, seed=config.seed)
+    else:
+        model = start_from(run, given, tokenizer)
+        options |= {name: getattr(model.config, name) for name in KEPT}
+
+    names = identity(inputs, tokenizer) | {"texts": fingerprint([Examples("", part, None, None, []) for part in texts.values()])}
+    progress: Progress | None = None
+    if not config.lm.skip:
+        progress, model = make_language_model(run, config, texts, model=model, tokenizer=tokenizer, names=names)
+
+    classifier = new_classifier(
+        options, task=inputs.fields.task, labels=inputs.fields.labels, dropout=config.dropout.scale, seed=config.seed
+    )
+    if not config.lm.skip:
+        classifier.model.load_state_dict(model.model.state_dict())
+    encoded = encode_parts(run, inputs, tokenizer=tokenizer, max_length=config.data.max_length)
+    return train_classifier(
+        run,
+        config,
+        inputs,
+        model=classifier,
+        trainings=stage_trainings(run, config.stages, config.optim),
+        max_grad_norm=config.optim.max_grad_norm,
+        label_smoothing=config.optim.label_smoothing,
+        tokenizer=tokenizer,
+        encoded=encoded,
+        base_model="nothing" if config.lm.skip else config.lm.init or "a language model of the same texts",
+        max_length=config.data.max_length,
+        names=names,
+        before=progress,
+    )
+
+
+def read_language_model_texts(inputs: Inputs, lm: Transfer) -> dict[str, list[str]]:
+    """Return the texts to train on and to validate by; those of the test part are never among them."""
+    train = joined_texts(inputs.train.examples)
+    if lm.unlabelled is not None:
+        train = [*train, *load_texts(lm.unlabelled).texts]
+    pretraining = {} if lm.pretrain_data is None else {"pretraining": load_texts(lm.pretrain_data).texts}
+    return {**pretraining, "train": train, "validation": joined_texts(inputs.validation.examples)}
+
+
+def make_language_model(
+    run: Run,
+    config: Config,
+    texts: dict[str, list[str]],
+    *,
+    model: AWDLSTMForCausalLM,
+    tokenizer: Any,
+    names: dict[str, str],
+) -> tuple[Progress, AWDLSTMForCausalLM]:
+    """Pretrain where there is something to, fine-tune on the target's texts, and save the language model into the run folder."""
+    lm, accelerator = config.lm, run.accelerator
+    encoded = encode_documents(run, dict(texts), tokenizer=tokenizer)
+    target = {"train": encoded["train"], "validation": encoded["validation"]}
+    stages = [("language model", target, replace(lm, layer_decay=FINE_TUNING_DECAY) if lm.init and lm.layer_decay == 1.0 else lm)]
+    if "pretraining" in encoded:
+        first = replace(lm, steps=lm.pretrain_steps, epochs=1)
+        stages.insert(0, ("pretraining", {**target, "train": encoded["pretraining"]}, first))
+    progress: Progress | None = None
+    trained: Any = model
+    for index, (name, parts, settings) in enumerate(stages):
+        progress, trained = train_language_model(
+            run,
+            settings,
+            model=trained,
+            encoded=parts,
+            reading=Reading(recurrent=True, activation=lm.activation, temporal=lm.temporal),
+            tokenizer=tokenizer,
+            micro_batches=config.batch.micro_batches,
+            checkpoint=config.checkpoint,
+            identity=names,
+            references=[f"text {i + 1}" for i in range(len(parts["train"]))],
+            seed=config.seed,
+            before=progress,
+            stage=Stage(name, index),
+            backwards=bool(model.config.backwards),
+            allow_change=config.data.allow_change,
+            patience=config.patience,
+        )
+    assert progress is not None, "there is at least one stage"
+    if progress.stage == len(stages) - 1:
+        state = full_state(trained)
+        if accelerator.is_main_process:
+            save_language_model(accelerator.unwrap_model(trained), tokenizer, state, run.out / "language_model")
+    plain: AWDLSTMForCausalLM = accelerator.unwrap_model(trained, keep_fp32_wrapper=False)
+    return progress, plain
