@@ -103,7 +103,6 @@ def _train(run: Run, config: Config) -> RunResult:
         micro_batches=config.batch.micro_batches,
         checkpoint=config.checkpoint,
         identity=identity(corpus, tokenizer),
-        references=corpus.references,
         seed=config.seed,
         before=None,
         stage=Stage(),
@@ -112,6 +111,7 @@ def _train(run: Run, config: Config) -> RunResult:
         eval_steps=config.eval_steps,
         patience=config.patience,
     )
+    assert progress is not None, "no stage comes after it"
     return finish_language_model(
         run,
         corpus,

@@ -15,11 +15,11 @@ from nlpbp.text.awd_lstm import AWDLSTMForCausalLM
 from nlpbp.train.setup import Precision
 from nlpbp.train.weights import full_state
 from recipes.common import config as sections
-from recipes.common.classifier import encode_parts, identity, train_classifier
+from recipes.common.classifier import encode_parts, epoch_of, identity, train_classifier
 from recipes.common.fit import Progress, Stage
 from recipes.common.folder import Run, open_run
 from recipes.common.inputs import Inputs, fingerprint, joined_texts, load_inputs, load_texts, the_same_everywhere
-from recipes.common.language_model import Reading, save_language_model, train_language_model
+from recipes.common.language_model import Reading, save_language_model, train_language_model, windows_to_do
 from recipes.common.recurrent import (
     encode_documents,
     load_language_model,
@@ -33,7 +33,13 @@ from recipes.common.recurrent import (
 from recipes.common.results import RunResult
 
 NAME = "ulmfit"
+CARD = "A language model made by nlpbp on the way to a classifier. `import nlpbp.text` makes transformers know it.\n"
 FINE_TUNING_DECAY = 1 / GROUP_RATIO  # of a language model that was trained before: its lower layers need less
+GRADUAL_UNFREEZING = (
+    sections.Stage(epochs=1, lr=2e-2, train_last=1),
+    sections.Stage(epochs=1, lr=1e-2, train_last=2),
+    sections.Stage(epochs=2, lr=5e-3),
+)
 KEPT = ("embedding_size", "hidden_size", "num_hidden_layers", "cell", "nonlinearity", "backwards", "decoder_bias")  # of --lm.init
 
 
@@ -59,11 +65,7 @@ class Config:
     model: sections.Recurrent = field(default_factory=sections.Recurrent)
     tokenizer: sections.Tokenizer = field(default_factory=sections.Tokenizer)
     lm: Transfer = field(default_factory=Transfer)
-    stages: tuple[sections.Stage, ...] = (
-        sections.Stage(epochs=1, lr=2e-2, train_last=1),
-        sections.Stage(epochs=1, lr=1e-2, train_last=2),
-        sections.Stage(epochs=2, lr=5e-3),
-    )
+    stages: tuple[sections.Stage, ...] = GRADUAL_UNFREEZING
     """The classifier's training: what trains in each stage, for how long and how fast (gradual unfreezing, practice N6)."""
     optim: sections.RecurrentOptim = field(default_factory=sections.RecurrentOptim)
     dropout: sections.Dropout = field(default_factory=lambda: sections.Dropout(scale=0.5))
@@ -131,17 +133,20 @@ def _train(run: Run, config: Config) -> RunResult:
         model = start_from(run, given, tokenizer)
         options |= {name: getattr(model.config, name) for name in KEPT}
 
-    names = identity(inputs, tokenizer) | {"texts": fingerprint([Examples("", part, None, None, []) for part in texts.values()])}
+    all_texts = fingerprint([Examples("", part, None, None, []) for part in texts.values()])
+    names = identity(inputs, tokenizer) | {"data": f"{inputs.fingerprint}, all texts {all_texts}"}
+    encoded = encode_parts(run, inputs, tokenizer=tokenizer, max_length=config.data.max_length)
+    _, per_epoch = epoch_of(config, encoded["train"], num_processes=run.accelerator.num_processes)
     progress: Progress | None = None
     if not config.lm.skip:
-        progress, model = make_language_model(run, config, texts, model=model, tokenizer=tokenizer, names=names)
+        later = per_epoch * sum(stage.epochs for stage in config.stages)
+        progress, model = make_language_model(run, config, texts, model=model, tokenizer=tokenizer, names=names, later_steps=later)
 
     classifier = new_classifier(
         options, task=inputs.fields.task, labels=inputs.fields.labels, dropout=config.dropout.scale, seed=config.seed
     )
     if not config.lm.skip:
         classifier.model.load_state_dict(model.model.state_dict())
-    encoded = encode_parts(run, inputs, tokenizer=tokenizer, max_length=config.data.max_length)
     return train_classifier(
         run,
         config,
@@ -156,6 +161,7 @@ def _train(run: Run, config: Config) -> RunResult:
         max_length=config.data.max_length,
         names=names,
         before=progress,
+        first_stage=0 if config.lm.skip else 2 if config.lm.pretrain_data else 1,
     )
 
 
@@ -176,8 +182,12 @@ def make_language_model(
     model: AWDLSTMForCausalLM,
     tokenizer: Any,
     names: dict[str, str],
-) -> tuple[Progress, AWDLSTMForCausalLM]:
-    """Pretrain where there is something to, fine-tune on the target's texts, and save the language model into the run folder."""
+    later_steps: int,
+) -> tuple[Progress | None, AWDLSTMForCausalLM]:
+    """Pretrain where there is something to, fine-tune on the target's texts, and save the language model into the run folder.
+
+    Its end is None when the run has gone on to the classifier before, which then comes from a checkpoint.
+    """
     lm, accelerator = config.lm, run.accelerator
     encoded = encode_documents(run, dict(texts), tokenizer=tokenizer)
     target = {"train": encoded["train"], "validation": encoded["validation"]}
@@ -185,6 +195,7 @@ def make_language_model(
     if "pretraining" in encoded:
         first = replace(lm, steps=lm.pretrain_steps, epochs=1)
         stages.insert(0, ("pretraining", {**target, "train": encoded["pretraining"]}, first))
+    left = [*(windows_to_do(settings, parts["train"]) for _, parts, settings in stages[1:]), later_steps]
     progress: Progress | None = None
     trained: Any = model
     for index, (name, parts, settings) in enumerate(stages):
@@ -198,18 +209,16 @@ def make_language_model(
             micro_batches=config.batch.micro_batches,
             checkpoint=config.checkpoint,
             identity=names,
-            references=[f"text {i + 1}" for i in range(len(parts["train"]))],
             seed=config.seed,
             before=progress,
-            stage=Stage(name, index),
+            stage=Stage(name, index, sum(left[index:])),
             backwards=bool(model.config.backwards),
             allow_change=config.data.allow_change,
             patience=config.patience,
         )
-    assert progress is not None, "there is at least one stage"
-    if progress.stage == len(stages) - 1:
+    if progress is not None:
         state = full_state(trained)
         if accelerator.is_main_process:
-            save_language_model(accelerator.unwrap_model(trained), tokenizer, state, run.out / "language_model")
-    plain: AWDLSTMForCausalLM = accelerator.unwrap_model(trained, keep_fp32_wrapper=False)
-    return progress, plain
+            plain = accelerator.unwrap_model(trained)
+            save_language_model(plain, tokenizer, state, folder=run.out / "language_model", card=CARD)
+    return progress, accelerator.unwrap_model(trained, keep_fp32_wrapper=False)

@@ -33,8 +33,7 @@ def train_tokenizer(
     """
     backend, trainer = (_subword if kind == "subword" else _word)(vocab_size, show_progress)
     backend.train_from_iterator(texts, trainer)
-    backend.post_processor = _frame(backend)
-    return PreTrainedTokenizerFast(
+    tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=backend,
         unk_token=UNKNOWN,
         pad_token=PADDING,
@@ -42,6 +41,8 @@ def train_tokenizer(
         eos_token=END,
         model_input_names=["input_ids", "attention_mask"],
     )
+    frame_documents_(tokenizer)
+    return tokenizer
 
 
 def _subword(vocab_size: int, show_progress: bool) -> tuple[Tokenizer, trainers.Trainer]:
@@ -63,16 +64,29 @@ def _word(vocab_size: int, show_progress: bool) -> tuple[Tokenizer, trainers.Tra
     backend = Tokenizer(models.WordLevel(unk_token=UNKNOWN))
     backend.normalizer = normalizers.Sequence([normalizers.Replace(LINE_BREAKS, "\n"), normalizers.NFC(), normalizers.Lowercase()])
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    backend.decoder = decoders.Sequence([decoders.Replace(Regex("^"), " "), decoders.Fuse()])  # a space before each word
     trainer = trainers.WordLevelTrainer(
         vocab_size=vocab_size, min_frequency=MIN_FREQUENCY, special_tokens=list(SPECIAL_TOKENS), show_progress=show_progress
     )
     return backend, trainer
 
 
-def _frame(backend: Tokenizer) -> processors.TemplateProcessing:
-    """Put a document, or two as a pair, between its start and end."""
+def frame_documents_(tokenizer: PreTrainedTokenizerBase, *, end: bool = True) -> None:
+    """Make `tokenizer` put a document, or two as a pair, between `<s>` and `</s>`; without `end` a prompt stays open.
+
+    A language model is saved with the open form: `pipeline("text-generation")` goes on from what it is given.
+
+    >>> tokenizer = train_tokenizer(["a film", "a film"], kind="word")
+    >>> frame_documents_(tokenizer, end=False)
+    >>> tokenizer.convert_ids_to_tokens(tokenizer("a film").input_ids)
+    ['<s>', 'a', 'film']
+    """
+    backend = tokenizer.backend_tokenizer
     ids = [(token, backend.token_to_id(token)) for token in (START, END)]
-    return processors.TemplateProcessing(single=f"{START} $A {END}", pair=f"{START} $A {END} $B {END}", special_tokens=ids)
+    closing = f" {END}" if end else ""
+    backend.post_processor = processors.TemplateProcessing(
+        single=f"{START} $A{closing}", pair=f"{START} $A {END} $B{closing}", special_tokens=ids
+    )
 
 
 @dataclass(frozen=True)

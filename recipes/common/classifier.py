@@ -86,24 +86,21 @@ def train_classifier(
     max_length: int,
     names: Mapping[str, str] | None = None,
     before: Progress | None = None,
+    first_stage: int = 0,
 ) -> RunResult:
     """Train `model` on the training part, choose by the validation part, score the test part once, and save everything.
 
     `trainings` are run one after the other, each from the weights that the one before ended with; the best weights of all are
-    kept. `encoded` is by part, as `encode_parts` makes it; `base_model` is for the model's card. `before` is how an earlier stage
-    of the run ended, a language model's for instance, and `names` what checkpoints of all stages belong to.
+    kept. `encoded` is by part, as `encode_parts` makes it; `base_model` is for the model's card. `first_stage` is not
+    0 where the run has made something else before, a language model for instance; `before` is how that ended, unless a later
+    stage has left it behind, and `names` what checkpoints of all stages belong to.
     """
     accelerator, fields = run.accelerator, inputs.fields
+    num_micro_batches, per_epoch = epoch_of(config, encoded["train"], num_processes=accelerator.num_processes)
     output = output_layer(model, num_outputs=max(1, len(fields.labels)))
     targets, scale, shift = standardised(inputs, can_shift=output.bias is not None)
     lengths = encoded["train"].padded_lengths
-    num_micro_batches = check_micro_batches(
-        config.batch.micro_batches, num_processes=accelerator.num_processes, num_examples=len(lengths), size=config.batch.size
-    )
-    min_size = num_micro_batches  # fixed: were it to follow a later split, the steps themselves would change
-    per_epoch = steps_per_epoch(lengths, size=config.batch.size, min_size=min_size)
     progress = before or Progress(num_micro_batches)
-    first_stage = progress.stage + 1 if before else 0
     trained, optimizer = model, None
 
     def outputs_of(part: str, model: nn.Module) -> np.ndarray[Any, Any]:
@@ -128,15 +125,15 @@ def train_classifier(
             optimizer,
             training,
             batches=partial(batched_steps, encoded=encoded["train"], tokenizer=tokenizer, labels=targets),
-            plan=partial(training_plan, lengths, size=config.batch.size, min_size=min_size, epochs=training.epochs),
+            plan=partial(training_plan, lengths, size=config.batch.size, min_size=num_micro_batches, epochs=training.epochs),
             accelerator=accelerator,
             loss_fn=classifier_loss(task=fields.task, label_smoothing=label_smoothing),
             total_steps=per_epoch * training.epochs,
             max_grad_norm=max_grad_norm,
             seed=stage_seed(config.seed, first_stage + index),
         )
-        alone = len(trainings) == 1 and before is None
-        progress = fit(
+        alone = len(trainings) == 1 and first_stage == 0
+        ended = fit(
             run,
             make_steps,
             model=trained,
@@ -157,6 +154,7 @@ def train_classifier(
             eval_steps=config.eval_steps,
             patience=config.patience,
         )
+        progress = ended or progress
     for parameter in model.parameters():
         parameter.requires_grad_(True)
     fold_affine_(output, scale=scale, shift=shift)
@@ -240,6 +238,17 @@ def prepare_again(accelerator: Accelerator, model: nn.Module, optimizer: Optimiz
     accelerator.free_memory()
     prepared: tuple[nn.Module, Any] = accelerator.prepare(plain, optimizer)
     return prepared
+
+
+def epoch_of(config: ClassifierConfig, encoded: Encoded, *, num_processes: int) -> tuple[int, int]:
+    """Return the number of micro-batches a step, and of steps an epoch.
+
+    A step has so many examples at least, whatever it is split into later: were the steps to change, so would the result.
+    """
+    num = check_micro_batches(
+        config.batch.micro_batches, num_processes=num_processes, num_examples=len(encoded), size=config.batch.size
+    )
+    return num, steps_per_epoch(encoded.padded_lengths, size=config.batch.size, min_size=num)
 
 
 def check_micro_batches(wanted: int | None, *, num_processes: int, num_examples: int, size: int) -> int:

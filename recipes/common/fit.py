@@ -108,22 +108,22 @@ def fit(
     allow_data_change: bool = False,
     eval_steps: int | None = None,
     patience: int | None = None,
-) -> Progress:
+) -> Progress | None:
     """Train one stage to its end, or from the newest checkpoint of this run folder on, and leave the best weights in `model`.
 
     Evaluates every epoch (or every `eval_steps`); `patience` stops after that many evaluations in a row without a better
     `metric`. `identity` names what a checkpoint must belong to, `references` where each training example is from. When memory
     runs out, micro-batches are halved and their number doubled: the step stays the same. `before` is how the stage before ended.
-    A stage that a later one has left behind is not run again: the `stage` of what is returned is then the later one. At its end
-    exactly the `groups` whose parameters train must have changed. Raises `Stopped` after a signal, when everything is saved.
+    A stage that a later one has left behind is not run again, and None is returned. At its end exactly the `groups` whose
+    parameters train must have changed. Raises `Stopped` after a signal, when everything is saved.
     """
     root, best_file = run.out / "checkpoints", run.out / "best.safetensors"
     must_match = {name: value for name, value in identity.items() if name != "data" or not allow_data_change}
     newest = _newest(run, root, identity=must_match)
     if newest is not None and _progress(newest).stage > stage.index:
-        return _progress(newest)
-    end = before.step + total_steps + stage.later_steps
+        return None
     resumed = _resume(run, newest, best_file, model=model, optimizer=optimizer, before=before, stage=stage, carried=carried)
+    end = (resumed.first_step if resumed else before.step) + total_steps + stage.later_steps
     run.release(f"resumed from step {resumed.step} of {end}" if resumed else None)
     progress = resumed or _begin(before, stage, hashes=group_hashes(run.accelerator.unwrap_model(model), groups))
     _check_disk(run, model, keep=checkpoints.keep)

@@ -73,12 +73,11 @@ L = TypeVar("L", bound=Loaded)
 
 @dataclass(frozen=True)
 class Corpus:
-    """The texts of a language model; `references` say where each training text is from."""
+    """The texts of a language model."""
 
     train: list[str]
     validation: list[str]
     test: list[str] | None
-    references: list[str]
     fingerprint: str
     notes: tuple[str, ...]
     labels: tuple[str, ...] = ()
@@ -156,7 +155,6 @@ def load_corpus(data: Texts) -> Corpus:
         train=train.texts,
         validation=validation.texts,
         test=test.texts if test else None,
-        references=train.references,
         fingerprint=fingerprint([train, validation, test]),
         notes=tuple(notes),
     )

@@ -26,6 +26,7 @@ from nlpbp.core.schedules import one_cycle, one_cycle_momentum
 from nlpbp.data.exports import code_span
 from nlpbp.text.batches import Encoded
 from nlpbp.text.lm_data import CarriedState, count_targets, evaluation_blocks, num_windows, stream_windows
+from nlpbp.text.tokenizer import END, START, frame_documents_
 from nlpbp.train.evaluate import batch_losses
 from nlpbp.train.loop import Step, train_steps
 from nlpbp.train.weights import full_state
@@ -91,7 +92,6 @@ def train_language_model(
     micro_batches: int | None,
     checkpoint: sections.Checkpoints,
     identity: Mapping[str, str],
-    references: Sequence[str],
     seed: int,
     before: Progress | None,
     stage: Stage,
@@ -99,8 +99,10 @@ def train_language_model(
     allow_change: bool = False,
     eval_steps: int | None = None,
     patience: int | None = None,
-) -> tuple[Progress, nn.Module]:
+) -> tuple[Progress | None, nn.Module]:
     """Train `model` on `encoded["train"]` as one stage of a run; return its end, and the model as accelerate has it.
+
+    The end is None when a later stage has left this one behind; the model is then not the trained one.
 
     A step is one window of `lm.rows` rows; `micro_batches` cut it by rows. The best weights by `encoded["validation"]` are
     kept.
@@ -110,7 +112,7 @@ def train_language_model(
     num_processes = accelerator.num_processes
     num_micro_batches = check_micro_batches(micro_batches, num_processes=num_processes, num_examples=num_rows, size=num_rows)
     per_epoch = num_windows(len(encoded["train"].tokens), num_rows=num_rows, window=lm.window)
-    total_steps = lm.steps or lm.epochs * per_epoch
+    total_steps = windows_to_do(lm, encoded["train"])
     groups = layer_groups(accelerator.unwrap_model(model))
     carried = CarriedState(num_rows) if reading.recurrent else None
     trained, optimizer = prepare_again(accelerator, model, make_optimizer(lm, model, groups))
@@ -163,7 +165,7 @@ def train_language_model(
         steps_per_epoch=min(per_epoch, total_steps),
         identity=identity,
         checkpoints=checkpoint,
-        references=references,
+        references=[f"row {row + 1} of the stream" for row in range(num_rows)],
         before=before or Progress(num_micro_batches),
         stage=stage,
         carried=carried,
@@ -274,7 +276,7 @@ def finish_language_model(
     if run.accelerator.is_main_process:
         card = language_model_card(result, corpus, base_model=base_model, import_line=reading.recurrent)
         plain = run.accelerator.unwrap_model(model)
-        save_model(plain, tokenizer, state, folder=run.out / "model", card=card, max_length=None)
+        save_language_model(plain, tokenizer, state, folder=run.out / "model", card=card)
         record = training_record(result, progress) | {
             "data": {"fingerprint": corpus.fingerprint, "examples": {name: len(part) for name, part in corpus.parts.items()}},
             "tokens": {name: len(part.tokens) for name, part in encoded.items()},
@@ -331,6 +333,18 @@ def language_model_card(result: RunResult, corpus: Corpus, *, base_model: str, i
     )
 
 
-def save_language_model(model: Any, tokenizer: PreTrainedTokenizerBase, state: dict[str, Tensor], folder: Path) -> None:
-    """Write a language model that a later stage, or another run, starts from: complete, or not there."""
-    save_model(model, tokenizer, state, folder=folder, card="A language model made on the way to a classifier.\n", max_length=None)
+def save_language_model(
+    model: Any, tokenizer: PreTrainedTokenizerBase, state: dict[str, Tensor], *, folder: Path, card: str
+) -> None:
+    """Write a language model that writes on from a prompt, and that another training can start from: complete, or not there."""
+    ours = START in tokenizer.get_vocab() and END in tokenizer.get_vocab()
+    if ours:
+        frame_documents_(tokenizer, end=False)
+    save_model(model, tokenizer, state, folder=folder, card=card, max_length=None)
+    if ours:
+        frame_documents_(tokenizer)
+
+
+def windows_to_do(lm: sections.LanguageModel, encoded: Encoded) -> int:
+    """Return how many steps a language model is trained for."""
+    return lm.steps or lm.epochs * num_windows(len(encoded.tokens), num_rows=lm.rows, window=lm.window)

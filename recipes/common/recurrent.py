@@ -27,7 +27,7 @@ from nlpbp.text.awd_lstm import (
     AWDLSTMForSequenceClassification,
 )
 from nlpbp.text.batches import Encoded, encode
-from nlpbp.text.tokenizer import measure_coverage, train_tokenizer
+from nlpbp.text.tokenizer import frame_documents_, measure_coverage, train_tokenizer
 from nlpbp.text.transfer import use_vocabulary_
 from nlpbp.text.transformer import PROBLEM_TYPES, load_tokenizer
 from recipes.common import config as sections
@@ -122,6 +122,7 @@ def load_language_model(name: str, *, dropout: float) -> tuple[AWDLSTMForCausalL
     if not isinstance(model, AWDLSTMForCausalLM):
         kind = model.config.model_type
         raise ConfigError(f"{name} is a {kind}, not an AWD-LSTM", column="lm.init", hint="give a run of lm_awd_lstm")
+    frame_documents_(tokenizer)
     for part, value in LANGUAGE_MODEL_DROPOUTS.scaled(dropout).as_config().items():
         setattr(model.config, part, value)
     return model, tokenizer
