@@ -98,7 +98,9 @@ def tiny() -> Config:
         model=sections.Recurrent(size="tiny"),
         tokenizer=sections.Tokenizer(kind="word", vocab_size=400),
         lm=Transfer(epochs=1, rows=8, window=12, lr=2e-2, dropout=0.3),
-        stages=(sections.Stage(epochs=1, lr=3e-2, train_last=1), sections.Stage(epochs=1, lr=3e-2)),
+        stages=(sections.Stage(epochs=1, lr=3e-2, train_last=1), sections.Stage(epochs=2, lr=3e-2)),
+        optim=sections.RecurrentOptim(group_ratio=1.0),
+        dropout=sections.Dropout(scale=0.1),
         batch=sections.Batch(size=16),
     )
 
