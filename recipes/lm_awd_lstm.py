@@ -10,10 +10,9 @@ from dataclasses import dataclass, field
 from nlpbp.train.setup import Precision
 from recipes.common import config as sections
 from recipes.common.classifier import as_saved, identity
-from recipes.common.fit import Stage
 from recipes.common.folder import Run, open_run
 from recipes.common.inputs import load_corpus, the_same_everywhere
-from recipes.common.language_model import Reading, finish_language_model, score, train_language_model
+from recipes.common.language_model import Reading, finish_language_model, recurrent_training, score, train_language_model
 from recipes.common.recurrent import (
     encode_documents,
     load_language_model,
@@ -86,16 +85,15 @@ def _train(run: Run, config: Config) -> RunResult:
     encoded = encode_documents(run, dict(corpus.parts), tokenizer=tokenizer)
     lm, options = config.lm, model_options(config.model, tokenizer)
     model = start_from(run, given, tokenizer) if given else new_language_model(options, dropout=lm.dropout, seed=config.seed)
-    backwards = bool(model.config.backwards)
+    training = recurrent_training(lm, encoded, backwards=bool(model.config.backwards))
     reading = Reading(recurrent=True, activation=lm.activation, temporal=lm.temporal)
     before = None
     if given is not None:
         model.to(run.accelerator.device)
-        pad = tokenizer.pad_token_id
-        before = score(run, model, encoded["validation"], lm=lm, reading=reading, pad=pad, backwards=backwards)[0]
+        before = score(run, model, encoded["validation"], training, reading=reading, pad=tokenizer.pad_token_id)[0]
     progress, trained = train_language_model(
         run,
-        lm,
+        training,
         model=model,
         encoded=encoded,
         reading=reading,
@@ -104,9 +102,6 @@ def _train(run: Run, config: Config) -> RunResult:
         checkpoint=config.checkpoint,
         identity=identity(corpus, tokenizer),
         seed=config.seed,
-        before=None,
-        stage=Stage(),
-        backwards=backwards,
         allow_change=config.data.allow_change,
         eval_steps=config.eval_steps,
         patience=config.patience,
@@ -116,14 +111,13 @@ def _train(run: Run, config: Config) -> RunResult:
         run,
         corpus,
         progress,
+        training,
         model=trained,
         saved=as_saved(run.accelerator, trained),
         tokenizer=tokenizer,
         encoded=encoded,
-        lm=lm,
         reading=reading,
         base_model=lm.init or "nothing",
         before=before,
-        backwards=backwards,
         push_to_hub=config.push_to_hub,
     )

@@ -5,24 +5,29 @@ python scripts/finetune.py transformer_sentiment --data.train reviews.csv
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import nn
 from torch.optim import Optimizer
+from transformers import PreTrainedTokenizerBase
 
 from nlpbp.core import schedules
 from nlpbp.core.errors import ConfigError
 from nlpbp.core.groups import LayerGroup, no_decay_names, parameter_groups
 from nlpbp.core.optim import adamw
+from nlpbp.data.columns import Examples
 from nlpbp.data.packaged import packaged_model
+from nlpbp.text.batches import Encoded, encode
 from nlpbp.text.tiny import tiny_bert
-from nlpbp.text.transformer import length_limit, load_classifier, load_config, load_tokenizer
+from nlpbp.text.transformer import length_limit, load_classifier, load_config, load_masked_lm, load_tokenizer
 from nlpbp.train.setup import Precision
 from recipes.common import config as sections
-from recipes.common.classifier import Training, encode_parts, train_classifier
+from recipes.common.classifier import Training, encode_parts, epoch_of, identity, train_classifier
+from recipes.common.fit import Progress
 from recipes.common.folder import CACHE, Run, open_run
-from recipes.common.inputs import load_inputs, the_same_everywhere
+from recipes.common.inputs import Inputs, fingerprint, joined_texts, load_inputs, load_texts, the_same_everywhere
+from recipes.common.masked_lm import adapt, copy_body_
 from recipes.common.results import RunResult
 
 NAME = "transformer_sentiment"
@@ -49,6 +54,7 @@ class Config:
     data: sections.Data = field(default_factory=sections.Data)
     model: Model = field(default_factory=Model)
     optim: sections.Optim = field(default_factory=sections.Optim)
+    mlm: sections.MaskedLM = field(default_factory=sections.MaskedLM)
     dropout: sections.Dropout = field(default_factory=sections.Dropout)
     batch: sections.Batch = field(default_factory=sections.Batch)
     checkpoint: sections.Checkpoints = field(default_factory=sections.Checkpoints)
@@ -130,6 +136,9 @@ def _fine_tune(run: Run, config: Config) -> RunResult:
         run.say(f"rates: {lr:.1e} for the last layer and {groups[0]['lr']:.1e} for the first of {len(layers)} groups")
         return adamw(groups, betas=optim.betas, eps=optim.eps)
 
+    before, names = None, identity(inputs, tokenizer)
+    if config.mlm.steps is not None:
+        before, names = adapt_to_texts(run, config, inputs, model=model, name=name, tokenizer=tokenizer, encoded=encoded)
     return train_classifier(
         run,
         config,
@@ -142,7 +151,50 @@ def _fine_tune(run: Run, config: Config) -> RunResult:
         encoded=encoded,
         base_model=config.model.name,
         max_length=max_length,
+        names=names,
+        before=before,
+        first_stage=0 if config.mlm.steps is None else 1,
     )
+
+
+def adapt_to_texts(
+    run: Run,
+    config: Config,
+    inputs: Inputs,
+    *,
+    model: nn.Module,
+    name: str,
+    tokenizer: PreTrainedTokenizerBase,
+    encoded: Mapping[str, Encoded],
+) -> tuple[Progress | None, dict[str, str]]:
+    """Train the model's body on hidden words of the training texts, and of unlabelled ones; return the stage's end.
+
+    With it goes what checkpoints of the run belong to.
+    """
+    texts, train = joined_texts(inputs.train.examples), encoded["train"]
+    if config.mlm.unlabelled is not None:
+        texts = [*texts, *load_texts(config.mlm.unlabelled).texts]
+        train = encode(texts, tokenizer=tokenizer, max_length=config.data.max_length, cache=CACHE / "tokens")
+    names = identity(inputs, tokenizer)
+    names["data"] += f", all texts {fingerprint([Examples('', texts, None, None, [])])}"
+    masked = load_masked_lm(name, tokenizer=tokenizer, dropout_scale=config.dropout.scale)
+    _, per_epoch = epoch_of(config, encoded["train"], num_processes=run.accelerator.num_processes)
+    progress, adapted = adapt(
+        run,
+        config.mlm,
+        model=masked,
+        encoded={"train": train, "validation": encoded["validation"]},
+        tokenizer=tokenizer,
+        batch=config.batch,
+        optim=config.optim,
+        checkpoint=config.checkpoint,
+        identity=names,
+        seed=config.seed,
+        later_steps=per_epoch * config.epochs,
+        allow_change=config.data.allow_change,
+    )
+    copy_body_(model, adapted)
+    return progress, names
 
 
 def model_path(name: str) -> str:

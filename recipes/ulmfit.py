@@ -19,7 +19,7 @@ from recipes.common.classifier import encode_parts, epoch_of, identity, train_cl
 from recipes.common.fit import Progress, Stage
 from recipes.common.folder import Run, open_run
 from recipes.common.inputs import Inputs, fingerprint, joined_texts, load_inputs, load_texts, the_same_everywhere
-from recipes.common.language_model import Reading, save_language_model, train_language_model, windows_to_do
+from recipes.common.language_model import Reading, recurrent_training, save_language_model, train_language_model
 from recipes.common.recurrent import (
     encode_documents,
     load_language_model,
@@ -193,17 +193,20 @@ def make_language_model(
     lm, accelerator = config.lm, run.accelerator
     encoded = encode_documents(run, dict(texts), tokenizer=tokenizer)
     target = {"train": encoded["train"], "validation": encoded["validation"]}
-    stages = [("language model", target, replace(lm, layer_decay=FINE_TUNING_DECAY) if lm.init and lm.layer_decay == 1.0 else lm)]
+    settings = replace(lm, layer_decay=FINE_TUNING_DECAY) if lm.init and lm.layer_decay == 1.0 else lm
+    backwards = bool(model.config.backwards)
+    stages = [("language model", target, recurrent_training(settings, target, backwards=backwards))]
     if "pretraining" in encoded:
+        general = {**target, "train": encoded["pretraining"]}
         first = replace(lm, steps=lm.pretrain_steps, epochs=1)
-        stages.insert(0, ("pretraining", {**target, "train": encoded["pretraining"]}, first))
-    left = [*(windows_to_do(settings, parts["train"]) for _, parts, settings in stages[1:]), later_steps]
+        stages.insert(0, ("pretraining", general, recurrent_training(first, general, backwards=backwards)))
+    left = [*(training.total_steps for _, _, training in stages[1:]), later_steps]
     progress: Progress | None = None
     trained: Any = model
-    for index, (name, parts, settings) in enumerate(stages):
+    for index, (name, parts, training) in enumerate(stages):
         progress, trained = train_language_model(
             run,
-            settings,
+            training,
             model=trained,
             encoded=parts,
             reading=Reading(recurrent=True, activation=lm.activation, temporal=lm.temporal),
@@ -214,7 +217,6 @@ def make_language_model(
             seed=config.seed,
             before=progress,
             stage=Stage(name, index, sum(left[index:])),
-            backwards=bool(model.config.backwards),
             allow_change=config.data.allow_change,
             patience=config.patience,
         )

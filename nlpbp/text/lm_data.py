@@ -8,6 +8,7 @@ and processes: rows belong to micro-batches, and micro-batches to processes, as 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -37,6 +38,17 @@ def corpus_stream(
         order = epoch_order(len(encoded), seed=seed, epoch=epoch)
         stream = np.concatenate([encoded.tokens[encoded.offsets[i] : encoded.offsets[i + 1]] for i in order])
     return stream[::-1] if backwards else stream
+
+
+def append_token(encoded: Encoded, token: int) -> Encoded:
+    """End each document with `token`, for tokenizers that mark no end.
+
+    >>> documents = Encoded(np.array([1, 2, 3], np.int32), np.array([0, 2, 3]), None, np.array([]), np.array([]))
+    >>> append_token(documents, 9).tokens.tolist()
+    [1, 2, 9, 3, 9]
+    """
+    tokens = np.insert(encoded.tokens, encoded.offsets[1:], token)
+    return replace(encoded, tokens=tokens, offsets=encoded.offsets + np.arange(len(encoded.offsets)), type_ids=None)
 
 
 def row_length(num_tokens: int, *, num_rows: int) -> int:

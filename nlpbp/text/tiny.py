@@ -1,18 +1,26 @@
-"""A BERT of a few thousand weights with a tokenizer of its own, for the seconds-long form of recipes and for tests."""
+"""A BERT and a GPT-2 of a few thousand weights, with a tokenizer, for the seconds-long form of recipes and for tests."""
 
 from __future__ import annotations
 
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedConfig,
+    PreTrainedTokenizerFast,
+)
 
 from nlpbp.data.tiny import tiny_reviews
 
-SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
 def tiny_bert(folder: Path) -> Path:
@@ -26,20 +34,46 @@ def tiny_bert(folder: Path) -> Path:
     """
     if (folder / "config.json").exists():
         return folder
+    config = BertConfig(
+        vocab_size=len(_words()) + len(SPECIAL_TOKENS),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=64,
+    )
+    return _save_once(folder, BertForSequenceClassification, config)
+
+
+def tiny_gpt(folder: Path) -> Path:
+    """Write a GPT-2 of a few thousand weights and its tokenizer into `folder`, unless they are there, and return it.
+
+    >>> import tempfile
+    >>> sorted(file.name for file in tiny_gpt(Path(tempfile.mkdtemp()) / "gpt").iterdir())[:2]
+    ['config.json', 'generation_config.json']
+    """
+    if (folder / "config.json").exists():
+        return folder
+    end = SPECIAL_TOKENS.index("[SEP]")
+    config = GPT2Config(
+        vocab_size=len(_words()) + len(SPECIAL_TOKENS),
+        n_embd=32,
+        n_layer=2,
+        n_head=2,
+        n_positions=64,
+        bos_token_id=end,
+        eos_token_id=end,
+        pad_token_id=SPECIAL_TOKENS.index("[PAD]"),
+    )
+    return _save_once(folder, GPT2LMHeadModel, config)
+
+
+def _save_once(folder: Path, model: Any, config: PreTrainedConfig) -> Path:
     temporary = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
-    tokenizer = _tokenizer()
-    tokenizer.save_pretrained(temporary)
+    _tokenizer().save_pretrained(temporary)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        config = BertConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            intermediate_size=64,
-            max_position_embeddings=64,
-        )
-        BertForSequenceClassification(config).save_pretrained(temporary)
+        model(config).save_pretrained(temporary)
     try:
         temporary.rename(folder)
     except OSError:  # another process was first
@@ -47,9 +81,12 @@ def tiny_bert(folder: Path) -> Path:
     return folder
 
 
+def _words() -> list[str]:
+    return sorted({word for text in tiny_reviews(num_examples=200).columns["text"] for word in text.split() if word.isalpha()})
+
+
 def _tokenizer() -> PreTrainedTokenizerFast:
-    words = sorted({word for text in tiny_reviews(num_examples=200).columns["text"] for word in text.split() if word.isalpha()})
-    vocabulary = {token: index for index, token in enumerate([*SPECIAL_TOKENS, *words])}
+    vocabulary = {token: index for index, token in enumerate([*SPECIAL_TOKENS, *_words()])}
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     backend.normalizer = normalizers.Lowercase()
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -64,6 +101,7 @@ def _tokenizer() -> PreTrainedTokenizerFast:
         unk_token="[UNK]",
         cls_token="[CLS]",
         sep_token="[SEP]",
+        mask_token="[MASK]",
         model_max_length=64,
         model_input_names=["input_ids", "token_type_ids", "attention_mask"],
     )

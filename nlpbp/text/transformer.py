@@ -12,6 +12,8 @@ import torch
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedConfig,
@@ -101,7 +103,39 @@ def load_classifier(
         model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     if compile:
         model.compile(dynamic=True)
-    elif not torch.accelerator.is_available():
+    else:
+        _faster_on_cpu(model)
+    return model
+
+
+def load_masked_lm(name: str, *, tokenizer: PreTrainedTokenizerBase, dropout_scale: float = 1.0) -> PreTrainedModel:
+    """Load `AutoModelForMaskedLM` in fp32, with a new head where the folder has none, and faster dropout on a CPU.
+
+    Raises `ConfigError` for a tokenizer without a mask token.
+    """
+    if tokenizer.mask_token_id is None:
+        raise ConfigError(f"the tokenizer of {name} has no mask token", column="mlm.steps", hint="leave --mlm.steps out")
+    config = _from_pretrained(AutoConfig, name)
+    scale_dropouts(config, dropout_scale)
+    model: PreTrainedModel = _from_pretrained(AutoModelForMaskedLM, name, config=config, dtype="float32", use_safetensors=True)
+    return _faster_on_cpu(model)
+
+
+def load_causal_lm(name: str, *, dropout_scale: float = 1.0) -> PreTrainedModel:
+    """Load `AutoModelForCausalLM` in fp32, and faster dropout on a CPU."""
+    config = _from_pretrained(AutoConfig, name)
+    try:
+        scale_dropouts(config, dropout_scale)
+    except ValueError as error:
+        raise ConfigError(str(error), hint="lower --dropout.scale") from error
+    model: PreTrainedModel = _from_pretrained(AutoModelForCausalLM, name, config=config, dtype="float32", use_safetensors=True)
+    if not torch.accelerator.is_available():
+        use_byte_dropout(model)
+    return model
+
+
+def _faster_on_cpu(model: PreTrainedModel) -> PreTrainedModel:
+    if not torch.accelerator.is_available():
         use_byte_dropout(model)
         if model.config._attn_implementation == "sdpa":
             model.set_attn_implementation(register_attention())

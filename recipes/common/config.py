@@ -210,6 +210,28 @@ class RecurrentOptim:
 
 
 @dataclasses.dataclass(frozen=True)
+class MaskedLM:
+    """A masked-language-model step on the target's texts before the classifier (practice N6)."""
+
+    steps: int | None = None
+    """Train so many steps. Left out: no such step."""
+    lr: float = 1e-4
+    """Highest rate."""
+    unlabelled: str | None = None
+    """More texts of the target's kind, without labels."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Lora:
+    """Low-rank adapters (Hu et al. 2021) instead of all weights; needs the package peft."""
+
+    rank: int | None = None
+    """Rank of the adapters of all linear layers. Left out: all weights train."""
+    alpha: float = 16.0
+    """Their outputs are multiplied by alpha / rank."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Dropout:
     """All dropouts of the model, together."""
 
@@ -423,6 +445,12 @@ RANGES: dict[str, tuple[float, float, str]] = {
     "stages.epochs": (1, math.inf, "1 or more"),
     "stages.lr": (1e-12, 10.0, "above 0 and at most 10"),
     "stages.train_last": (1, math.inf, "1 or more"),
+    "mlm.steps": (1, math.inf, "1 or more"),
+    "mlm.lr": (1e-12, 10.0, "above 0 and at most 10"),
+    "lora.rank": (1, math.inf, "1 or more"),
+    "lora.alpha": (1e-6, math.inf, "above 0"),
+    "steps": (1, math.inf, "1 or more"),
+    "window": (2, math.inf, "2 or more"),
     "tokenizer.vocab_size": (300, math.inf, "300 or more"),
     "lm.steps": (1, math.inf, "1 or more"),
     "lm.epochs": (1, math.inf, "1 or more"),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from nlpbp.core.groups import LayerGroup, layer_groups, no_decay_names, paramete
 from nlpbp.core.losses import IGNORED
 from nlpbp.core.optim import RECURRENT_BETAS, RECURRENT_EPS, adamw
 from nlpbp.core.regularize import activation_penalty, gradient_only, temporal_penalty
-from nlpbp.core.schedules import one_cycle, one_cycle_momentum
+from nlpbp.core.schedules import Schedule, one_cycle, one_cycle_momentum
 from nlpbp.data.exports import code_span
 from nlpbp.text.batches import Encoded
 from nlpbp.text.lm_data import CarriedState, count_targets, evaluation_blocks, num_windows, stream_windows
@@ -81,9 +82,27 @@ def window_loss(model: nn.Module, batch: Batch) -> Tensor:
     return total / (targets != IGNORED).sum().clamp(min=1)
 
 
+@dataclass(frozen=True)
+class Training:
+    """How a language model is trained on its stream: `num_rows` windows of `window` tokens are a step.
+
+    `make_optimizer` is given the model and its layer groups; `momentum` gives values of Adam's first beta.
+    """
+
+    total_steps: int
+    num_rows: int
+    window: int
+    make_optimizer: Callable[[nn.Module, Sequence[LayerGroup]], Optimizer]
+    schedule: Schedule
+    momentum: Schedule | None = None
+    max_grad_norm: float | None = None
+    random_windows: bool = False
+    backwards: bool = False
+
+
 def train_language_model(
     run: Run,
-    lm: sections.LanguageModel,
+    training: Training,
     *,
     model: nn.Module,
     encoded: Mapping[str, Encoded],
@@ -93,47 +112,40 @@ def train_language_model(
     checkpoint: sections.Checkpoints,
     identity: Mapping[str, str],
     seed: int,
-    before: Progress | None,
-    stage: Stage,
-    backwards: bool = False,
+    before: Progress | None = None,
+    stage: Stage = Stage(),  # noqa: B008
     allow_change: bool = False,
     eval_steps: int | None = None,
     patience: int | None = None,
 ) -> tuple[Progress | None, nn.Module]:
     """Train `model` on `encoded["train"]` as one stage of a run; return its end, and the model as accelerate has it.
 
-    The end is None when a later stage has left this one behind; the model is then not the trained one.
-
-    A step is one window of `lm.rows` rows; `micro_batches` cut it by rows. The best weights by `encoded["validation"]` are
-    kept.
+    The end is None when a later stage has left this one behind; the model is then not the trained one. `micro_batches` cut a step
+    by rows. The best weights by `encoded["validation"]` are kept.
     """
-    accelerator = run.accelerator
-    num_rows = check_rows(lm, encoded)
+    accelerator, num_rows, pad = run.accelerator, training.num_rows, tokenizer.pad_token_id
     num_processes = accelerator.num_processes
     num_micro_batches = check_micro_batches(micro_batches, num_processes=num_processes, num_examples=num_rows, size=num_rows)
-    per_epoch = num_windows(len(encoded["train"].tokens), num_rows=num_rows, window=lm.window)
-    total_steps = windows_to_do(lm, encoded["train"])
+    per_epoch = num_windows(len(encoded["train"].tokens), num_rows=num_rows, window=training.window)
     groups = layer_groups(accelerator.unwrap_model(model))
     carried = CarriedState(num_rows) if reading.recurrent else None
-    trained, optimizer = prepare_again(accelerator, model, make_optimizer(lm, model, groups))
-    high, low = lm.momentum
-    pad = tokenizer.pad_token_id
+    trained, optimizer = prepare_again(accelerator, model, training.make_optimizer(model, groups))
 
     def make_steps(first_step: int, num_micro_batches: int) -> Iterator[Step]:
         windows = stream_windows(
             encoded["train"],
             num_rows=num_rows,
-            window=lm.window,
+            window=training.window,
             pad=pad,
             num_micro_batches=num_micro_batches,
-            total_steps=total_steps,
+            total_steps=training.total_steps,
             seed=stage_seed(seed, stage.index),
-            random_windows=lm.random_windows,
-            backwards=backwards,
+            random_windows=training.random_windows,
+            backwards=training.backwards,
             carried=carried,
             first_step=first_step,
             rank=accelerator.process_index,
-            world_size=accelerator.num_processes,
+            world_size=num_processes,
         )
         return train_steps(
             trained,
@@ -142,16 +154,13 @@ def train_language_model(
             accelerator=accelerator,
             loss_fn=reading.loss_fn(carried),
             count=count_targets,
-            schedule=one_cycle(),
-            momentum=one_cycle_momentum(high=high, low=low),
-            total_steps=total_steps,
+            schedule=training.schedule,
+            momentum=training.momentum,
+            total_steps=training.total_steps,
             first_step=first_step,
-            max_grad_norm=lm.max_grad_norm,
+            max_grad_norm=training.max_grad_norm,
             seed=stage_seed(seed, stage.index),
         )
-
-    def evaluate() -> Metrics:
-        return score(run, trained, encoded["validation"], lm=lm, reading=reading, pad=pad, backwards=backwards)[0]
 
     progress = fit(
         run,
@@ -159,10 +168,10 @@ def train_language_model(
         model=trained,
         optimizer=optimizer,
         groups=groups,
-        evaluate=evaluate,
+        evaluate=lambda: score(run, trained, encoded["validation"], training, reading=reading, pad=pad)[0],
         metric="loss",
-        total_steps=total_steps,
-        steps_per_epoch=min(per_epoch, total_steps),
+        total_steps=training.total_steps,
+        steps_per_epoch=min(per_epoch, training.total_steps),
         identity=identity,
         checkpoints=checkpoint,
         references=[f"row {row + 1} of the stream" for row in range(num_rows)],
@@ -176,37 +185,57 @@ def train_language_model(
     return progress, trained
 
 
-def check_rows(lm: sections.LanguageModel, encoded: Mapping[str, Encoded]) -> int:
-    """Return the number of rows; a corpus that cannot give each of them a token is an error."""
-    for name, part in encoded.items():
-        if len(part.tokens) < (lm.rows + 1 if name == "train" else 2):
-            raise DataError(
-                f"the {name} texts have {len(part.tokens)} tokens, too few for {lm.rows} rows",
-                hint="give more text, or a smaller --lm.rows",
-            )
-    return lm.rows
+def recurrent_training(lm: sections.LanguageModel, encoded: Mapping[str, Encoded], *, backwards: bool) -> Training:
+    """Make the training of a recurrent language model from its settings: AdamW under 1cycle."""
+    high, low = lm.momentum
+    check_rows(lm.rows, encoded)
+    return Training(
+        total_steps=windows_to_do(encoded["train"], steps=lm.steps, epochs=lm.epochs, num_rows=lm.rows, window=lm.window),
+        num_rows=lm.rows,
+        window=lm.window,
+        make_optimizer=partial(_make_optimizer, lm),
+        schedule=one_cycle(),
+        momentum=one_cycle_momentum(high=high, low=low),
+        max_grad_norm=lm.max_grad_norm,
+        random_windows=lm.random_windows,
+        backwards=backwards,
+    )
 
 
-def make_optimizer(lm: sections.LanguageModel, model: nn.Module, groups: Sequence[LayerGroup]) -> Optimizer:
-    """Build AdamW over a language model's layer groups."""
+def _make_optimizer(lm: sections.LanguageModel, model: nn.Module, groups: Sequence[LayerGroup]) -> Optimizer:
     made = parameter_groups(
         groups, lr=lm.lr, layer_decay=lm.layer_decay, weight_decay=lm.weight_decay, no_decay=no_decay_names(model)
     )
     return adamw(made, betas=(lm.momentum[0], RECURRENT_BETAS[1]), eps=RECURRENT_EPS)
 
 
+def windows_to_do(encoded: Encoded, *, steps: int | None, epochs: int, num_rows: int, window: int) -> int:
+    """Return how many steps a language model is trained for: so many, or so many passes."""
+    return steps or epochs * num_windows(len(encoded.tokens), num_rows=num_rows, window=window)
+
+
+def check_rows(num_rows: int, encoded: Mapping[str, Encoded]) -> None:
+    """Raise `DataError` for texts that cannot give each row a token."""
+    for name, part in encoded.items():
+        if len(part.tokens) < (num_rows + 1 if name == "train" else 2):
+            raise DataError(
+                f"the {name} texts have {len(part.tokens)} tokens, too few for {num_rows} rows",
+                hint="give more text, or fewer rows",
+            )
+
+
 def score(
-    run: Run,
-    model: nn.Module,
-    encoded: Encoded,
-    *,
-    lm: sections.LanguageModel,
-    reading: Reading,
-    pad: int,
-    backwards: bool = False,
+    run: Run, model: nn.Module, encoded: Encoded, training: Training, *, reading: Reading, pad: int
 ) -> tuple[Metrics, dict[str, list[float] | None]]:
     """Measure loss (nats a token) and perplexity on a corpus, with 95 % intervals over its windows."""
-    blocks = evaluation_blocks(encoded, num_rows=lm.rows, window=lm.window, pad=pad, num_blocks=NUM_BLOCKS, backwards=backwards)
+    blocks = evaluation_blocks(
+        encoded,
+        num_rows=training.num_rows,
+        window=training.window,
+        pad=pad,
+        num_blocks=NUM_BLOCKS,
+        backwards=training.backwards,
+    )
     losses, counts = batch_losses(model, blocks, accelerator=run.accelerator, count=count_targets, loss_of=reading.score)
     mean, interval = mean_interval(losses, counts)
     metrics: Metrics = {"loss": mean, "perplexity": perplexity(mean)}
@@ -234,16 +263,15 @@ def finish_language_model(
     run: Run,
     corpus: Corpus,
     progress: Progress,
+    training: Training,
     *,
     model: nn.Module,
     saved: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
     encoded: Mapping[str, Encoded],
-    lm: sections.LanguageModel,
     reading: Reading,
     base_model: str,
     before: Metrics | None = None,
-    backwards: bool = False,
     push_to_hub: str | None = None,
 ) -> RunResult:
     """Score the validation and test texts, write the model and the result, print the closing table; call it in every process.
@@ -252,10 +280,7 @@ def finish_language_model(
     validation texts before training, where there was something to score.
     """
     scored = {name: part for name, part in encoded.items() if name != "train"}
-    found = {
-        name: score(run, saved, part, lm=lm, reading=reading, pad=tokenizer.pad_token_id, backwards=backwards)
-        for name, part in scored.items()
-    }
+    found = {name: score(run, saved, part, training, reading=reading, pad=tokenizer.pad_token_id) for name, part in scored.items()}
     state = full_state(model)
     baselines = {"unigram": unigram_baseline(encoded["train"], scored, vocab_size=len(tokenizer))}
     if before is not None:
@@ -343,8 +368,3 @@ def save_language_model(
     save_model(model, tokenizer, state, folder=folder, card=card, max_length=None)
     if ours:
         frame_documents_(tokenizer)
-
-
-def windows_to_do(lm: sections.LanguageModel, encoded: Encoded) -> int:
-    """Return how many steps a language model is trained for."""
-    return lm.steps or lm.epochs * num_windows(len(encoded.tokens), num_rows=lm.rows, window=lm.window)

@@ -1,0 +1,206 @@
+"""Continue the training of any causal language model on your texts: all weights, or low-rank adapters.
+
+python scripts/finetune.py lm_transformer --model.name path/to/model --data.train texts/
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from nlpbp.core import schedules
+from nlpbp.core.errors import ConfigError
+from nlpbp.core.groups import LayerGroup, no_decay_names, parameter_groups
+from nlpbp.core.optim import adamw
+from nlpbp.text.lm_data import append_token
+from nlpbp.text.tiny import tiny_gpt
+from nlpbp.text.transformer import length_limit, load_causal_lm, load_tokenizer
+from nlpbp.train.setup import Precision
+from recipes.common import config as sections
+from recipes.common.classifier import as_saved, identity
+from recipes.common.folder import CACHE, Run, open_run
+from recipes.common.inputs import load_corpus, the_same_everywhere
+from recipes.common.language_model import (
+    Reading,
+    Training,
+    check_rows,
+    finish_language_model,
+    score,
+    train_language_model,
+    windows_to_do,
+)
+from recipes.common.recurrent import encode_documents
+from recipes.common.results import RunResult
+
+NAME = "lm_transformer"
+
+
+@dataclass(frozen=True)
+class Model:
+    """The pretrained language model."""
+
+    name: str | None = None
+    """A folder saved by `save_pretrained`, or a hub id; it has to be named."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Continue the training of a causal language model on texts."""
+
+    data: sections.Texts = field(default_factory=sections.Texts)
+    model: Model = field(default_factory=Model)
+    lora: sections.Lora = field(default_factory=sections.Lora)
+    optim: sections.Optim = field(default_factory=lambda: sections.Optim(lr=5e-5, layer_decay=1.0))
+    dropout: sections.Dropout = field(default_factory=sections.Dropout)
+    batch: sections.Batch = field(default_factory=lambda: sections.Batch(size=16))
+    checkpoint: sections.Checkpoints = field(default_factory=sections.Checkpoints)
+    window: int = 128
+    """Tokens a window: each stands alone, and documents are packed into them end to end."""
+    epochs: int = 1
+    """Passes over the texts, where `steps` are not given."""
+    steps: int | None = None
+    """Steps of `batch.size` windows. Left out: `epochs` passes."""
+    eval_steps: int | None = None
+    """Evaluate every so many steps. Left out: at the end of each epoch."""
+    patience: int | None = None
+    """Stop after so many evaluations in a row without a better validation score. Left out: never."""
+    out: str | None = None
+    """The run folder. Left out: runs/lm_transformer-1, -2, ..."""
+    seed: int = 0
+    """Of everything random: the weights, the order, the dropout. The split of the data does not depend on it."""
+    threads: int | None = None
+    """CPU threads a process. Left out: all physical cores, shared among the processes of this machine."""
+    precision: Precision = "auto"
+    """Number format of the forward pass. auto: what accelerate is configured for, else bf16 where the hardware runs it fast."""
+    track: str | None = None
+    """Also log to this tracker of accelerate's (tensorboard, wandb, mlflow, ...)."""
+    resume: str = "auto"
+    """auto: go on with an unfinished run of the same settings and data in --out; never: do not; or the run folder to go on with."""
+    push_to_hub: str | None = None
+    """Send the finished model to this repository of the hub."""
+
+
+def tiny() -> Config:
+    """Return the seconds-long form: a GPT-2 of a few thousand weights on sentences made by rule."""
+    return Config(
+        data=sections.Texts(train="tiny:reviews", validation_share=0.1, test_share=0.1),
+        model=Model(name="tiny:gpt"),
+        optim=sections.Optim(lr=1e-2, layer_decay=1.0),
+        batch=sections.Batch(size=8),
+        window=16,
+        epochs=2,
+    )
+
+
+def run(config: Config) -> RunResult:
+    """Train as `config` says; everything is written to the run folder.
+
+    Raises `NlpbpError` (with the place and the fix) for whatever a user can repair.
+    """
+    sections.check_ranges(config)
+    if config.model.name is None:
+        hint = "a folder saved by save_pretrained, or a hub id"
+        raise ConfigError("name the model to go on with", column="model.name", hint=hint)
+    if config.optim.label_smoothing:
+        raise ConfigError("is for classifiers", column="optim.label_smoothing", hint="leave it out")
+    with open_run(NAME, config) as run:
+        return _train(run, config, config.model.name)
+
+
+def _train(run: Run, config: Config, name: str) -> RunResult:
+    corpus = the_same_everywhere(run, lambda: load_corpus(config.data))
+    for note in corpus.notes:
+        run.say(note)
+    name = str(tiny_gpt(CACHE / "tiny-gpt")) if name == "tiny:gpt" else name
+    tokenizer = load_tokenizer(name)
+    model: Any = load_causal_lm(name, dropout_scale=config.dropout.scale)
+    limit = length_limit(model.config, tokenizer)
+    if config.window > limit:
+        raise ConfigError(f"the model reads {limit} tokens at most", column="window", hint=f"give {limit} or less")
+    encoded = encode_documents(run, dict(corpus.parts), tokenizer=tokenizer)
+    end = tokenizer.eos_token_id
+    if end is not None and encoded["train"].tokens[-1] != end:
+        encoded = {part: append_token(documents, end) for part, documents in encoded.items()}
+    check_rows(config.batch.size, encoded)
+    if config.lora.rank is not None:
+        model = with_adapters(model, config.lora, seed=config.seed)
+
+    training = Training(
+        total_steps=windows_to_do(
+            encoded["train"], steps=config.steps, epochs=config.epochs, num_rows=config.batch.size, window=config.window
+        ),
+        num_rows=config.batch.size,
+        window=config.window,
+        make_optimizer=lambda model, groups: make_optimizer(config.optim, model, groups),
+        schedule=schedules.warm_up(getattr(schedules, config.optim.schedule)(), share=config.optim.warmup),
+        max_grad_norm=config.optim.max_grad_norm,
+    )
+    reading = Reading(recurrent=False)
+    model.to(run.accelerator.device)
+    before, _ = score(run, model, encoded["validation"], training, reading=reading, pad=tokenizer.pad_token_id)
+    progress, trained = train_language_model(
+        run,
+        training,
+        model=model,
+        encoded=encoded,
+        reading=reading,
+        tokenizer=tokenizer,
+        micro_batches=config.batch.micro_batches,
+        checkpoint=config.checkpoint,
+        identity=identity(corpus, tokenizer),
+        seed=config.seed,
+        allow_change=config.data.allow_change,
+        eval_steps=config.eval_steps,
+        patience=config.patience,
+    )
+    assert progress is not None, "no stage comes after it"
+    saved: Any = as_saved(run.accelerator, trained)
+    if config.lora.rank is not None:
+        trained = saved = saved.merge_and_unload()
+    return finish_language_model(
+        run,
+        corpus,
+        progress,
+        training,
+        model=trained,
+        saved=saved,
+        tokenizer=tokenizer,
+        encoded=encoded,
+        reading=reading,
+        base_model=str(config.model.name),
+        before=before,
+        push_to_hub=config.push_to_hub,
+    )
+
+
+def make_optimizer(optim: sections.Optim, model: nn.Module, groups: Sequence[LayerGroup]) -> Optimizer:
+    """Build AdamW over the layer groups."""
+    made = parameter_groups(
+        groups,
+        lr=optim.lr or 5e-5,
+        head_lr=optim.head_lr,
+        layer_decay=optim.layer_decay,
+        weight_decay=optim.weight_decay,
+        no_decay=no_decay_names(model),
+    )
+    return adamw(made, betas=optim.betas, eps=optim.eps)
+
+
+def with_adapters(model: Any, lora: sections.Lora, *, seed: int) -> Any:
+    """Freeze the model and give each linear layer a low-rank adapter.
+
+    Raises `ConfigError` when the package peft is not installed.
+    """
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError as error:
+        raise ConfigError("adapters need the package peft", column="lora.rank", hint="pip install 'nlpbp[lora]'") from error
+    import torch
+
+    torch.manual_seed(seed)
+    options = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules="all-linear", task_type="CAUSAL_LM")
+    return get_peft_model(model, options)
