@@ -73,7 +73,7 @@ def _normalised(name: str) -> str:
 def find_text(table: Table, label: str | None, notes: list[str]) -> tuple[str, ...]:
     """Return the column that is the text, or the two that are a pair, and add to `notes` why.
 
-    Raises `DataError` that lists the columns if none looks like text.
+    Raises `DataError` that lists the columns if none looks like text, and if the first record was taken for names.
 
     >>> find_text(Table("list", {"id": [7], "Review Text": ["so good"]}, [1]), None, [])
     ('Review Text',)
@@ -94,6 +94,14 @@ def find_text(table: Table, label: str | None, notes: list[str]) -> tuple[str, .
         if nested := [name for name, values in table.columns.items() if any(isinstance(value, dict) for value in values)]:
             hint += f"; what is inside objects is not looked at, so take it out of {', '.join(repr(name) for name in nested)}"
         raise DataError("no column looks like text", file=table.name, hint=hint)
+    if not (named or ends) and table.rows[0] > 1 and len(found[0]) > MAX_LABEL_LENGTH:
+        raise DataError(
+            "the name of this column is as long as a text, so the header seems to be missing",
+            file=table.name,
+            row=1,
+            column=found[0],
+            hint="put the names of the columns first, for example text,label; or name this one with 'text'",
+        )
     notes.append(f"text: column '{found[0]}', {'by its name' if named or ends else 'the longest of those that hold text'}")
     return (found[0],)
 

@@ -6,6 +6,7 @@ file is an error with its line. What each format does is in `delimited`, `json_f
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -56,6 +57,7 @@ def read_table(source: Any, *, delimiter: str | None = None, text_column: str = 
     {'text': ['good', 'bad'], 'label': [1, 0]}
     """
     if isinstance(source, str | Path):
+        _refuse_what_is_no_path(str(source))
         path = Path(source).expanduser()
         try:
             return _read_path(path, delimiter, text_column, label_column)
@@ -93,6 +95,13 @@ def read_hub(name: str, *, split: str) -> Table:
 def hub_splits(name: str) -> list[str]:
     """Return the names of the splits of a data set on the hub; raises as `read_hub` does."""
     return load_split_names(name)
+
+
+def _refuse_what_is_no_path(source: str) -> None:
+    if not source.strip():
+        raise DataError("the path is empty", hint="name a file or a folder; '.' is this folder")
+    if re.match(r"[a-z][a-z0-9+]+://", source, re.IGNORECASE):
+        raise DataError("an address, and only files of this machine are read", file=source, hint="download it, and give the file")
 
 
 def _read_path(path: Path, delimiter: str | None, text_column: str, label_column: str) -> Table:
@@ -201,7 +210,7 @@ def _read_dataset(dataset: Any) -> Table:
 
 
 def _refuse_splits(source: Mapping[Any, Any]) -> None:
-    splits = [str(name) for name, value in source.items() if hasattr(value, "features")]
+    splits = [str(name) for name, value in source.items() if hasattr(value, "features") and hasattr(value, "to_dict")]
     if splits:
         raise DataError(
             f"several data sets in one: {', '.join(splits)}",

@@ -135,6 +135,15 @@ def test_a_file_without_a_header_is_noticed(tmp_path):
     assert (error.file, error.row, error.column) == (str(tmp_path / "a.tsv"), 1, "ham")
 
 
+def test_a_text_as_the_name_of_a_column_is_noticed(tmp_path):
+    lines = [f"1,{text} and it goes on and on like this\n" for text in LONG]
+    error = failure(infer_fields, csv_table(tmp_path, "".join(lines)), require_label=False)
+    assert (error.file, error.row) == (str(tmp_path / "train.csv"), 1)
+    assert error.column == lines[0][2:-1]
+    assert infer_fields(csv_table(tmp_path, "".join(lines)), text=error.column, require_label=False).text == (error.column,)
+    assert infer_fields(csv_table(tmp_path, "".join(["n,words\n", *lines])), require_label=False).text == ("words",)
+
+
 def test_prediction_needs_no_label():
     fields = infer_fields(read_table({"text": LONG, "other": list("abab")}), require_label=False)
     assert (fields.label, fields.labels, fields.task) == (None, (), "single_label")

@@ -509,6 +509,14 @@ def test_an_unknown_suffix_lists_the_known(tmp_path, name):
     assert ".parquet" in error.hint
 
 
+def test_what_is_no_path_is_not_taken_for_one(tmp_path, monkeypatch):
+    folder_of_texts(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert "empty" in failure("").message
+    assert len(read_table(".")) == 4
+    assert "download" in failure("https://example.org/a.csv").hint
+
+
 def test_a_pipe_a_loop_and_an_unreadable_file_are_errors_at_once(tmp_path):
     os.mkfifo(tmp_path / "pipe.csv")
     (tmp_path / "loop.csv").symlink_to(tmp_path / "loop.csv")
@@ -604,6 +612,7 @@ def test_a_data_set_in_memory_comes_with_class_names_and_its_splits_one_by_one()
     assert read_table(dataset).columns == {"text": ["a", "b"], "label": ["pos", "neg"]}
     error = failure(datasets.DatasetDict({"train": dataset, "test": dataset}))
     assert (error.file, "data['train']" in error.hint) == ("DatasetDict", True)
+    assert read_table({"text": dataset["text"], "label": dataset["label"]}).columns == {"text": ["a", "b"], "label": [1, 0]}
 
 
 # The hub
