@@ -288,13 +288,14 @@ def encode_parts(run: Run, inputs: Inputs, *, tokenizer: PreTrainedTokenizerBase
             run.say(
                 f"{name}: {cut:,} of {len(part):,} texts ({cut / len(part):.1%}) are cut to {max_length} tokens (--data.max_length)"
             )
-        if (share := _unknown_share(encoded[name], tokenizer, pair=part.examples.pairs is not None)) > MAX_UNKNOWN:
-            run.say(
-                f"warning: {name}: the tokenizer does not know {share:.0%} of the tokens, so the model cannot tell them apart; "
-                "choose one that was made for this language or these signs (--model.name)"
-            )
         for index in encoded[name].clipped[:3]:
             run.say(f"{part.examples.references[index]}: very long; only its beginning was tokenized")
+    share = _unknown_share(encoded["train"], tokenizer, pair=inputs.train.examples.pairs is not None)
+    if share > MAX_UNKNOWN:
+        run.say(
+            f"warning: the tokenizer does not know {share:.0%} of the training tokens, so the model cannot tell them apart; "
+            "choose a model or a tokenizer that was made for this language or these signs"
+        )
     return encoded
 
 

@@ -156,7 +156,7 @@ def test_texts_that_the_tokenizer_does_not_know_are_told(tmp_path: Path, capsys:
     assert "does not know" not in capsys.readouterr().out
     thai = [f"หนังเรื่องนี้สนุกมาก {text}" for text in REVIEWS["text"]]
     run(tmp_path, {"text": thai, "label": REVIEWS["label"]}, name="thai", epochs=1)
-    assert "warning: train: the tokenizer does not know" in capsys.readouterr().out
+    assert "warning: the tokenizer does not know" in capsys.readouterr().out
 
 
 def test_copies_of_texts_are_counted() -> None:
