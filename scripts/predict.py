@@ -31,19 +31,27 @@ def answer(arguments: Sequence[str]) -> None:
     given = parse(arguments)
     known_recipes()
     from nlpbp.core.errors import escape
+    from nlpbp.data.decoding import decode, refuse_nul, split_lines
+    from nlpbp.data.exports import printable
     from nlpbp.data.readers import Table
     from nlpbp.train.setup import start
     from recipes.common import predict
     from recipes.common.inputs import read_source
 
+    if given.out:
+        predict.check_output(Path(given.out))
     accelerator = start(seed=0, precision="fp32", threads=given.threads)
     classifier = predict.load_run(given.run, accelerator=accelerator)
     if given.data:
         table = read_source(given.data, split="test")
     else:
-        lines = [line.rstrip("\r\n") for line in sys.stdin]
+        text = decode(sys.stdin.buffer.read(), file="standard input")
+        refuse_nul(text, file="standard input")
+        lines = list(split_lines(text))
         table = Table(name="standard input", columns={"text": lines}, rows=list(range(1, len(lines) + 1)))
-    examples = predict.read_texts(classifier, table, text=given.text, label=given.label)
+    notes: list[str] = []
+    examples = predict.read_texts(classifier, table, text=given.text, label=given.label, notes=notes)
+    print(*map(printable, notes), sep="\n", end="\n" if notes else "", file=sys.stderr)
     outputs = predict.predict_outputs(classifier, examples, accelerator=accelerator)
     columns = predict.predictions(classifier, examples, outputs)
     if given.out:

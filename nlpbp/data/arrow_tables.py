@@ -9,6 +9,7 @@ from typing import Any
 from nlpbp.core.errors import DataError
 from nlpbp.data.decoding import read_bytes
 from nlpbp.data.hub import go_offline_if_out_of_reach
+from nlpbp.data.json_files import SpelledFloat
 
 PARQUET_MAGIC = b"PAR1"
 NETWORK_PACKAGES = {"httpx", "httpcore", "requests", "urllib3"}
@@ -40,7 +41,16 @@ def read_parquet(path: Path) -> tuple[dict[str, list[Any]], tuple[str, ...]]:
     if not len(table):
         raise DataError("there are no records", file=str(path), hint="give at least one record for each class")
     features = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
-    return name_classes(table.to_pydict(), features, file=str(path))
+    columns = {name: _values(column) for name, column in zip(table.column_names, table.columns, strict=True)}
+    return name_classes(columns, features, file=str(path))
+
+
+def _values(column: Any) -> list[Any]:
+    import pyarrow
+
+    if not pyarrow.types.is_decimal(column.type):
+        return column.to_pylist()  # type: ignore[no-any-return]
+    return [None if value is None else SpelledFloat(str(value)) for value in column.to_pylist()]
 
 
 def load_hub(name: str, *, split: str) -> tuple[dict[str, list[Any]], tuple[str, ...]]:

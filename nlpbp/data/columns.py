@@ -16,7 +16,7 @@ import numpy as np
 
 from nlpbp.core.errors import ConfigError, DataError, escape
 from nlpbp.data.decoding import nearest
-from nlpbp.data.find_columns import column_of, find_label, find_text
+from nlpbp.data.find_columns import column_of, find_label, find_text, note_other_texts
 from nlpbp.data.labels import (
     MAX_CLASSES,
     are_printed_lists,
@@ -123,6 +123,8 @@ def infer_fields(
         column_of(table, name)
     texts = _given_text(given, label) if given else find_text(table, label, notes)
     found = label or find_label(table, texts, notes, require_label=require_label)
+    if not given and len(texts) == 1:
+        note_other_texts(table, [*texts, found], notes)
     try:
         return _fields_of_label(table, texts, found, task, notes, require_label=require_label)
     except DataError as error:

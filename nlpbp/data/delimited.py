@@ -18,6 +18,7 @@ DELIMITERS = {",": "','", ";": "';'", "\t": "tab", "|": "'|'"}
 NUM_SNIFFED_RECORDS = 20
 SNIFFED_CHARACTERS = 200_000
 MAX_CELL = 2**31 - 1  # characters; the csv module by itself refuses a cell above 128 KiB
+EXCEL_LINE = re.compile(r'"?sep=([^"\r\n])"?[^\S\r\n]*(?:\r\n|\r|\n)', re.IGNORECASE)  # what Excel writes and reads, and no header
 QUOTED_CELL = re.compile(r'"[^"]*(?:""[^"]*)*"')
 
 Record = tuple[int, list[str]]  # (line where it starts, cells)
@@ -36,21 +37,27 @@ def read_delimited(path: Path, *, delimiter: str | None = None) -> tuple[dict[st
     ({'text': ['good; very'], 'label': ['1']}, [2], ("delimiter ';' (sniffed)",))
     """
     text = read_text(path)
-    if not text.strip():
+    excel = EXCEL_LINE.match(text)
+    if not text[excel.end() if excel else 0 :].strip():
         raise DataError("the file is empty", file=str(path), hint="give a file with a header line and records")
     notes: list[str] = []
-    if delimiter is None:
+    if delimiter is None and excel:
+        delimiter = excel[1]
+        notes.append(f"delimiter {DELIMITERS.get(delimiter, repr(delimiter))} (the first line says so)")
+    elif delimiter is None:
         delimiter = sniff_delimiter(text, default="\t" if path.suffix.lower() == ".tsv" else ",")
         notes += [] if delimiter == "," else [f"delimiter {DELIMITERS[delimiter]} (sniffed)"]
     delimiter = check_delimiter(delimiter)
     with _long_cells():
         records = _parse_tsv(text, str(path), notes) if delimiter == "\t" else _parse(text, delimiter, str(path))
-    header = _header(records[0][1], str(path))
+    records = records[1:] if excel else records
     body = [record for record in records[1:] if record[1]]
     if len(body) < len(records) - 1:
         notes.append(f"blank lines left out: {len(records) - 1 - len(body)}")
+    (line, header), *body = _without_empty_columns([*records[:1], *body], notes)
+    header = _header(header, line, str(path))
     if not body:
-        raise DataError("there is only a header, and no record", file=str(path), row=1, hint="add records")
+        raise DataError("there is only a header, and no record", file=str(path), row=line, hint="add records")
     _check_widths(body, header, str(path), delimiter)
     columns = dict(zip(header, map(list, zip(*(cells for _, cells in body), strict=True)), strict=True))
     return _without_row_numbers(columns, str(path), notes), [line for line, _ in body], tuple(notes)
@@ -155,20 +162,33 @@ def _quote_error(text: str, line: int, delimiter: str, file: str) -> DataError:
     )
 
 
-def _header(cells: list[str], file: str) -> list[str]:
+def _without_empty_columns(records: list[Record], notes: list[str]) -> list[Record]:
+    # Spreadsheets end every line with the delimiters of columns that were once in use.
+    (_, header), *body = records or [(1, [])]
+    num_named = max((number for number, cell in enumerate(header, 1) if cell.strip()), default=0)
+    width = max((len(cells) for _, cells in body), default=0)
+    if not 0 < num_named < width or not num_named <= len(header) <= width:
+        return records
+    if any(len(cells) < width or any(cell.strip() for cell in cells[num_named:]) for _, cells in body):
+        return records
+    notes.append(f"columns without a name and without content left out at the end of the lines: {width - num_named}")
+    return [(line, cells[:num_named]) for line, cells in records]
+
+
+def _header(cells: list[str], line: int, file: str) -> list[str]:
     names = [cell.strip() for cell in cells]
     # pandas writes its row numbers under an empty first name; whether they are that is seen once they are read.
     if not names or "" in names[1:] or names == [""]:
         raise DataError(
             "the header is missing or has an empty name",
             file=file,
-            row=1,
+            row=line,
             excerpt=",".join(cells),
             hint="name every column in the first line, for example text,label",
         )
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise DataError("two columns have one name", file=file, row=1, column=twice, hint="rename one of them")
+        raise DataError("two columns have one name", file=file, row=line, column=twice, hint="rename one of them")
     return names
 
 
@@ -177,15 +197,19 @@ def _check_widths(records: list[Record], header: list[str], file: str, delimiter
     line, cells = next((record for record in records if len(record[1]) != expected), (0, header))
     if len(cells) == expected:
         return
-    many = len(cells) > expected
+    hint = "fill in the missing cells; a line break inside a cell needs quotes around the cell"
+    if len(cells) > expected:
+        hint = f"put quotes around a cell that contains {DELIMITERS.get(delimiter, repr(delimiter))}"
+    if any(cell.startswith(' "') for cell in cells):
+        hint = "remove the space before a quote that opens a cell"
+    if expected == 1:
+        hint += "; if lines stand before the header, remove them; if another character is the delimiter, set 'delimiter' to it"
     raise DataError(
-        f"too {'many' if many else 'few'} cells: the header has {expected}, this record {len(cells)}",
+        f"too {'many' if len(cells) > expected else 'few'} cells: the header has {expected}, this record {len(cells)}",
         file=file,
         row=line,
         excerpt=delimiter.join(cells),
-        hint=f"put quotes around a cell that contains {DELIMITERS.get(delimiter, repr(delimiter))}"
-        if many
-        else "fill in the missing cells; a line break inside a cell needs quotes around the cell",
+        hint=hint,
     )
 
 

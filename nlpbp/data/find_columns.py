@@ -6,6 +6,8 @@ Where two columns would do equally well, it is an error: a model trained on the 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from datetime import date
 from itertools import pairwise
 from typing import Any
 
@@ -18,6 +20,8 @@ PAIR_NAMES = (
     ("sentence1", "sentence2"),
     ("sentence_1", "sentence_2"),
     ("sentence_a", "sentence_b"),
+    ("s1", "s2"),
+    ("#1_string", "#2_string"),  # of MRPC
     ("premise", "hypothesis"),
     ("question1", "question2"),
     ("question_1", "question_2"),
@@ -42,6 +46,12 @@ LABEL_NAMES = (
     *("class_index", "class_id", "label_id", "category_id"),
 )
 IDENTIFIER_WORDS = {"id", "ids", "idx", "index", "uuid", "guid", "url", "link", "uri", "hash"}
+# They repeat as labels do, but tell where a text comes from: a label only if nothing else could be it.
+ORIGIN_WORDS = {
+    *("date", "time", "datetime", "timestamp", "created", "updated", "year", "month", "day", "timezone", "user", "username"),
+    *("author", "lang", "language", "locale", "country", "source", "split", "fold", "domain", "platform"),
+}
+DATE = re.compile(r"\s*(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{4})\b.*", re.ASCII | re.DOTALL)
 
 
 def column_of(table: Table, name: str) -> list[Any]:
@@ -63,7 +73,7 @@ def _normalised(name: str) -> str:
 def find_text(table: Table, label: str | None, notes: list[str]) -> tuple[str, ...]:
     """Return the column that is the text, or the two that are a pair, and add to `notes` why.
 
-    Raises `DataError` that lists the columns if none looks like text.
+    Raises `DataError` that lists the columns if none looks like text, and if the first record was taken for names.
 
     >>> find_text(Table("list", {"id": [7], "Review Text": ["so good"]}, [1]), None, [])
     ('Review Text',)
@@ -80,12 +90,40 @@ def find_text(table: Table, label: str | None, notes: list[str]) -> tuple[str, .
     ends = [name for name in prose if _normalised(name).split("_")[-1] in TEXT_NAMES]
     found = named or sorted(ends or prose, key=lambda name: _mean_length(table.columns[name]), reverse=True)
     if not found:
-        hint = nearest("text", table.columns, kind="column")
-        raise DataError("no column looks like text", file=table.name, hint=f"name it with 'text'; {hint}")
+        hint = f"name it with 'text'; {nearest('text', table.columns, kind='column')}"
+        if nested := [name for name, values in table.columns.items() if any(isinstance(value, dict) for value in values)]:
+            hint += f"; what is inside objects is not looked at, so take it out of {', '.join(repr(name) for name in nested)}"
+        raise DataError("no column looks like text", file=table.name, hint=hint)
+    if not (named or ends) and table.rows[0] > 1 and len(found[0]) > MAX_LABEL_LENGTH:
+        raise DataError(
+            "the name of this column is as long as a text, so the header seems to be missing",
+            file=table.name,
+            row=1,
+            column=found[0],
+            hint="put the names of the columns first, for example text,label; or name this one with 'text'",
+        )
     notes.append(f"text: column '{found[0]}', {'by its name' if named or ends else 'the longest of those that hold text'}")
-    if len(named) > 1:
-        notes.append(f"not used, though they may hold text too: {', '.join(repr(name) for name in named[1:])}")
     return (found[0],)
+
+
+def note_other_texts(table: Table, used: Iterable[str | None], notes: list[str]) -> None:
+    """Add to `notes` which columns hold text too, by name or content, and are not used.
+
+    >>> table = Table("list", {"text": ["so good"], "title": ["Seven"]}, [1])
+    >>> note_other_texts(table, ["text"], notes := [])
+    >>> notes
+    ["not used, though they may hold text too: 'title'"]
+    """
+    others = [name for name in table.columns if name not in set(used) and _may_be_text(table, name)]
+    if others:
+        more = f" and {len(others) - 5} more" if len(others) > 5 else ""
+        notes.append(f"not used, though they may hold text too: {', '.join(repr(name) for name in others[:5])}{more}")
+
+
+def _may_be_text(table: Table, name: str) -> bool:
+    values = table.columns[name]
+    is_prose = _is_prose(values) and not _is_identifier(table, name) and not _is_origin(name, values)
+    return _normalised(name) in TEXT_NAMES or is_prose
 
 
 def _is_text(values: list[Any]) -> bool:
@@ -110,6 +148,14 @@ def _is_identifier(table: Table, name: str) -> bool:
         numbers = [as_number(value) for value in values]
         return len(values) > 3 and len(set(values)) == len(values) and (None in numbers or _counts_up(numbers))
     return _counts_up([as_number(value) for value in values])
+
+
+def _is_origin(name: str, values: list[Any]) -> bool:
+    return bool(set(_normalised(name).split("_")) & ORIGIN_WORDS) or _are_dates(values)
+
+
+def _are_dates(values: list[Any]) -> bool:
+    return all(isinstance(value, date) or (isinstance(value, str) and DATE.fullmatch(value)) for value in values)
 
 
 def _counts_up(numbers: list[float | None]) -> bool:
@@ -155,7 +201,8 @@ def _most_like_labels(table: Table, names: list[str]) -> list[str]:
 
 
 def _refuse_record_as_header(table: Table, label: str) -> None:
-    if label not in {str(value) for value in table.columns[label]}:
+    # Only a file with a header line has its first record further down; names of other columns can be numbers.
+    if table.rows[0] == 1 or label not in {str(value) for value in table.columns[label]}:
         return
     raise DataError(
         "the name of this column is also one of its values, so the header seems to be missing",
@@ -168,8 +215,10 @@ def _refuse_record_as_header(table: Table, label: str) -> None:
 
 def _label_rank(table: Table, name: str) -> int | None:
     values = [value for value in table.columns[name] if not is_missing(value)]
-    if not values or _is_identifier(table, name):
+    if not values or _is_identifier(table, name) or _are_dates(values):
         return None
+    if _is_origin(name, values):
+        return 2
     if isinstance(values[0], list):
         return 0
     num_distinct = len({label_name(value) for value in values})
@@ -177,5 +226,7 @@ def _label_rank(table: Table, name: str) -> int | None:
     numbers = [as_number(value) for value in values]
     if None in numbers:
         return 0 if few else None
+    if set(numbers) == {0.0, 1.0}:
+        return 0  # as much a label as names that repeat
     whole = all(number is not None and number.is_integer() for number in numbers)
     return 1 if whole and few and num_distinct <= MAX_INTEGER_CLASSES else 2

@@ -41,7 +41,7 @@ def read_json_lines(path: Path) -> tuple[Columns, list[int], tuple[str, ...]]:
 
 
 def read_json(path: Path) -> tuple[Columns, list[int], tuple[str, ...]]:
-    r"""Return the columns of a JSON file: a list of objects, such a list under "data", or one list a column.
+    r"""Return the columns of a JSON file: a list of objects, such a list under one name, or one list a column.
 
     Records are numbered from 1. A file that holds one object a line is read as JSON Lines, and a note says so.
     Raises `DataError` as `read_json_lines` does.
@@ -150,16 +150,20 @@ def _not_json(message: str, file: str, row: int | None, excerpt: str | None) -> 
 
 
 def _from_object(content: dict[str, Any], file: str) -> tuple[Columns, list[int], tuple[str, ...]]:
-    data, values = content.get("data"), list(content.values())
-    if isinstance(data, list) and any(isinstance(record, dict) for record in data):
-        columns, rows = gather_records(enumerate(data, 1), file=file)
-        others = ", ".join(repr(key) for key in content if key != "data")
-        return columns, rows, (f"read from 'data'; left out: {others}",) if others else ()
+    values = list(content.values())
+    if (name := _name_of_records(content)) is not None:
+        columns, rows = gather_records(enumerate(content[name], 1), file=file)
+        others = ", ".join(repr(key) for key in content if key != name)
+        return columns, rows, (f"read from '{name}'; left out: {others}",) if others else ()
     if values and all(isinstance(value, list) for value in values):
         _refuse_records(content, file)
         return *equal_columns(content, file=file), ()
-    # What pandas' to_json writes unless told otherwise: one object a column, keyed by row.
     if values and all(isinstance(value, dict) and value.keys() == values[0].keys() for value in values):
+        inner = list(values[0])
+        # A table has more records than columns; what pandas' to_json writes unless told otherwise is keyed by row inside.
+        if len(values) > len(inner) and inner != [str(row) for row in range(len(inner))]:
+            columns, rows = gather_records(enumerate(values, 1), file=file)
+            return columns, rows, ("read as one object a record; the names of the records are left out",)
         return *equal_columns({name: list(value.values()) for name, value in content.items()}, file=file), ()
     raise DataError(
         "an object, but not one list for each column",
@@ -167,6 +171,14 @@ def _from_object(content: dict[str, Any], file: str) -> tuple[Columns, list[int]
         excerpt=", ".join(content),
         hint='give a list of objects, {"data": [...]}, or lists of one length',
     )
+
+
+def _name_of_records(content: dict[str, Any]) -> str | None:
+    lists = [name for name, value in content.items() if isinstance(value, list)]
+    for name in ["data"] if "data" in lists else lists if len(lists) == 1 else []:
+        if any(isinstance(record, dict) for record in content[name]):
+            return name
+    return None
 
 
 def _refuse_records(content: dict[str, list[Any]], file: str) -> None:

@@ -6,6 +6,7 @@ is an error with its row.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import unicodedata
@@ -19,12 +20,14 @@ from nlpbp.data.readers import Table
 MAX_INTEGER_CLASSES = 20  # more distinct whole numbers than this are an amount, not classes
 MAX_CLASSES = 1000  # beyond it, classes that occur once are a sign of a wrong column
 SEPARATORS = ("|", ";", ",")
+MAX_SHOWN = 10  # classes in the note that counts them
 MAX_LABEL_LENGTH = 40  # characters of one label among several in a cell
 NOT_PLURAL = {"stars", "status", "news", "bias", "basis"}
 UNKNOWN_KIND = "neither text nor a number"
 NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
 INTEGER = re.compile(r"[+-]?\d+", re.ASCII)
 DECIMAL_COMMA = re.compile(r"\s*[+-]?\d+(,\d+)?\s*", re.ASCII)
+AMOUNT = re.compile(r"\s*[$€£¥]?\s*[+-]?(\d+|\d{1,3}([,.' ]\d{3})+)([.,]\d+)?\s*[%$€£¥]?\s*", re.ASCII)
 LIST_ITEM = re.compile(r"""\s*(?:'([^'\\]*)'|"([^"\\]*)"|([^\s'",\[\]]+))\s*(,|$)""")
 
 
@@ -125,13 +128,21 @@ def are_printed_lists(cells: Sequence[str]) -> bool:
     >>> are_printed_lists(["['war', 'love']", "[]"]), are_printed_lists(["war", "[love"])
     (True, False)
     """
-    return sum(cell.strip()[0] == "[" and cell.strip()[-1] == "]" for cell in cells) * 2 > len(cells)
+    return sum(_is_printed_list(cell.strip()) for cell in cells) * 2 > len(cells)
+
+
+def _is_printed_list(cell: str) -> bool:
+    # A tuple always has a comma, which a name in parentheses seldom has; sets in braces are also how PostgreSQL writes arrays.
+    brackets = cell[:1] + cell[-1:]
+    return len(cell) > 1 and (brackets in ("[]", "{}") or (brackets == "()" and ("," in cell or cell == "()")))
 
 
 def _parse_list(cell: str) -> list[str] | None:
     # Python's and JSON's way to print a list. Not evaluated: numpy prints ['a' 'b'], which Python reads as ['ab'].
-    if not (cell.startswith("[") and cell.endswith("]")):
-        return None
+    if not _is_printed_list(cell):
+        return [] if cell == "set()" else None
+    if "\\" in cell:
+        return _parse_json_list(cell)
     inner, names, end = cell[1:-1].strip(), [], 0
     while end < len(inner):
         item = LIST_ITEM.match(inner, end)
@@ -140,6 +151,15 @@ def _parse_list(cell: str) -> list[str] | None:
         names.append(next(text for text in item.groups() if text is not None))
         end = item.end()
     return names
+
+
+def _parse_json_list(cell: str) -> list[str] | None:
+    # JSON writes what is not ASCII in escapes, unless told otherwise.
+    try:
+        names = json.loads(cell)
+    except (ValueError, RecursionError):
+        return None
+    return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else None
 
 
 def infer_task(table: Table, column: str, present: Sequence[int]) -> tuple[str, str | None, str]:
@@ -159,9 +179,9 @@ def infer_task(table: Table, column: str, present: Sequence[int]) -> tuple[str, 
     if kind == "text":
         if are_printed_lists(values):
             return "multi_label", None, "its cells are printed lists"
+        _refuse_written_amounts(table, column, present)
         separator = find_separator(values, column=column)
         if separator is not None:
-            _refuse_decimal_commas(table, column, present, separator)
             return "multi_label", separator, f"its cells hold several labels with '{separator}' between them"
         if not _numbers_only(table, column, present):
             return "single_label", None, "it holds names"
@@ -219,11 +239,20 @@ def _mixed(table: Table, column: str, first: dict[str, int]) -> DataError:
     return cell_error(table, first[other], column, message, hint=hint)
 
 
-def _refuse_decimal_commas(table: Table, column: str, present: Sequence[int], separator: str) -> None:
-    if separator == "," and all(DECIMAL_COMMA.fullmatch(table.columns[column][index]) for index in present):
-        index = next(index for index in present if "," in table.columns[column][index])
+def _refuse_written_amounts(table: Table, column: str, present: Sequence[int]) -> None:
+    cells = {index: table.columns[column][index] for index in present}
+    marked = [index for index, cell in cells.items() if as_number(cell) is None]
+    if not marked:
+        return
+    if all(DECIMAL_COMMA.fullmatch(cell) for cell in cells.values()):
         message = "this is either two labels or a number with a decimal comma"
-        raise cell_error(table, index, column, message, hint="write 3.5 for a number; set task to 'multi_label' for labels")
+        hint = "write 3.5 for a number; set task to 'multi_label' for labels"
+        raise cell_error(table, marked[0], column, message, hint=hint)
+    are_classes = len(set(cells.values())) <= MAX_INTEGER_CLASSES and not any("," in cell for cell in cells.values())
+    if not are_classes and all(AMOUNT.fullmatch(cell) for cell in cells.values()):
+        message = "an amount, but not written as a plain number"
+        hint = "write 1234.5 for $1,234.5 and 45 for 45%; or set task to 'single_label' if each is a class"
+        raise cell_error(table, marked[0], column, message, hint=hint)
 
 
 def find_separator(cells: Sequence[str], *, column: str, certain: bool = False) -> str | None:
@@ -268,10 +297,12 @@ def _parts_recur(parts: dict[str, list[str]]) -> bool:
 def class_notes(counts: Counter[str]) -> list[str]:
     """Return what is worth knowing about classes before training, one sentence each.
 
-    >>> class_notes(Counter({"pos": 3, "Pos ": 1}))
-    ["labels that differ in case or white space only are kept apart: 'Pos ', 'pos'", "classes with one example: 'Pos '"]
+    >>> class_notes(Counter({"neg": 1, "pos": 3}))
+    ["classes: 'neg' 1, 'pos' 3", "classes with one example: 'neg'"]
     """
-    notes = []
+    ordered = sort_names(counts)
+    more = f" and {len(ordered) - MAX_SHOWN} more" if len(ordered) > MAX_SHOWN else ""
+    notes = [f"classes: {', '.join(f'{name!r} {counts[name]:,}' for name in ordered[:MAX_SHOWN])}{more}"]
     for names in _nearly_same(counts):
         notes.append(f"labels that differ in case or white space only are kept apart: {_shown(names)}")
     if single := sorted(name for name, count in counts.items() if count == 1):

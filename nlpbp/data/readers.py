@@ -6,17 +6,19 @@ file is an error with its line. What each format does is in `delimited`, `json_f
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from nlpbp.core.errors import ConfigError, DataError
-from nlpbp.data.arrow_tables import load_hub, load_split_names, read_parquet
+from nlpbp.data.arrow_tables import load_hub, load_split_names, name_classes, read_parquet
 from nlpbp.data.decoding import read_text, split_lines, unreadable
 from nlpbp.data.delimited import read_delimited
-from nlpbp.data.json_files import equal_columns, gather_records, read_json, read_json_lines
+from nlpbp.data.json_files import SpelledFloat, equal_columns, gather_records, read_json, read_json_lines
 
 DELIMITED_SUFFIXES = (".csv", ".tsv")
 KNOWN_SUFFIXES = (*DELIMITED_SUFFIXES, ".txt", ".json", ".jsonl", ".ndjson", ".parquet")
@@ -45,7 +47,7 @@ class Table:
 
 
 def read_table(source: Any, *, delimiter: str | None = None, text_column: str = "text", label_column: str = "label") -> Table:
-    """Read a file, a folder with one sub-folder of .txt files for each label, a data frame, or lists.
+    """Read a file, a folder with one sub-folder of .txt files for each label, a data frame, a `Dataset`, or lists.
 
     The suffix of a file decides how it is read. `text_column` and `label_column` name the columns of sources that name
     none: text files and folders. Raises `DataError` with file and row for whatever is broken, `ConfigError` for a
@@ -55,6 +57,7 @@ def read_table(source: Any, *, delimiter: str | None = None, text_column: str = 
     {'text': ['good', 'bad'], 'label': [1, 0]}
     """
     if isinstance(source, str | Path):
+        _refuse_what_is_no_path(str(source))
         path = Path(source).expanduser()
         try:
             return _read_path(path, delimiter, text_column, label_column)
@@ -64,11 +67,14 @@ def read_table(source: Any, *, delimiter: str | None = None, text_column: str = 
         raise ConfigError("a delimiter applies to .csv and .tsv files only", hint="leave it out")
     if hasattr(source, "columns") and hasattr(source, "to_dict"):
         return _read_frame(source)
+    if hasattr(source, "features") and hasattr(source, "to_dict"):
+        return _read_dataset(source)
     if isinstance(source, Mapping):
+        _refuse_splits(source)
         columns, rows = equal_columns({name: _as_list(values, name) for name, values in source.items()}, file="dict")
         return Table("dict", columns, rows)
     if isinstance(source, Sequence):
-        columns, rows = gather_records(enumerate(source, 1), file="list")
+        columns, rows = gather_records(((row, _plain_record(record, row)) for row, record in enumerate(source, 1)), file="list")
         return Table("list", columns, rows)
     raise DataError(
         f"cannot read examples from {type(source).__name__}",
@@ -89,6 +95,13 @@ def read_hub(name: str, *, split: str) -> Table:
 def hub_splits(name: str) -> list[str]:
     """Return the names of the splits of a data set on the hub; raises as `read_hub` does."""
     return load_split_names(name)
+
+
+def _refuse_what_is_no_path(source: str) -> None:
+    if not source.strip():
+        raise DataError("the path is empty", hint="name a file or a folder; '.' is this folder")
+    if re.match(r"[a-z][a-z0-9+]+://", source, re.IGNORECASE):
+        raise DataError("an address, and only files of this machine are read", file=source, hint="download it, and give the file")
 
 
 def _read_path(path: Path, delimiter: str | None, text_column: str, label_column: str) -> Table:
@@ -142,12 +155,7 @@ def _read_folder(folder: Path, text_column: str, label_column: str) -> Table:
     columns = {label_column: [file.parent.name for file in texts]} if texts else {}
     texts = texts or [entry for entry in entries if _is_text(entry)]
     if not texts:
-        shown = ", ".join(f"'{entry.name}'" for entry in entries[:10]) or "nothing"
-        raise DataError(
-            "a folder without .txt files and without sub-folders that hold them",
-            file=str(folder),
-            hint=f"give one of the files in it, or another folder; it holds {shown}",
-        )
+        raise _no_texts(folder, inside)
     root = folder.resolve()
     used = {*texts, *(file.parent for file in texts)}
     left_out = [entry.name for entry in [*entries, *chain(*inside.values())] if entry not in used]
@@ -158,6 +166,16 @@ def _read_folder(folder: Path, text_column: str, label_column: str) -> Table:
         files=[f"{root.name}/{file.relative_to(folder).as_posix()}" for file in texts],
         notes=(f"left out: {len(left_out)} entries, such as '{left_out[0]}'",) if left_out else (),
     )
+
+
+def _no_texts(folder: Path, inside: dict[Path, list[Path]]) -> DataError:
+    shown = ", ".join(f"'{entry.name}'" for entry in _visible(folder)[:10]) or "nothing"
+    hint = f"give one of the files in it, or another folder; it holds {shown}"
+    for entry, below in inside.items():
+        if any(_is_text(file) for deeper in below if deeper.is_dir() for file in _visible(deeper)):
+            hint = f"give one level below, such as '{entry}', as the training data and the others as validation or test"
+            break
+    return DataError("a folder without .txt files and without sub-folders that hold them", file=str(folder), hint=hint)
 
 
 def _is_text(entry: Path) -> bool:
@@ -185,6 +203,29 @@ def _read_frame(frame: Any) -> Table:
     return Table("DataFrame", *equal_columns(columns, file="DataFrame"))
 
 
+def _read_dataset(dataset: Any) -> Table:
+    columns, notes = name_classes(dataset.to_dict(), dataset.features.to_dict(), file="Dataset")
+    columns, rows = equal_columns(columns, file="Dataset")
+    return Table("Dataset", columns, rows, notes=notes)
+
+
+def _refuse_splits(source: Mapping[Any, Any]) -> None:
+    splits = [str(name) for name, value in source.items() if hasattr(value, "features") and hasattr(value, "to_dict")]
+    if splits:
+        raise DataError(
+            f"several data sets in one: {', '.join(splits)}",
+            file=type(source).__name__,
+            hint=f"give one of them, such as data['{splits[0]}'], and the others as validation and test",
+        )
+
+
+def _plain_record(record: Any, row: int) -> dict[Any, Any]:
+    if not isinstance(record, Mapping):
+        hint = 'write each as a dict, for example {"text": "good", "label": 1}, or give a dict with a list for each column'
+        raise DataError("a record is not a dict", file="list", row=row, excerpt=repr(record), hint=hint)
+    return {name: _plain(value) for name, value in record.items()}
+
+
 def _as_list(values: Any, name: Any) -> list[Any]:
     if isinstance(values, str | bytes) or not hasattr(values, "__len__"):
         raise DataError("a column is not a list", file="dict", column=str(name), hint="give a list of values")
@@ -196,4 +237,8 @@ def _plain(value: Any) -> Any:
     if type(value).__name__ in ("NAType", "NaTType"):
         return None
     value = value.tolist() if hasattr(value, "tolist") else value
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, Decimal):
+        return SpelledFloat(str(value))
     return None if isinstance(value, float) and value != value else value

@@ -35,6 +35,8 @@ from recipes.common.folder import CACHE, Run
 from recipes.common.inputs import Inputs, Loaded, targets_of
 from recipes.common.results import RunResult, decision_thresholds, finish
 
+MAX_UNKNOWN = 0.1  # share of tokens; a language that the tokenizer was made for has hardly any
+
 
 class ClassifierConfig(Protocol):
     """The fields of a Config that every training of a classifier needs."""
@@ -288,7 +290,21 @@ def encode_parts(run: Run, inputs: Inputs, *, tokenizer: PreTrainedTokenizerBase
             )
         for index in encoded[name].clipped[:3]:
             run.say(f"{part.examples.references[index]}: very long; only its beginning was tokenized")
+    share = _unknown_share(encoded["train"], tokenizer, pair=inputs.train.examples.pairs is not None)
+    if share > MAX_UNKNOWN:
+        run.say(
+            f"warning: the tokenizer does not know {share:.0%} of the training tokens, so the model cannot tell them apart; "
+            "choose a model or a tokenizer that was made for this language or these signs"
+        )
     return encoded
+
+
+def _unknown_share(encoded: Encoded, tokenizer: PreTrainedTokenizerBase, *, pair: bool) -> float:
+    """Return the share of unknown tokens among those that stand for text: all but the special ones at the ends."""
+    if tokenizer.unk_token_id is None:
+        return 0.0
+    num_special = tokenizer.num_special_tokens_to_add(pair=pair) * len(encoded)
+    return float((encoded.tokens == tokenizer.unk_token_id).sum() / max(1, len(encoded.tokens) - num_special))
 
 
 def identity(loaded: Loaded, tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:

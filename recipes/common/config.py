@@ -303,10 +303,10 @@ def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return asdict(value)
-    if isinstance(value, tuple):
+    if isinstance(value, tuple) and not any(isinstance(item, Mapping) for item in value):
         return [_plain(item) for item in value]
-    if isinstance(value, str):
-        return redact(value)
+    if isinstance(value, str | Path):
+        return redact(str(value))
     return value if isinstance(value, int | float | bool | None) else f"<{type(value).__name__} given in memory>"
 
 

@@ -212,7 +212,7 @@ def the_same_everywhere(run: Run, load: Callable[[], L]) -> L:
 
 def read_source(source: Any, *, split: str, delimiter: str | None = None) -> Table:
     """Read a file, a folder, a packaged data set, a hub id, or data given in memory."""
-    if not isinstance(source, str) or exists(source):
+    if not isinstance(source, str) or exists(source) or not source.strip():
         return read_table(source, delimiter=delimiter)
     kind, _, name = source.partition(":")
     if kind == "demo":
@@ -253,7 +253,7 @@ def _named_source(data: Data | Texts, name: str) -> Any:
 
 
 def _oddities(examples: Examples) -> list[str]:
-    """Tell of texts that are empty and of equal texts with different labels; both are kept."""
+    """Tell of texts that are empty, that stand there twice, and that do so with different labels; all are kept."""
     notes = []
     if empty := empty_texts(examples):
         notes.append(f"warning: {len(empty)} texts are empty or white space: {', '.join(empty[:5])}")
@@ -263,6 +263,9 @@ def _oddities(examples: Examples) -> list[str]:
         other = first.setdefault(key, index)
         if examples.targets is not None and np.any(examples.targets[other] != examples.targets[index]):
             pairs.append(f"{examples.references[other]} and {examples.references[index]}")
+    if len(first) < len(examples):
+        num = len(examples) - len(first)
+        notes.append(f"copies (but for case and white space) of other texts: {num:,}; equal texts stand in one part")
     if pairs:
         notes.append(f"warning: {len(pairs)} texts stand there again with another label: {'; '.join(pairs[:5])}")
     return notes

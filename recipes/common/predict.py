@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,7 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nlpbp.analysis.intervals import bootstrap_intervals
 from nlpbp.analysis.metrics import task_metrics
-from nlpbp.core.errors import ConfigError
+from nlpbp.core.errors import ConfigError, DataError
 from nlpbp.core.losses import task_outputs
 from nlpbp.data.columns import Examples, Fields, infer_fields, read_examples
 from nlpbp.data.exports import spreadsheet_cell
@@ -32,6 +33,7 @@ from recipes.common.results import prediction_table
 
 Array = np.ndarray[Any, Any]
 EVALUATION_TOKENS = 8192
+OUTPUT_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 
 
 @dataclass(frozen=True)
@@ -84,11 +86,31 @@ def _trained_fields(result: Path, model: PreTrainedModel) -> Fields:
     )
 
 
-def read_texts(classifier: Classifier, table: Table, *, text: Sequence[str] = (), label: str | None = None) -> Examples:
-    """Read a table's texts, and its labels where it has the column, by the columns of training or those given."""
+def read_texts(
+    classifier: Classifier, table: Table, *, text: Sequence[str] = (), label: str | None = None, notes: list[str] | None = None
+) -> Examples:
+    """Read a table's texts, and its labels where it has the column, by the columns of training or those given.
+
+    Columns that are neither are found by name and content, and `notes` gets why. Raises `DataError` for one text where
+    the model was trained on pairs, and the other way round.
+    """
+    if not len(table):
+        raise DataError("there are no texts", file=table.name, hint="give one text a line")
     fields = classifier.fields
     if text or not set(fields.text) <= set(table.columns) or not fields.text:
-        fields = replace(fields, text=infer_fields(table, text=text, require_label=False).text)
+        found = infer_fields(table, text=text, require_label=False)
+        if fields.text and len(found.text) != len(fields.text):
+            shown = " and ".join(f"'{name}'" for name in fields.text)
+            wanted = "text column" if len(fields.text) == 1 else "two columns"
+            raise DataError(
+                f"the model was trained on {shown}, and here is {'one text' if len(found.text) == 1 else 'a pair of texts'}",
+                file=table.name,
+                excerpt=", ".join(found.text),
+                hint=f"give a file with {shown}, or name the {wanted} with --text",
+            )
+        if notes is not None:
+            notes += [note for note in found.notes if note.startswith("text:")]
+        fields = replace(fields, text=found.text)
     fields = replace(fields, label=label or (fields.label if fields.label in table.columns else None))
     return read_examples(table, fields, require_label=fields.label is not None)
 
@@ -133,19 +155,26 @@ def _line(name: str, value: float | None, interval: list[float] | None) -> str:
     return f"{name}: {value:.4f}" + (f" [{interval[0]:.4f}, {interval[1]:.4f}]" if interval else "")
 
 
+def check_output(path: Path) -> None:
+    """Raise `ConfigError` for a file that `write_predictions` could not write; to be asked before the work is done."""
+    if path.suffix not in OUTPUT_SUFFIXES:
+        raise ConfigError(f"{path} has no known suffix", column="out", hint="end it in .csv, .tsv, .jsonl or .parquet")
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise ConfigError(f"{path} cannot be written", column="out", hint="name a file in a folder that is there")
+
+
 def write_predictions(columns: dict[str, list[Any]], path: Path, *, separator: str = "|") -> None:
-    """Write predictions as .csv, .tsv, .jsonl or .parquet, by the suffix."""
+    """Write predictions as .csv, .tsv, .jsonl or .parquet, by the suffix; raises as `check_output` does."""
+    check_output(path)
     rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
     if path.suffix == ".parquet":
         pq.write_table(pa.table(columns), path)
     elif path.suffix in (".jsonl", ".ndjson"):
         path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    elif path.suffix in (".csv", ".tsv"):
+    else:
         with path.open("w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, list(columns), delimiter="\t" if path.suffix == ".tsv" else ",")
             writer.writeheader()
             for row in rows:
                 cells = {name: separator.join(v) if isinstance(v, list) else v for name, v in row.items()}
                 writer.writerow({name: spreadsheet_cell(cell) for name, cell in cells.items()})
-    else:
-        raise ConfigError(f"{path} has no known suffix", column="out", hint="end it in .csv, .tsv, .jsonl or .parquet")

@@ -57,6 +57,12 @@ def failure(call, *arguments, **options):
         ({"n": [1, 2, 3, 4], "b": LONG, "c": [0.25, 3.5, 1.0, 2.0]}, ["b"], "c"),
         ({"内容": ["这部电影很好看", "不好看的电影", "一般般吧我", "很喜欢这个"], "类": "好坏坏好"}, ["内容"], "类"),
         ({"text": LONG, "label": "abab", "label_text": "cdcd"}, ["text"], "label"),
+        ({"#1 ID": "5978", "#1 String": LONG, "#2 String": LONG, "Quality": "0110"}, ["#1 String", "#2 String"], "Quality"),
+        ({"created": ["2020-01-01", "2020-01-02"] * 2, "headline": LONG, "sarcastic": [1, 0, 0, 1]}, ["headline"], "sarcastic"),
+        ({"day_seen": ["1/2/2020 08:15"] * 2 + ["3/2/2020 09:00"] * 2, "w": LONG, "m": "0110"}, ["w"], "m"),
+        ({"lang": ["en", "de"] * 2, "text": LONG, "toxic": [1, 0, 0, 1]}, ["text"], "toxic"),
+        ({"Text": LONG, "Language": ["en", "de"] * 2}, ["Text"], "Language"),
+        ({"0": LONG, "1": [0, 1, 0, 1]}, ["0"], "1"),
     ],
 )
 def test_columns_are_found_by_name_and_then_by_content(columns, text, label):
@@ -99,9 +105,27 @@ def test_tables_without_a_text_or_a_label_list_their_columns():
         assert all(repr(name) in error.hint for name in table.columns)
 
 
+def test_texts_inside_objects_are_hinted_at():
+    error = failure(infer_fields, read_table([{"data": {"text": "good"}, "label": 1}, {"data": {"text": "bad"}, "label": 0}]))
+    assert "objects" in error.hint
+    assert error.hint.endswith("'data'")
+
+
 def test_columns_that_could_both_be_the_label_are_an_error_that_names_them():
     error = failure(infer_fields, read_table({"text": LONG, "toxic": [0, 1, 1, 0], "threat": [1, 0, 1, 0]}))
     assert error.excerpt == "threat, toxic"
+
+
+def test_names_and_zeros_and_ones_could_both_be_the_label():
+    error = failure(infer_fields, read_table({"text": LONG, "toxic": [0, 1, 1, 0], "mood": list("abab")}))
+    assert error.excerpt == "mood, toxic"
+
+
+def test_other_columns_of_text_are_said():
+    table = read_table({"id": list("5978"), "one": LONG, "two": [*LONG[1:], "short"], "title": list("wxyz"), "label": list("abab")})
+    notes = [note for note in infer_fields(table, label="label").notes if note.startswith("not used")]
+    assert notes == ["not used, though they may hold text too: 'one', 'two'"]
+    assert not [note for note in infer_fields(table, text="one").notes if "hold text" in note]
 
 
 def test_a_file_without_a_header_is_noticed(tmp_path):
@@ -109,6 +133,15 @@ def test_a_file_without_a_header_is_noticed(tmp_path):
         infer_fields, csv_table(tmp_path, "ham\tgo there now\nham\twell then\nspam\twin a prize\nham\tok you\n", "a.tsv")
     )
     assert (error.file, error.row, error.column) == (str(tmp_path / "a.tsv"), 1, "ham")
+
+
+def test_a_text_as_the_name_of_a_column_is_noticed(tmp_path):
+    lines = [f"1,{text} and it goes on and on like this\n" for text in LONG]
+    error = failure(infer_fields, csv_table(tmp_path, "".join(lines)), require_label=False)
+    assert (error.file, error.row) == (str(tmp_path / "train.csv"), 1)
+    assert error.column == lines[0][2:-1]
+    assert infer_fields(csv_table(tmp_path, "".join(lines)), text=error.column, require_label=False).text == (error.column,)
+    assert infer_fields(csv_table(tmp_path, "".join(["n,words\n", *lines])), require_label=False).text == ("words",)
 
 
 def test_prediction_needs_no_label():
@@ -161,6 +194,11 @@ def test_typed_labels_tell_their_task(values, task, labels):
         (["war,love", "love", "war"], "multi_label", ("love", "war"), ","),
         (["2;3", "3", "10;2"], "multi_label", ("2", "3", "10"), ";"),
         (["['a', 'b c']", "[]", '["a"]'], "multi_label", ("a", "b c"), None),
+        (["('a', 'b c')", "()", "('a',)"], "multi_label", ("a", "b c"), None),
+        (["{'a', 'b c'}", "set()", "{'a'}"], "multi_label", ("a", "b c"), None),
+        (["{a,b}", "{}", "{a}"], "multi_label", ("a", "b"), None),
+        ([r'["caf\u00e9"]', "[]", "[1]"], "multi_label", ("1", "café"), None),
+        (["(a)", "(b)", "(a)"], "single_label", ("(a)", "(b)"), None),
         (["Sci, Tech", "Sci, Tech", "World"], "single_label", ("Sci, Tech", "World"), None),
         (["N/A; see the notes, and then the other notes", "no"], "single_label", None, None),
     ],
@@ -265,6 +303,12 @@ def test_nearly_equal_labels_are_said_and_kept_apart():
     assert any("'Pos ', 'pos'" in note for note in fields.notes)
 
 
+def test_classes_are_counted():
+    assert "classes: 'neg' 1, 'pos' 2" in infer_fields(labelled(["pos", "neg", "pos"])).notes
+    many = infer_fields(labelled([i % 15 for i in range(60)])).notes
+    assert any(note.startswith("classes: '0' 4") and note.endswith(" and 5 more") for note in many)
+
+
 def test_rare_and_imbalanced_classes_are_said():
     notes = " ".join(infer_fields(labelled(["a"] * 1000 + ["b"])).notes)
     assert "'b'" in notes
@@ -298,6 +342,17 @@ def test_a_decimal_comma_is_not_guessed(tmp_path):
     error = failure(infer_fields, cells(tmp_path, ["3", "3,5", "5,3", "2,5"]))
     assert (error.row, error.excerpt) == (3, "3,5")
     assert infer_fields(cells(tmp_path, ["3", "3,5", "5,3", "2,5"]), task="multi_label").labels == ("2", "3", "5")
+
+
+@pytest.mark.parametrize("form", ["{}%", "${},250.50", "{},000", "{} €", "1.{},5"])
+def test_amounts_that_are_not_plain_numbers_are_no_classes(tmp_path, form):
+    values = [form.format(number) for number in range(100, 130)]
+    error = failure(infer_fields, cells(tmp_path, values))
+    assert (error.row, error.column, error.excerpt) == (2, "label", values[0])
+    assert len(infer_fields(cells(tmp_path, values), task="single_label").labels) == 30
+    assert failure(infer_fields, cells(tmp_path, [f"{i},{i + 300}" for i in range(9)])).row == 2
+    few = cells(tmp_path, [form.format(number) for number in (100, 120)] * 9)
+    assert failure(infer_fields, few).row == 2 if "," in form else infer_fields(few).task == "single_label"
 
 
 @pytest.mark.parametrize("value", ["high", "nan", "inf", "1e999", "1e300", "3,5", True, [1.0]])

@@ -1,10 +1,12 @@
 """What a file says is what the table holds; what a file cannot say is an error with its place."""
 
 import csv
+import decimal
 import json
 import os
 import time
 
+import numpy as np
 import pandas
 import pyarrow
 import pyarrow.parquet
@@ -201,6 +203,34 @@ def test_blank_lines_between_records_are_said(tmp_path):
     assert (table.rows, len(table.notes)) == ([2, 4], 1)
 
 
+@pytest.mark.parametrize(("first", "delimiter"), [("sep=;", ";"), ('"sep=|"', "|"), ("SEP=\t", "\t"), ("sep=:", ":")])
+def test_the_line_that_tells_excel_the_delimiter_is_no_header(tmp_path, first, delimiter):
+    content = "\r\n".join([first, f"text{delimiter}label", f'"a, b"{delimiter}1', f"b{delimiter}0", ""])
+    table = read_table(written(tmp_path, "a.csv", content))
+    assert (table.columns, table.rows) == ({"text": ["a, b", "b"], "label": ["1", "0"]}, [3, 4])
+    assert len(table.notes) == 1
+    assert failure(written(tmp_path, "a.csv", f"{first}\n")).message == failure(written(tmp_path, "b.csv", "")).message
+    assert failure(written(tmp_path, "a.csv", f"{first}\ntext{delimiter}text\na{delimiter}b\n")).row == 2
+
+
+@pytest.mark.parametrize("header", ["text;label;;", "text;label"])
+def test_empty_columns_without_a_name_at_the_end_are_left_out_and_said(tmp_path, header):
+    table = read_table(written(tmp_path, "a.csv", f"{header}\na;1;;\n\nb;0;;\n"))
+    assert (table.columns, table.rows) == ({"text": ["a", "b"], "label": ["1", "0"]}, [2, 4])
+    assert any("columns without a name" in note and note.endswith(" 2") for note in table.notes)
+
+
+@pytest.mark.parametrize("content", ["text,label,\na,1,\nb,0,c\n", "text,label\na,1,\nb,0\n", "text,,label\na,,1\n"])
+def test_a_column_without_a_name_that_holds_something_or_is_not_at_every_end_is_an_error(tmp_path, content):
+    failure(written(tmp_path, "a.csv", content))
+
+
+def test_another_delimiter_than_the_known_ones_is_hinted_at(tmp_path):
+    assert "'delimiter'" in failure(written(tmp_path, "a.csv", "text^label\ngood, but long^1\n")).hint
+    assert "'delimiter'" not in failure(written(tmp_path, "a.csv", "text,label\ngood, but long,1\n")).hint
+    assert "space" in failure(written(tmp_path, "a.csv", 'label, text\n1, "good, but long"\n')).hint
+
+
 # Bytes
 
 
@@ -300,12 +330,31 @@ def test_whole_surrogate_pairs_are_characters(tmp_path):
         ('{"text": ["a", "b"], "label": [1, null]}', 0),
         ('{"text": {"0": "a", "1": "b"}, "label": {"0": 1, "1": null}}', 0),
         ('{"text": "a", "label": 1}\n{"text": "b"}\n', 1),
+        ('{"rows": [{"text": "a", "label": 1}, {"text": "b"}]}', 0),
+        ('{"meta": {"lang": "en"}, "examples": [{"text": "a", "label": 1}, {"text": "b"}]}', 1),
     ],
 )
 def test_json_comes_in_several_forms(tmp_path, content, num_notes):
     table = read_table(written(tmp_path, "a.json", content))
     assert table.columns == {"text": ["a", "b"], "label": [1, None]}
     assert (table.rows, len(table.notes)) == ([1, 2], num_notes)
+
+
+def test_json_keyed_by_record_is_told_from_json_keyed_by_column(tmp_path):
+    frame = pandas.DataFrame({"text": ["a", "b", "c"], "label": [1, 0, 1]})
+    expected = {"text": ["a", "b", "c"], "label": [1, 0, 1]}
+    for index in (range(3), ["x", "y", "z"]):
+        path = written(tmp_path, "a.json", frame.set_index(pandas.Index(index)).to_json(orient="index"))
+        assert read_table(path).columns == expected
+        assert len(read_table(path).notes) == 1
+    assert read_table(written(tmp_path, "b.json", frame.to_json())).columns == expected
+    wide = frame.assign(a=1, b=2, c=3)
+    assert list(read_table(written(tmp_path, "c.json", wide.to_json())).columns) == list(wide)
+
+
+def test_a_column_of_objects_beside_others_is_a_column(tmp_path):
+    content = '{"text": ["a", "b"], "meta": [{"id": 1}, {"id": 2}]}'
+    assert read_table(written(tmp_path, "a.json", content)).columns["text"] == ["a", "b"]
 
 
 @pytest.mark.parametrize(
@@ -340,6 +389,15 @@ def test_parquet_keeps_types_and_takes_class_names_from_its_metadata(tmp_path):
     read = read_table(tmp_path / "a.parquet")
     assert read.columns == {"text": ["a", "b", "c"], "label": ["pos", "neg", None], "tags": [["x"], [], None]}
     assert (read.rows, len(read.notes)) == ([1, 2, 3], 1)
+
+
+def test_decimals_are_numbers_that_keep_their_digits(tmp_path):
+    values = [decimal.Decimal("0.10"), None, decimal.Decimal("12345678901234567890.25")]
+    pyarrow.parquet.write_table(pyarrow.table({"price": pyarrow.array(values, pyarrow.decimal128(30, 2))}), tmp_path / "a.parquet")
+    for source in (tmp_path / "a.parquet", pandas.DataFrame({"price": values})):
+        price = read_table(source).columns["price"]
+        assert price == [0.1, None, 12345678901234567890.25]
+        assert (price[0].spelled, price[2].spelled) == ("0.10", "12345678901234567890.25")
 
 
 @pytest.mark.parametrize("damage", ["cut", "magic", "middle", "empty", "tiny"])
@@ -428,6 +486,12 @@ def test_a_folder_without_texts_is_an_error_that_says_what_it_holds(tmp_path):
     assert "train.csv" in error.hint
 
 
+def test_a_folder_of_folders_of_labels_says_to_go_one_level_down(tmp_path):
+    folder_of_texts(tmp_path / "films" / "train")
+    folder_of_texts(tmp_path / "films" / "test")
+    assert str(tmp_path / "films" / "test") in failure(tmp_path / "films").hint
+
+
 # What cannot be opened
 
 
@@ -443,6 +507,14 @@ def test_a_missing_file_names_the_nearest(tmp_path):
 def test_an_unknown_suffix_lists_the_known(tmp_path, name):
     error = failure(written(tmp_path, name, "x"))
     assert ".parquet" in error.hint
+
+
+def test_what_is_no_path_is_not_taken_for_one(tmp_path, monkeypatch):
+    folder_of_texts(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert "empty" in failure("").message
+    assert len(read_table(".")) == 4
+    assert "download" in failure("https://example.org/a.csv").hint
 
 
 def test_a_pipe_a_loop_and_an_unreadable_file_are_errors_at_once(tmp_path):
@@ -504,6 +576,8 @@ def test_missing_values_of_a_frame_are_none_and_scalars_are_plain():
         {"text": ["a"], "label": [1, 2]},
         {"text": "a"},
         [1, 2],
+        [("good", 1), ("bad", 0)],
+        ["good", "bad"],
         7,
         pandas.DataFrame({"text": []}),
         pandas.DataFrame([[1, 2]], columns=["a", "a"]),
@@ -511,6 +585,34 @@ def test_missing_values_of_a_frame_are_none_and_scalars_are_plain():
 )
 def test_python_objects_that_are_no_table_are_errors(source):
     failure(source)
+
+
+def test_records_with_numpy_and_pandas_scalars_are_plain():
+    records = [
+        {"text": np.str_("a"), "label": np.int64(1), "tags": [np.int64(2)], "sure": np.bool_(True)},
+        {"text": "b", "label": pandas.NA, "tags": (), "sure": float("nan")},
+    ]
+    table = read_table(records)
+    assert table.columns == {"text": ["a", "b"], "label": [1, None], "tags": [[2], []], "sure": [True, None]}
+    assert [type(values[0]) for values in table.columns.values()] == [str, int, list, bool]
+
+
+def test_a_record_that_is_no_dict_is_not_called_json():
+    error = failure([("good", 1), ("bad", 0)])
+    assert error.row == 1
+    assert "JSON" not in str(error)
+    assert "dict" in error.hint
+
+
+def test_a_data_set_in_memory_comes_with_class_names_and_its_splits_one_by_one():
+    import datasets
+
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["neg", "pos"])})
+    dataset = datasets.Dataset.from_dict({"text": ["a", "b"], "label": [1, 0]}, features=features)
+    assert read_table(dataset).columns == {"text": ["a", "b"], "label": ["pos", "neg"]}
+    error = failure(datasets.DatasetDict({"train": dataset, "test": dataset}))
+    assert (error.file, "data['train']" in error.hint) == ("DatasetDict", True)
+    assert read_table({"text": dataset["text"], "label": dataset["label"]}).columns == {"text": ["a", "b"], "label": [1, 0]}
 
 
 # The hub

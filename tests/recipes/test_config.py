@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from nlpbp.core.errors import ConfigError
-from recipes.common.config import RANGES, check_ranges, load, save
+from recipes.common.config import RANGES, Data, asdict, check_ranges, load, save
 from recipes.transformer_sentiment import Config
 
 
@@ -15,6 +15,13 @@ def read(tmp_path: Path, text: str) -> Config:
     path = tmp_path / "config.yaml"
     path.write_text(text)
     return load(Config, path)
+
+
+def test_a_path_is_saved_as_text_and_data_in_memory_as_a_note() -> None:
+    record = {"text": "good", "label": 1}
+    given = {"path": Path("a.csv"), "records": (record,) * 100, "names": ("a", "b")}
+    saved = {name: asdict(Data(train=value))["train"] for name, value in given.items()}  # type: ignore[arg-type]
+    assert saved == {"path": "a.csv", "records": "<tuple given in memory>", "names": ["a", "b"]}
 
 
 def test_what_a_file_leaves_out_keeps_its_default(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,13 @@ import pytest
 from transformers import AutoModelForSequenceClassification, pipeline
 
 from nlpbp.core.errors import DataError
+from nlpbp.data.columns import Fields
+from nlpbp.data.readers import Table
 from nlpbp.data.tiny import WORDS, tiny_reviews
 from recipes import transformer_sentiment
+from recipes.common import config as sections
+from recipes.common.inputs import load_inputs
+from recipes.common.predict import read_texts
 from recipes.common.results import RunResult
 
 REVIEWS = tiny_reviews(num_examples=160).columns
@@ -143,6 +149,46 @@ def test_a_very_long_text_is_clipped_and_named(tmp_path: Path, capsys: pytest.Ca
     printed = capsys.readouterr().out
     assert "only its beginning was tokenized" in printed
     assert "are cut to 32 tokens" in printed
+
+
+def test_texts_that_the_tokenizer_does_not_know_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(tmp_path, dict(REVIEWS), epochs=1)
+    assert "does not know" not in capsys.readouterr().out
+    thai = [f"หนังเรื่องนี้สนุกมาก {text}" for text in REVIEWS["text"]]
+    run(tmp_path, {"text": thai, "label": REVIEWS["label"]}, name="thai", epochs=1)
+    assert "warning: the tokenizer does not know" in capsys.readouterr().out
+
+
+def test_copies_of_texts_are_counted() -> None:
+    twice = {"text": [*REVIEWS["text"], *REVIEWS["text"][:3]], "label": [*REVIEWS["label"], *REVIEWS["label"][:3]]}
+    notes = load_inputs(sections.Data(train=twice)).notes
+    assert any(note.startswith("copies") and ": 3;" in note for note in notes)
+    assert not any(note.startswith("copies") for note in load_inputs(sections.Data(train=dict(REVIEWS))).notes)
+
+
+def test_an_empty_source_is_not_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sources(tmp_path)
+    monkeypatch.chdir(tmp_path / "folder")
+    with pytest.raises(DataError, match="the path is empty"):
+        load_inputs(sections.Data(train=""))
+
+
+def test_predictions_need_as_many_texts_as_the_model_was_trained_on() -> None:
+    def ask(trained: tuple[str, ...], columns: dict[str, list[str]], **given: Any) -> tuple[list[str], list[str]]:
+        fields = Fields(trained, "label", "single_label", ("neg", "pos"), None, ())
+        classifier: Any = SimpleNamespace(fields=fields)
+        notes: list[str] = []
+        examples = read_texts(classifier, Table("new.csv", columns, [2]), notes=notes, **given)
+        return [*examples.texts, *(examples.pairs or [])], notes
+
+    pair = {"premise": ["it is a film"], "hypothesis": ["it is a play"]}
+    assert ask(("text",), {"text": ["it is a film"]}) == (["it is a film"], [])
+    assert ask(("review",), {"text": ["it is a film"]}) == (["it is a film"], ["text: column 'text', by its name"])
+    assert ask(("a", "b"), pair)[0] == ["it is a film", "it is a play"]
+    assert ask(("text",), pair, text=["premise"]) == (["it is a film"], [])
+    for trained, columns in ((("text",), pair), (("premise", "hypothesis"), {"text": ["it is a film"]})):
+        with pytest.raises(DataError, match="the model was trained on"):
+            ask(trained, columns)
 
 
 def test_patience_stops_and_the_best_weights_are_kept(tmp_path: Path) -> None:

@@ -18,4 +18,5 @@ def run_script(
     command = [sys.executable, *(launcher or []), str(ROOT / "scripts" / f"{name}.py"), *arguments]
     stdin = env.pop("stdin", "")
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "GLOO_SOCKET_IFNAME": "lo", **env}
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120, input=stdin)
+    given = {"input": stdin, "text": True, "errors": "surrogateescape"}  # half of a surrogate pair stands for a byte
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, timeout=120, **given)

@@ -103,6 +103,13 @@ def test_predict_answers_for_a_file_and_for_standard_input(tmp_path: Path) -> No
         assert (float(row["probability_pos"]) > 0.5) == (row["prediction"] == "pos")
     piped = run_script("predict", "run", cwd=tmp_path, stdin="\n".join(table.columns["text"]) + "\n")
     assert [line.split("\t")[0] for line in piped.stdout.splitlines()] == [row["prediction"] for row in predictions]
+    for out in ("nowhere/predictions.csv", "predictions.xlsx", "run"):
+        done = run_script("predict", "run", "--data", "new.csv", "--out", out, cwd=tmp_path)
+        assert (done.returncode, done.stderr.startswith("error: --out: ")) == (2, True), done.stderr
+    nothing = run_script("predict", "run", cwd=tmp_path)
+    assert (nothing.returncode, nothing.stderr) == (3, "error: standard input: there are no texts. Fix: give one text a line\n")
+    latin = run_script("predict", "run", cwd=tmp_path, stdin="caf\udce9\n")
+    assert (latin.returncode, latin.stderr.startswith("error: standard input, row 1: byte 3 is not UTF-8")) == (3, True)
 
 
 def test_two_processes_do_what_one_does_with_two_micro_batches_bit_for_bit(tmp_path: Path) -> None:
