@@ -23,7 +23,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--text", nargs="+", default=[], help="the text column, or two for a pair (default: as in training)")
     parser.add_argument("--label", help="a column to score against (default: as in training, where it is there)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: all physical cores)")
-    return parser.parse_args(arguments)
+    given = parser.parse_args(arguments)
+    if given.threads is not None and given.threads < 1:
+        parser.error("--threads must be 1 or more")
+    return given
 
 
 def answer(arguments: Sequence[str]) -> None:
@@ -31,18 +34,17 @@ def answer(arguments: Sequence[str]) -> None:
     given = parse(arguments)
     known_recipes()
     from nlpbp.core.errors import escape
-    from nlpbp.data.readers import Table
     from nlpbp.train.setup import start
     from recipes.common import predict
     from recipes.common.inputs import read_source
 
+    if given.out:
+        predict.check_predictions_file(Path(given.out))
     accelerator = start(seed=0, precision="fp32", threads=given.threads)
     classifier = predict.load_run(given.run, accelerator=accelerator)
-    if given.data:
-        table = read_source(given.data, split="test")
-    else:
-        lines = [line.rstrip("\r\n") for line in sys.stdin]
-        table = Table(name="standard input", columns={"text": lines}, rows=list(range(1, len(lines) + 1)))
+    table = (
+        read_source(given.data, split="test") if given.data else predict.read_lines(sys.stdin.buffer.read(), name="standard input")
+    )
     examples = predict.read_texts(classifier, table, text=given.text, label=given.label)
     outputs = predict.predict_outputs(classifier, examples, accelerator=accelerator)
     columns = predict.predictions(classifier, examples, outputs)
