@@ -102,19 +102,23 @@ def parse_config(recipe: ModuleType, arguments: Sequence[str], *, program: str) 
     """Make the recipe's Config from its flags, over `--tiny`, over `--config FILE`, over its defaults."""
     import tyro
 
-    from recipes.common.config import load
+    from nlpbp.core.errors import ConfigError
+    from recipes.common.config import load, refuse_misspelt
 
     rest = list(arguments)
-    file = _take_value(rest, "--config") or _config_of_run(rest)
-    if "--tiny" in rest:
+    file = _take_value(rest, "--config")
+    is_tiny = "--tiny" in rest
+    if is_tiny:
         rest.remove("--tiny")
-        base = recipe.tiny()
-    else:
-        base = load(recipe.Config, Path(file)) if file else recipe.Config()
+    refuse_misspelt(recipe.Config, rest, others=("config", "tiny"))
+    if is_tiny and file:
+        raise ConfigError("--tiny and --config both say what to start from", hint="leave one of them out")
+    file = file or _config_of_run(rest)
+    base = recipe.tiny() if is_tiny else load(recipe.Config, Path(file)) if file else recipe.Config()
     name = recipe.__name__.rpartition(".")[2]
     description = (
         f"{recipe.Config.__doc__}\n\nAlso: --tiny starts from the seconds-long form, --config FILE from a saved config "
-        "(RUN/config.yaml); flags override both."
+        "(RUN/config.yaml); flags override it."
     )
     return tyro.cli(recipe.Config, args=rest, default=base, prog=f"{program} {name}", description=description, use_underscores=True)
 

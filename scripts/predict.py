@@ -23,7 +23,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--text", nargs="+", default=[], help="the text column, or two for a pair (default: as in training)")
     parser.add_argument("--label", help="a column to score against (default: as in training, where it is there)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: all physical cores)")
-    return parser.parse_args(arguments)
+    given = parser.parse_args(arguments)
+    if given.threads is not None and given.threads < 1:
+        parser.error("--threads must be 1 or more")
+    return given
 
 
 def answer(arguments: Sequence[str]) -> None:
@@ -31,24 +34,18 @@ def answer(arguments: Sequence[str]) -> None:
     given = parse(arguments)
     known_recipes()
     from nlpbp.core.errors import escape
-    from nlpbp.data.decoding import decode, refuse_nul, split_lines
     from nlpbp.data.exports import printable
-    from nlpbp.data.readers import Table
     from nlpbp.train.setup import start
     from recipes.common import predict
     from recipes.common.inputs import read_source
 
     if given.out:
-        predict.check_output(Path(given.out))
+        predict.check_predictions_file(Path(given.out))
     accelerator = start(seed=0, precision="fp32", threads=given.threads)
     classifier = predict.load_run(given.run, accelerator=accelerator)
-    if given.data:
-        table = read_source(given.data, split="test")
-    else:
-        text = decode(sys.stdin.buffer.read(), file="standard input")
-        refuse_nul(text, file="standard input")
-        lines = list(split_lines(text))
-        table = Table(name="standard input", columns={"text": lines}, rows=list(range(1, len(lines) + 1)))
+    table = (
+        read_source(given.data, split="test") if given.data else predict.read_lines(sys.stdin.buffer.read(), name="standard input")
+    )
     notes: list[str] = []
     examples = predict.read_texts(classifier, table, text=given.text, label=given.label, notes=notes)
     print(*map(printable, notes), sep="\n", end="\n" if notes else "", file=sys.stderr)

@@ -13,9 +13,11 @@ import psutil
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedType, InitProcessGroupKwargs, set_seed
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import DistributedType, InitProcessGroupKwargs, LoggerType, set_seed
 
 from nlpbp.core.errors import ConfigError, DistributedError
+from nlpbp.data.decoding import nearest
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
@@ -32,6 +34,8 @@ def start(*, seed: int, precision: Precision = "auto", threads: int | None = Non
     chosen = _precision(precision)
     if chosen == "fp16" and on_cpu:
         raise ConfigError("fp16 needs a GPU, and this machine computes on its cpu", column="precision", hint="bf16 or fp32")
+    if track is not None:
+        _check_tracker(track)
     AcceleratorState._reset_state()  # a second run in one Python process may want another precision
     try:
         accelerator = Accelerator(
@@ -41,18 +45,8 @@ def start(*, seed: int, precision: Precision = "auto", threads: int | None = Non
             kwargs_handlers=_timeout(),
             project_dir=None if track is None else ".",  # until the run folder is known
         )
-    except ValueError as error:
-        if track is None:
-            raise
-        raise ConfigError(
-            f"the tracker {track!r} cannot be used: {error}", hint="install its package, or leave --track out"
-        ) from error
     except ImportError as error:
         raise DistributedError(f"what was asked for needs a package that is not installed: {error}", hint="install it") from error
-    if track is not None and not accelerator.log_with:
-        raise ConfigError(
-            f"the tracker {track!r} is not installed", column="track", hint="install its package, or leave --track out"
-        )
     _check_launch(accelerator)
     if accelerator.device.type == "cpu":
         torch.set_num_threads(threads or _cores() // _local_processes())
@@ -78,6 +72,18 @@ def describe(accelerator: Accelerator) -> str:
 def precision_of(accelerator: Accelerator) -> str:
     """Name the number format of the forward pass: fp32, bf16 or fp16."""
     return "fp32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision
+
+
+def _check_tracker(name: str) -> None:
+    """Raise `ConfigError` for a tracker that accelerate does not know, naming the nearest, or that is not installed."""
+    known = [tracker.value for tracker in LoggerType]
+    if name not in known:
+        raise ConfigError(f"there is no tracker {name!r}", column="track", hint=nearest(name, known, kind="tracker"))
+    installed = [tracker.value for tracker in get_available_trackers()]
+    if not (installed if name == LoggerType.ALL.value else name in installed):
+        raise ConfigError(
+            f"the tracker {name!r} is not installed", column="track", hint="install its package, or leave --track out"
+        )
 
 
 def _precision(wanted: Precision) -> str:

@@ -12,7 +12,8 @@ import math
 import os
 import re
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -404,11 +405,41 @@ def _fits(annotation: Any, value: Any) -> bool:
     return isinstance(value, (int, float) if annotation is float else get_origin(annotation) or annotation)
 
 
-def _refuse(annotation: Any, value: Any, *, name: str, file: str) -> Any:
+def _refuse(annotation: Any, value: Any, *, name: str, file: str | None) -> Any:
     choices = [str(choice) for choice in get_args(annotation)] if get_origin(annotation) is Literal else []
     expected = f"one of {', '.join(choices)}" if choices else getattr(annotation, "__name__", str(annotation))
     hint = nearest(str(value), choices) if choices else f"give {expected}"
     raise ConfigError(f"{name} must be {expected}", file=file, column=name, excerpt=value, hint=hint)
+
+
+def refuse_misspelt(cls: type[Any], arguments: Sequence[str], *, others: Sequence[str] = ()) -> None:
+    """Raise `ConfigError` with the nearest right word for a flag of `others` or a choice that is misspelt on the command line.
+
+    Other mistakes (an unknown field, text for a number) are the parser's to tell. `others` are flags that stand beside the
+    fields of `cls` and have been taken out of `arguments`; one that is still there lacks its value.
+    """
+    known = dict(_annotations(cls))
+    for argument, following in zip_longest(arguments, arguments[1:]):
+        name, is_joined, value = argument.removeprefix("--").partition("=")
+        if not argument.startswith("--") or not name:
+            continue
+        annotation = known.get(name.replace("-", "_"))
+        if annotation is None and name in others:
+            raise ConfigError("a value is missing", column=name, hint=f"give --{name} VALUE")
+        if annotation is None and (close := difflib.get_close_matches(name, others, n=1, cutoff=0.8)):
+            raise ConfigError(f"there is no flag --{name}", hint=f"did you mean --{close[0]}?")
+        given = value if is_joined else following
+        if get_origin(annotation) is Literal and given is not None and given not in get_args(annotation):
+            _refuse(annotation, given, name=name, file=None)
+
+
+def _annotations(cls: type[Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the dotted name and the type of each field that holds a value."""
+    for name, annotation in get_type_hints(cls).items():
+        if dataclasses.is_dataclass(annotation) and isinstance(annotation, type):
+            yield from _annotations(annotation, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", annotation
 
 
 def nearest(word: str, known: list[str]) -> str:

@@ -87,7 +87,8 @@ def open_run(recipe: str, config: CommonConfig) -> Iterator[Run]:
     if isinstance(answer[0], NlpbpError):
         raise answer[0]
     run = Run(recipe, Path(answer[0]), accelerator, held=[] if (Path(answer[0]) / "checkpoints").is_dir() else None)
-    lock = None
+    # A config that stands there without what a run writes beside it is the user's own, and is not taken back.
+    lock, is_ours = None, (run.out / ENVIRONMENT).exists() or not (run.out / "config.yaml").exists()
     if accelerator.is_main_process:
         lock = _lock(run.out)
         config_files.save(config, run.out / "config.yaml")
@@ -108,7 +109,8 @@ def open_run(recipe: str, config: CommonConfig) -> Iterator[Run]:
         raise
     finally:
         if lock is not None:
-            _remove_if_nothing_happened(run.out)
+            if is_ours:
+                _remove_if_nothing_happened(run.out)
             lock.close()
         if config.track is not None:
             accelerator.end_training()

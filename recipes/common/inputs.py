@@ -11,8 +11,10 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from accelerate.utils import gather_object
 
-from nlpbp.core.errors import DataError, DistributedError, NlpbpError
+from nlpbp.core.errors import ConfigError, DataError, DistributedError, NlpbpError
 from nlpbp.data.columns import Examples, Fields, empty_texts, infer_fields, read_examples
+from nlpbp.data.find_columns import column_of
+from nlpbp.data.labels import is_missing
 from nlpbp.data.order import Ints
 from nlpbp.data.packaged import packaged_reviews
 from nlpbp.data.readers import Table, hub_splits, read_hub, read_table
@@ -104,7 +106,7 @@ def load_inputs(data: Data) -> Inputs:
     notes = [f"reading {table.name}: {len(table):,} rows", *table.notes, *fields.notes]
     whole = read_examples(table, fields)
     notes += _oddities(whole)
-    given = {name: _given(data, name, fields) for name in ("validation", "test")}
+    given = {name: _given(data, name, fields, notes) for name in ("validation", "test")}
     shares = {"validation": data.validation_share, "test": data.test_share}
     cut = {name: 0.0 if given[name] else share for name, share in shares.items()}
     train_ids, *cut_ids = split_examples(whole, validation_share=cut["validation"], test_share=cut["test"], seed=SPLIT_SEED)
@@ -215,6 +217,8 @@ def read_source(source: Any, *, split: str, delimiter: str | None = None) -> Tab
     if not isinstance(source, str) or exists(source) or not source.strip():
         return read_table(source, delimiter=delimiter)
     kind, _, name = source.partition(":")
+    if delimiter is not None and (kind in ("demo", "tiny") or is_hub_id(source)):
+        raise ConfigError("a delimiter applies to .csv and .tsv files only", column="data.delimiter", hint="leave it out")
     if kind == "demo":
         return packaged_reviews(name)
     if kind == "tiny":
@@ -234,12 +238,16 @@ def is_hub_id(source: Any) -> bool:
     return isinstance(source, str) and not local and not packaged and bool(HUB_ID.fullmatch(source))
 
 
-def _given(data: Data, name: str, fields: Fields) -> Part | None:
-    """Read a part that the user named, or that the hub keeps beside the training data."""
+def _given(data: Data, name: str, fields: Fields, notes: list[str]) -> Part | None:
+    """Read a part that the user named, or that the hub keeps beside the training data, with its labels."""
     source = _named_source(data, name)
     if source is None:
         return None
     table = read_source(source, split=name, delimiter=data.delimiter)
+    of_hub = getattr(data, name) is None
+    if of_hub and fields.label is not None and all(is_missing(value) for value in column_of(table, fields.label)):
+        notes.append(f"{table.name}: not used, because its labels are kept secret")  # the way of benchmarks such as GLUE
+        return None
     examples = read_examples(table, fields)
     if not len(examples):
         raise DataError(f"the {name} data hold no examples", file=table.name)

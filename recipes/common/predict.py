@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -23,7 +22,9 @@ from nlpbp.analysis.metrics import task_metrics
 from nlpbp.core.errors import ConfigError, DataError
 from nlpbp.core.losses import task_outputs
 from nlpbp.data.columns import Examples, Fields, infer_fields, read_examples
+from nlpbp.data.decoding import decode, refuse_nul, split_lines
 from nlpbp.data.exports import spreadsheet_cell
+from nlpbp.data.labels import is_missing
 from nlpbp.data.order import evaluation_batches
 from nlpbp.data.readers import Table
 from nlpbp.text.batches import collate, encode
@@ -33,7 +34,7 @@ from recipes.common.results import prediction_table
 
 Array = np.ndarray[Any, Any]
 EVALUATION_TOKENS = 8192
-OUTPUT_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 
 
 @dataclass(frozen=True)
@@ -86,13 +87,27 @@ def _trained_fields(result: Path, model: PreTrainedModel) -> Fields:
     )
 
 
+def read_lines(raw: bytes, *, name: str) -> Table:
+    """Take the bytes of a pipe as one text a line.
+
+    Raises `DataError` with the line for bytes that are not text, and when there is no line.
+    """
+    text = decode(raw, file=name)
+    refuse_nul(text, file=name)
+    lines = list(split_lines(text))
+    if not lines:
+        raise DataError("there is no text", file=name, hint="give one text a line")
+    return Table(name=name, columns={"text": lines}, rows=list(range(1, len(lines) + 1)))
+
+
 def read_texts(
     classifier: Classifier, table: Table, *, text: Sequence[str] = (), label: str | None = None, notes: list[str] | None = None
 ) -> Examples:
     """Read a table's texts, and its labels where it has the column, by the columns of training or those given.
 
     Columns that are neither are found by name and content, and `notes` gets why. Raises `DataError` for one text where
-    the model was trained on pairs, and the other way round.
+    the model was trained on pairs, and the other way round. A column of labels that is still to be filled in is no column of
+    labels, unless it was asked for by name.
     """
     if not len(table):
         raise DataError("there are no texts", file=table.name, hint="give one text a line")
@@ -111,7 +126,8 @@ def read_texts(
         if notes is not None:
             notes += [note for note in found.notes if note.startswith("text:")]
         fields = replace(fields, text=found.text)
-    fields = replace(fields, label=label or (fields.label if fields.label in table.columns else None))
+    known = fields.label in table.columns and not all(map(is_missing, table.columns[fields.label]))
+    fields = replace(fields, label=label or (fields.label if known else None))
     return read_examples(table, fields, require_label=fields.label is not None)
 
 
@@ -155,17 +171,28 @@ def _line(name: str, value: float | None, interval: list[float] | None) -> str:
     return f"{name}: {value:.4f}" + (f" [{interval[0]:.4f}, {interval[1]:.4f}]" if interval else "")
 
 
-def check_output(path: Path) -> None:
-    """Raise `ConfigError` for a file that `write_predictions` could not write; to be asked before the work is done."""
-    if path.suffix not in OUTPUT_SUFFIXES:
-        raise ConfigError(f"{path} has no known suffix", column="out", hint="end it in .csv, .tsv, .jsonl or .parquet")
-    if path.is_dir() or not os.access(path.parent, os.W_OK):
-        raise ConfigError(f"{path} cannot be written", column="out", hint="name a file in a folder that is there")
+def check_predictions_file(path: Path) -> None:
+    """Raise `ConfigError` for a file that `write_predictions` could not write, before any work is done."""
+    if path.suffix not in SUFFIXES:
+        raise ConfigError(f"{path} has no known suffix", column="out", hint=f"end it in one of {', '.join(SUFFIXES)}")
+    if path.is_dir() or not path.parent.is_dir():
+        reason = "is a folder" if path.is_dir() else f"cannot be written: there is no folder {path.parent}"
+        raise ConfigError(f"{path} {reason}", column="out", hint="name a file in a folder that is there")
 
 
 def write_predictions(columns: dict[str, list[Any]], path: Path, *, separator: str = "|") -> None:
-    """Write predictions as .csv, .tsv, .jsonl or .parquet, by the suffix; raises as `check_output` does."""
-    check_output(path)
+    """Write predictions as .csv, .tsv, .jsonl or .parquet, by the suffix.
+
+    Raises `ConfigError` for a file that cannot be written.
+    """
+    check_predictions_file(path)
+    try:
+        _write(columns, path, separator=separator)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error.strerror or error}", column="out", hint="name another file") from error
+
+
+def _write(columns: dict[str, list[Any]], path: Path, *, separator: str) -> None:
     rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
     if path.suffix == ".parquet":
         pq.write_table(pa.table(columns), path)

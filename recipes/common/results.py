@@ -22,7 +22,6 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from nlpbp import __version__
-from nlpbp.analysis.baselines import majority_baseline, tfidf_baseline
 from nlpbp.analysis.intervals import bootstrap_intervals
 from nlpbp.analysis.metrics import MAIN_METRIC, decide, task_metrics, tune_thresholds
 from nlpbp.core.errors import ConfigError
@@ -193,6 +192,8 @@ def score(
 
 def score_baselines(inputs: Inputs) -> dict[str, dict[str, Metrics]]:
     """Measure what needs no model: the most frequent answer, and TF-IDF with a linear model, on the same parts."""
+    from nlpbp.analysis.baselines import majority_baseline, tfidf_baseline  # scikit-learn: a second that `--help` need not wait
+
     task, num_labels, parts = inputs.fields.task, len(inputs.fields.labels), inputs.scored
     train_targets = targets_of(inputs.train)
     majority = {

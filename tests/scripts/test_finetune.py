@@ -32,12 +32,23 @@ def test_help_of_a_recipe_explains_its_flags(tmp_path: Path, name: str) -> None:
         assert flag in done.stdout
 
 
+def test_help_does_not_wait_for_what_only_a_finished_run_needs() -> None:
+    command = "import sys; from recipes import transformer_sentiment; sys.exit('sklearn' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", command], check=False).returncode == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "named"),
     [
         (["transformer_sentimant"], 2, "transformer_sentiment"),
         (["--data.trian", "x.csv"], 2, "--data.train"),
-        (["--precision", "bf17"], 2, "bf16"),
+        (["--precision", "bf17"], 2, "did you mean bf16?"),
+        (["--optim.schedule=cosin"], 2, "did you mean cosine?"),
+        (["--tny"], 2, "did you mean --tiny?"),
+        (["--config"], 2, "--config: a value is missing"),
+        (["--tiny", "--config", "a.yaml"], 2, "--tiny and --config"),
+        (["--tiny", "--track", "tensorbord"], 2, "did you mean 'tensorboard'?"),
+        (["--tiny", "--data.delimiter", ";"], 2, "--data.delimiter"),
         (["--tiny", "--epochs", "0"], 2, "1 or more"),
         (["--tiny", "--data.max_length", "65"], 2, "64"),
         (["--tiny", "--batch.micro_batches", "17"], 2, "--batch.micro_batches"),
