@@ -119,6 +119,10 @@ def test_nothing_left_that_verifies_is_an_error_that_names_each(root: Path) -> N
         (root / f"step-0000000{step}" / "optim.safetensors").unlink()
     error = failure(newest, root)
     assert error.file == str(root)
+    again = failure(newest, root)  # they have other names now; that is no reason to start over
+    assert all(f"step-0000000{step}.rejected-" in str(again) for step in (1, 2))
+    save_small(root, 3)
+    assert newest(root).step == 3
     assert all(f"step-0000000{step}: missing optim.safetensors" in str(error) for step in (1, 2))
 
 

@@ -169,6 +169,9 @@ def test_when_no_checkpoint_verifies_the_run_does_not_start_over(
     assert error.value.code == 4
     assert "missing state.json" in str(error.value)
 
+    with pytest.raises(CheckpointError):
+        train(recipe, tmp_path / "run")
+    assert num_steps(tmp_path / "run") == 8
 
 def test_changed_settings_are_shown_and_refused(recipe: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch, pytest.raises(Killed):
