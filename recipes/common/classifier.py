@@ -96,7 +96,7 @@ def train_classifier(
     output = output_layer(model, num_outputs=max(1, len(fields.labels)))
     targets, scale, shift = standardised(inputs, can_shift=output.bias is not None)
     lengths = encoded["train"].padded_lengths
-    num_micro_batches = check_micro_batches(config.batch, num_processes=accelerator.num_processes, num_examples=len(lengths))
+    num_micro_batches = check_micro_batches(config.batch, run, num_examples=len(lengths))
     min_size = num_micro_batches  # fixed: were it to follow a later split, the steps themselves would change
     per_epoch = steps_per_epoch(lengths, size=config.batch.size, min_size=min_size)
     progress = before or Progress(num_micro_batches)
@@ -241,14 +241,19 @@ def prepare_again(accelerator: Accelerator, model: nn.Module, optimizer: Optimiz
     return prepared
 
 
-def check_micro_batches(batch: sections.Batch, *, num_processes: int, num_examples: int) -> int:
-    """Return the number of micro-batches a step, which every process must get the same share of."""
-    num = batch.micro_batches or num_processes
+def check_micro_batches(batch: sections.Batch, run: Run, *, num_examples: int) -> int:
+    """Return the number of micro-batches a step, which every process must get the same share of.
+
+    Left out, it is the number of processes that the run was begun with: one that goes on with another number keeps its steps.
+    """
+    num_processes = run.accelerator.num_processes
+    num = batch.micro_batches or run.first_num_processes
     if num % num_processes:
+        going_on = batch.micro_batches is None
         raise ConfigError(
             f"{num} micro-batches cannot be shared among {num_processes} processes",
             column="batch.micro_batches",
-            hint=f"give a multiple of {num_processes}",
+            hint=f"go on with {num} processes, or begin another run" if going_on else f"give a multiple of {num_processes}",
         )
     if num > min(batch.size, num_examples):
         raise ConfigError(
