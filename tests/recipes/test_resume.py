@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import importlib
+import itertools
 import json
 import os
 import shutil
@@ -37,8 +38,8 @@ def recipe(request: pytest.FixtureRequest) -> ModuleType:
 
 def train(recipe: ModuleType, out: Path, **changes: Any) -> None:
     batch, checkpoint = Batch(size=16, micro_batches=4), Checkpoints(every_steps=3)
-    config = dataclasses.replace(recipe.tiny(), epochs=2, batch=batch, checkpoint=checkpoint)
-    recipe.run(dataclasses.replace(config, out=str(out), threads=1, **changes))
+    config = dataclasses.replace(recipe.tiny(), epochs=2, out=str(out), threads=1)
+    recipe.run(dataclasses.replace(config, **{"batch": batch, "checkpoint": checkpoint, **changes}))
 
 
 def at_step(number: int, action: Callable[[], None]) -> Callable[..., None]:
@@ -237,6 +238,36 @@ def test_memory_that_runs_out_halves_the_micro_batches_and_the_plan_is_remembere
         patch.setattr(fit, "log", at_step(10, die))
         train(recipe, tmp_path / "killed")
     train(recipe, tmp_path / "killed")
+    assert artefacts(tmp_path / "killed") == artefacts(tmp_path / "split")
+
+
+def test_a_step_too_small_for_all_micro_batches_does_not_change_those_after_it(
+    recipe: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = loop.Accelerator.backward
+
+    def train_short_of_memory(out: Path) -> None:
+        failed = False
+
+        def backward(self: Any, loss: Any, **options: Any) -> Any:
+            nonlocal failed
+            if not failed:
+                failed = True
+                raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
+            return original(self, loss, **options)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(loop.Accelerator, "backward", backward)
+            train(recipe, out, batch=Batch(size=6, micro_batches=4), checkpoint=Checkpoints(every_steps=1))
+
+    train_short_of_memory(tmp_path / "split")
+    lines = [json.loads(line) for line in (tmp_path / "split" / "metrics.jsonl").read_text().splitlines()]
+    parts = [line["num_micro_batches"] for line in lines if "split" not in line]
+    step = next(i for i, (num, later) in enumerate(itertools.pairwise(parts), start=1) if num < later == 8)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(fit, "log", at_step(step + 1, die))
+        train_short_of_memory(tmp_path / "killed")
+    train(recipe, tmp_path / "killed", batch=Batch(size=6, micro_batches=4))
     assert artefacts(tmp_path / "killed") == artefacts(tmp_path / "split")
 
 
