@@ -123,6 +123,7 @@ def fit(
     if newest is not None and _progress(newest).stage > stage.index:
         return _progress(newest)
     end = before.step + total_steps + stage.later_steps
+    end = (resumed.first_step if resumed else before.step) + total_steps + stage.later_steps
     resumed = _resume(run, newest, best_file, model=model, optimizer=optimizer, before=before, stage=stage, carried=carried)
     run.release(f"resumed from step {resumed.step} of {end}" if resumed else None)
     progress = resumed or _begin(before, stage, hashes=group_hashes(run.accelerator.unwrap_model(model), groups))

@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,7 +20,7 @@ import pytest
 from nlpbp.core.errors import CheckpointError, ConfigError, NumericError
 from nlpbp.train import loop
 from nlpbp.train.signals import Stopped
-from recipes import RECIPES
+from recipes import RECIPES, transformer_sentiment
 from recipes.common import fit
 from recipes.common.config import Batch, Checkpoints
 
@@ -110,6 +110,30 @@ def test_a_chain_of_kills_ends_in_the_same_result(
     assert artefacts(tmp_path / "run") == artefacts(uninterrupted)
 
 
+@pytest.mark.parametrize("after", [1, 5])
+def test_a_training_in_two_stages_goes_on_in_the_second(
+    uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], after: int
+) -> None:
+    original = transformer_sentiment.train_classifier
+
+    def train_twice(*args: Any, trainings: Sequence[Any], **options: Any) -> Any:
+        return original(*args, trainings=[*trainings, *trainings], **options)
+
+    monkeypatch.setattr(transformer_sentiment, "train_classifier", train_twice)
+    train(transformer_sentiment, tmp_path / "whole")
+    total = num_steps(tmp_path / "whole")
+    half = num_steps(uninterrupted)
+    assert total == 2 * half
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(fit, "log", at_step(half + after, die))
+        train(transformer_sentiment, tmp_path / "run")
+    capsys.readouterr()
+    train(transformer_sentiment, tmp_path / "run")
+    saved = max(s for s in (*range(0, half + after, 3), half) if s < half + after)
+    assert capsys.readouterr().out.splitlines()[0] == f"resumed from step {saved} of {total}"
+    assert artefacts(tmp_path / "run") == artefacts(tmp_path / "whole")
+
+
 def test_a_restore_that_is_left_out_shows(
     recipe: ModuleType, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -169,10 +193,10 @@ def test_when_no_checkpoint_verifies_the_run_does_not_start_over(
         train(recipe, tmp_path / "run")
     assert error.value.code == 4
     assert "missing state.json" in str(error.value)
-
     with pytest.raises(CheckpointError):
         train(recipe, tmp_path / "run")
     assert num_steps(tmp_path / "run") == 8
+
 
 def test_changed_settings_are_shown_and_refused(recipe: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch, pytest.raises(Killed):
