@@ -122,9 +122,8 @@ def fit(
     newest = _newest(run, root, identity=must_match)
     if newest is not None and _progress(newest).stage > stage.index:
         return _progress(newest)
-    end = before.step + total_steps + stage.later_steps
-    end = (resumed.first_step if resumed else before.step) + total_steps + stage.later_steps
     resumed = _resume(run, newest, best_file, model=model, optimizer=optimizer, before=before, stage=stage, carried=carried)
+    end = (resumed.first_step if resumed else before.step) + total_steps + stage.later_steps
     run.release(f"resumed from step {resumed.step} of {end}" if resumed else None)
     progress = resumed or _begin(before, stage, hashes=group_hashes(run.accelerator.unwrap_model(model), groups))
     _check_disk(run, model, keep=checkpoints.keep)
@@ -270,7 +269,7 @@ def _split(run: Run, num: int, *, step: int, most: int, error: RuntimeError) -> 
         raise NumericError(f"out of memory in step {step} with one example at a time", hint="lower --data.max_length") from error
     if run.accelerator.num_processes > 1:
         raise NumericError(
-            f"out of memory in step {step}", hint=f"cut steps into more parts: --batch.micro_batches {2 * num}"
+            f"out of memory in step {step}", hint=f"begin another run, with steps in more parts: --batch.micro_batches {2 * num}"
         ) from error
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
