@@ -178,7 +178,7 @@ def adapt_to_texts(
     names = identity(inputs, tokenizer)
     names["data"] += f", all texts {fingerprint([Examples('', texts, None, None, [])])}"
     masked = load_masked_lm(name, tokenizer=tokenizer, dropout_scale=config.dropout.scale)
-    _, per_epoch = epoch_of(config, encoded["train"], num_processes=run.accelerator.num_processes)
+    _, per_epoch = epoch_of(run, config, encoded["train"])
     progress, adapted = adapt(
         run,
         config.mlm,

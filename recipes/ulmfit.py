@@ -138,7 +138,7 @@ def _train(run: Run, config: Config) -> RunResult:
     all_texts = fingerprint([Examples("", part, None, None, []) for part in texts.values()])
     names = identity(inputs, tokenizer) | {"data": f"{inputs.fingerprint}, all texts {all_texts}"}
     encoded = encode_parts(run, inputs, tokenizer=tokenizer, max_length=config.data.max_length)
-    _, per_epoch = epoch_of(config, encoded["train"], num_processes=run.accelerator.num_processes)
+    _, per_epoch = epoch_of(run, config, encoded["train"])
     progress: Progress | None = None
     if not config.lm.skip:
         later = per_epoch * sum(stage.epochs for stage in config.stages)

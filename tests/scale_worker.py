@@ -2,8 +2,9 @@
 
 python tests/scale_worker.py OUT plain                                    # one process, two micro-batches a step
 python -m torch.distributed.run --nproc_per_node 2 tests/scale_worker.py OUT fsdp2   # two processes, one each
+python -m torch.distributed.run --nproc_per_node 2 tests/scale_worker.py OUT zero2   # by DeepSpeed, straight through alone
 
-Sharded, it then runs the tiny recipe as well, stops it by a signal, and lets it go on.
+Sharded by FSDP2, it then runs the tiny recipe as well, stops it by a signal, and lets it go on.
 """
 
 from __future__ import annotations
@@ -119,8 +120,31 @@ def run_recipe(out: Path) -> None:
         transformer_sentiment.run(config)
 
 
+def train_under_deepspeed(out: Path, *, zero_stage: int) -> None:
+    from shims import deepspeed_on_cpu
+
+    accelerator = deepspeed_on_cpu(zero_stage=zero_stage, max_grad_norm=MAX_GRAD_NORM)
+    model, optimizer = prepared(accelerator)
+    steps = train(accelerator, model, optimizer)
+    weights = accelerator.get_state_dict(model)
+    if accelerator.is_main_process:
+        save_file({name: tensor.contiguous() for name, tensor in weights.items()}, out / "whole.safetensors")
+        facts = {
+            "kind": str(accelerator.distributed_type),
+            "num_processes": accelerator.num_processes,
+            "zero_stage": model.zero_optimization_stage(),
+            "losses": [step.loss for step in steps],
+            "norms": [step.grad_norm for step in steps],
+            "clipped": [step.clipped for step in steps],
+        }
+        (out / "facts.json").write_text(json.dumps(facts), encoding="utf-8")
+
+
 def main(out: Path, kind: str) -> None:
     torch.set_num_threads(1)
+    if kind.startswith("zero"):
+        train_under_deepspeed(out, zero_stage=int(kind[-1]))
+        return
     if kind == "fsdp2":
         from shims import fsdp2_on_cpu
 

@@ -1,15 +1,16 @@
-"""accelerate's own FSDP2 path on a CPU: it takes that path on accelerators only, although torch shards over gloo just as well.
+"""accelerate's own FSDP2 and DeepSpeed paths on a CPU: it takes them on accelerators only, although both work over gloo as well.
 
-For tests alone: it writes into a private dictionary of accelerate's, so it holds for the version that it names.
+For tests alone: the first writes into a private dictionary of accelerate's, so it holds for the version that it names.
 """
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import accelerate
 from accelerate import Accelerator, FullyShardedDataParallelPlugin, PartialState
-from accelerate.utils import DistributedType
+from accelerate.utils import DeepSpeedPlugin, DistributedType
 
 WRITTEN_FOR = "1.15."
 
@@ -27,3 +28,19 @@ def fsdp2_on_cpu(**options: Any) -> Accelerator:
         cpu_ram_efficient_loading=False,
     )
     return Accelerator(**{**options, "cpu": None, "fsdp_plugin": plugin})
+
+
+def deepspeed_on_cpu(*, zero_stage: int, max_grad_norm: float) -> Accelerator:
+    """Make an Accelerator whose models DeepSpeed trains over the gloo processes of torchrun."""
+    os.environ.pop("ACCELERATE_USE_CPU", None)
+    os.environ |= {"DS_ACCELERATOR": "cpu", "ACCELERATE_USE_DEEPSPEED": "true"}
+    PartialState(cpu=True)
+    settings = {
+        "train_micro_batch_size_per_gpu": 1,  # the loop's own batches have no fixed size, and need none
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": max_grad_norm,
+        "zero_force_ds_cpu_optimizer": False,
+        "zero_allow_untested_optimizer": True,
+        "zero_optimization": {"stage": zero_stage, "stage3_gather_16bit_weights_on_model_save": True},
+    }
+    return Accelerator(deepspeed_plugin=DeepSpeedPlugin(hf_ds_config=settings))

@@ -6,8 +6,10 @@ import dataclasses
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +65,29 @@ def test_accelerate_reads_the_config_and_knows_its_keys(path: Path) -> None:
         assert environment["FSDP_CPU_RAM_EFFICIENT_LOADING"] == "false"
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "machines", "processes"), [("one_gpu", 1, 1), ("eight_gpus", 1, 2), ("multi_node", 2, 2)])
+def test_accelerate_starts_the_recipe_by_the_config(tmp_path: Path, name: str, machines: int, processes: int) -> None:
+    """On the CPU, with as many processes as there are cores here; each "machine" is a launcher of its own, told its rank."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launch = ["-m", "accelerate.commands.launch", "--config_file", str(ROOT / "docs" / "accelerate" / f"{name}.yaml")]
+    launch += ["--num_machines", str(machines), "--num_processes", str(processes)]
+    launch += ["--main_process_ip", "127.0.0.1", "--main_process_port", str(port)] if machines > 1 else []
+    recipe = [str(ROOT / "scripts" / "finetune.py"), "--tiny", "--epochs", "1", "--out", str(tmp_path / "run")]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    started = [
+        subprocess.Popen([sys.executable, *launch, "--machine_rank", str(rank), *recipe], env=environment, stdout=subprocess.PIPE)
+        for rank in range(machines)
+    ]
+    printed = [process.communicate(timeout=150)[0].decode() for process in started]
+    assert [process.returncode for process in started] == [0] * machines
+    assert f"on cpu, {processes} process" in printed[0]
+    assert printed[1:] == [""] * (machines - 1)  # the first machine's first process speaks for all
+    assert (tmp_path / "run" / "result.json").exists()
+
+
 def work(out: Path, kind: str, *launcher: str) -> Path:
     """Run tests/scale_worker.py and return the folder it wrote."""
     out.mkdir()
@@ -109,6 +134,18 @@ def test_sharded_training_gives_the_weights_of_one_process_with_two_micro_batche
         assert facts(sharded)[name] == pytest.approx(facts(alone)[name], rel=1e-6)
     assert facts(sharded)["clipped"] == facts(alone)["clipped"]
     assert facts(sharded)["names"] == facts(alone)["names"]
+
+
+@pytest.mark.skipif(find_spec("deepspeed") is None, reason="DeepSpeed is not installed")
+@pytest.mark.parametrize("zero_stage", [2, 3])
+def test_the_loop_under_deepspeed_gives_the_weights_of_one_process(alone: Path, tmp_path: Path, zero_stage: int) -> None:
+    shared = work(tmp_path / "zero", f"zero{zero_stage}", *TWO_PROCESSES)
+    assert facts(shared)["kind"] == "DistributedType.DEEPSPEED"
+    assert (facts(shared)["num_processes"], facts(shared)["zero_stage"]) == (2, zero_stage)
+    assert distance(alone / "whole.safetensors", shared / "whole.safetensors") < 1e-6
+    for name in ("losses", "norms"):
+        assert facts(shared)[name] == pytest.approx(facts(alone)[name], rel=1e-5)
+    assert facts(shared)["clipped"] == facts(alone)["clipped"]
 
 
 @pytest.mark.parametrize("kind", ["alone", "sharded"])

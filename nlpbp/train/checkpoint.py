@@ -109,7 +109,8 @@ def newest_checkpoint(root: Path, *, identity: Mapping[str, str]) -> Checkpoint 
     """Return the newest checkpoint that verifies, or None when there has been none yet.
 
     Others are renamed to `*.rejected-<reason>`; leftovers of a save that was interrupted are removed. Raises `CheckpointError`
-    when there are candidates and none verifies, or when the one that does belongs to something else than `identity`.
+    when there are candidates and none verifies (those that were set aside before count: a second attempt must not start over), or
+    when the one that does belongs to something else than `identity`.
     """
     if not root.is_dir():
         return None
@@ -129,6 +130,7 @@ def newest_checkpoint(root: Path, *, identity: Mapping[str, str]) -> Checkpoint 
             return Checkpoint(path, manifest["step"], state, tuple(reasons))
         os.rename(path, path.with_name(f"{path.name}.rejected-{secrets.token_hex(2)}-{re.sub(r'[^a-z]+', '-', reason)[:60]}"))
         reasons.append(f"{path.name}: {reason}")
+    reasons = reasons or sorted(path.name for path in root.glob("step-*.rejected-*"))
     if reasons:
         raise CheckpointError(
             f"none of the checkpoints verifies ({'; '.join(reasons)})",

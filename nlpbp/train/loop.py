@@ -100,9 +100,9 @@ def train_steps(
         shares = [count(batch) / divisor for batch in window]
         local_losses = [loss.item() for loss in losses]
         (mean_loss,) = _sum_over_processes(accelerator, sum(loss * share for loss, share in zip(local_losses, shares, strict=True)))
-        if not math.isfinite(mean_loss):
-            raise _non_finite_loss(accelerator, index + 1, window, local_losses, lr=_highest_rate(optimizer))
         grad_norm = _clip(accelerator, model, optimizer, max_grad_norm)
+        if not math.isfinite(mean_loss):
+            raise _non_finite_loss(accelerator, index + 1, window, local_losses, norm=grad_norm, lr=_highest_rate(optimizer))
         if not math.isfinite(grad_norm) and accelerator.scaler is None:
             raise _non_finite_gradient(model, index + 1, window, norm=grad_norm, lr=_highest_rate(optimizer))
         loss_scale = _loss_scale(accelerator)
@@ -167,14 +167,13 @@ def _highest_rate(optimizer: Optimizer | AcceleratedOptimizer) -> float:
 
 
 def _non_finite_loss(
-    accelerator: Accelerator, step: int, window: Sequence[Batch], losses: Sequence[float], *, lr: float
+    accelerator: Accelerator, step: int, window: Sequence[Batch], losses: Sequence[float], *, norm: float, lr: float
 ) -> NumericError:
     """Name the examples of the micro-batches whose loss is not finite, on whichever process they were."""
     bad = [i for batch, loss in zip(window, losses, strict=True) if not math.isfinite(loss) for i in batch.ids.tolist()]
     ids = sorted(gather_object(bad) if accelerator.num_processes > 1 else bad)
-    return _numeric_error(
-        f"the loss is not finite at step {step} (rate {lr:.2e})", ids, hint="look at these examples; lower --optim.lr"
-    )
+    message = f"the loss is not finite at step {step} (norm {norm}, rate {lr:.2e})"
+    return _numeric_error(message, ids, hint="look at these examples; lower --optim.lr")
 
 
 def _non_finite_gradient(model: nn.Module, step: int, window: Sequence[Batch], *, norm: float, lr: float) -> NumericError:

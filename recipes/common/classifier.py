@@ -98,7 +98,7 @@ def train_classifier(
     stage has left it behind, and `names` what checkpoints of all stages belong to.
     """
     accelerator, fields = run.accelerator, inputs.fields
-    num_micro_batches, per_epoch = epoch_of(config, encoded["train"], num_processes=accelerator.num_processes)
+    num_micro_batches, per_epoch = epoch_of(run, config, encoded["train"])
     output = output_layer(model, num_outputs=max(1, len(fields.labels)))
     targets, scale, shift = standardised(inputs, can_shift=output.bias is not None)
     lengths = encoded["train"].padded_lengths
@@ -242,25 +242,28 @@ def prepare_again(accelerator: Accelerator, model: nn.Module, optimizer: Optimiz
     return prepared
 
 
-def epoch_of(config: ClassifierConfig, encoded: Encoded, *, num_processes: int) -> tuple[int, int]:
+def epoch_of(run: Run, config: ClassifierConfig, encoded: Encoded) -> tuple[int, int]:
     """Return the number of micro-batches a step, and of steps an epoch.
 
     A step has so many examples at least, whatever it is split into later: were the steps to change, so would the result.
     """
-    num = check_micro_batches(
-        config.batch.micro_batches, num_processes=num_processes, num_examples=len(encoded), size=config.batch.size
-    )
+    num = check_micro_batches(run, config.batch.micro_batches, num_examples=len(encoded), size=config.batch.size)
     return num, steps_per_epoch(encoded.padded_lengths, size=config.batch.size, min_size=num)
 
 
-def check_micro_batches(wanted: int | None, *, num_processes: int, num_examples: int, size: int) -> int:
-    """Return the number of micro-batches a step of `size` examples, which every process must get the same share of."""
-    num = wanted or num_processes
+def check_micro_batches(run: Run, wanted: int | None, *, num_examples: int, size: int) -> int:
+    """Return the number of micro-batches a step of `size` examples, which every process must get the same share of.
+
+    Left out, it is the number of processes that the run was begun with: one that goes on with another number keeps its steps.
+    """
+    num_processes = run.accelerator.num_processes
+    num = wanted or run.first_num_processes
     if num % num_processes:
+        going_on = wanted is None
         raise ConfigError(
             f"{num} micro-batches cannot be shared among {num_processes} processes",
             column="batch.micro_batches",
-            hint=f"give a multiple of {num_processes}",
+            hint=f"go on with {num} processes, or begin another run" if going_on else f"give a multiple of {num_processes}",
         )
     if num > min(size, num_examples):
         raise ConfigError(

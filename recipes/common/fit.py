@@ -149,9 +149,9 @@ def fit(
 
     with bar, stop_requests() as request:
         saved_at = started = time.monotonic()
-        for step in _steps_that_fit_in_memory(run, make_steps, progress, optimizer, references, carried):
+        for step, num in _steps_that_fit_in_memory(run, make_steps, progress, optimizer, references, carried):
             done = step.step - first  # of this stage
-            progress = _advance(run, progress, step, seconds=time.monotonic() - started)
+            progress = _advance(run, progress, step, num_micro_batches=num, seconds=time.monotonic() - started)
             record = {**asdict(step), "epoch": round(done / steps_per_epoch, 4)}
             log(run.accelerator, run.out / "metrics.jsonl", record if stage == Stage() else {**record, "stage": stage.name})
             if progress.skipped_in_a_row >= MAX_SKIPPED:
@@ -235,8 +235,11 @@ def _steps_that_fit_in_memory(
     optimizer: Optimizer,
     references: Sequence[str],
     carried: Carried | None,
-) -> Iterator[Step]:
-    """Yield the steps, counted over all stages; one that runs out of memory is done again in twice as many micro-batches."""
+) -> Iterator[tuple[Step, int]]:
+    """Yield the steps, counted over all stages, with the micro-batches a step that hold from now on.
+
+    A step that runs out of memory is done again in twice as many. A step of few examples may have been cut into fewer parts.
+    """
     first = progress.first_step
     done, num = progress.step - first, progress.num_micro_batches
     while True:
@@ -245,7 +248,7 @@ def _steps_that_fit_in_memory(
                 done = step.step
                 if carried is not None:
                     carried.commit()
-                yield replace(step, step=first + done)
+                yield replace(step, step=first + done), num
             return
         except NumericError as error:
             named = ", ".join(references[i] for i in error.example_ids[:5])
@@ -268,7 +271,7 @@ def _split(run: Run, num: int, *, step: int, most: int, error: RuntimeError) -> 
         raise NumericError(f"out of memory in step {step} with one example at a time", hint="lower --data.max_length") from error
     if run.accelerator.num_processes > 1:
         raise NumericError(
-            f"out of memory in step {step}", hint=f"cut steps into more parts: --batch.micro_batches {2 * num}"
+            f"out of memory in step {step}", hint=f"begin another run, with steps in more parts: --batch.micro_batches {2 * num}"
         ) from error
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -278,11 +281,11 @@ def _split(run: Run, num: int, *, step: int, most: int, error: RuntimeError) -> 
     return 2 * num
 
 
-def _advance(run: Run, progress: Progress, step: Step, *, seconds: float) -> Progress:
+def _advance(run: Run, progress: Progress, step: Step, *, num_micro_batches: int, seconds: float) -> Progress:
     scaler = getattr(run.accelerator, "scaler", None)
     return replace(
         progress,
-        num_micro_batches=step.num_micro_batches,
+        num_micro_batches=num_micro_batches,
         step=step.step,
         num_items=progress.num_items + step.num_items,
         clipped=progress.clipped + step.clipped,

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
 import torch
 from accelerate import Accelerator
@@ -24,7 +24,7 @@ from recipes.common import config as config_files
 from recipes.common.secrets import redact
 
 CACHE = Path(os.environ.get("NLPBP_CACHE", Path.home() / ".cache" / "nlpbp"))
-ENVIRONMENT = "environment.json"  # what exact repetition depends on beside the config: threads, precision, torch
+ENVIRONMENT = "environment.json"  # what exact repetition depends on beside the config: threads, precision, torch, processes
 
 
 @dataclass
@@ -35,6 +35,7 @@ class Run:
     out: Path
     accelerator: Accelerator
     held: list[str] | None = None  # lines of a run that goes on, until it is known from where
+    first_num_processes: int = 1  # that the run was begun with: a step is cut into so many parts, unless it is told otherwise
 
     def say(self, text: str) -> None:
         """Print a line, once, without disturbing a progress bar."""
@@ -78,7 +79,7 @@ def open_run(recipe: str, config: CommonConfig) -> Iterator[Run]:
     Raises `ConfigError` when the folder holds a finished run or one of other settings, or when another process works in it.
     """
     out = _wanted_folder(config)
-    before = _read_json(out / ENVIRONMENT) if out and config.resume != "never" else {}
+    before = _read_environment(out / ENVIRONMENT) if out and config.resume != "never" else {}
     threads = config.threads or before.get("threads")
     precision = before.get("precision", "auto") if config.precision == "auto" else config.precision
     accelerator = start(seed=config.seed, precision=precision, threads=threads, track=config.track)
@@ -86,7 +87,13 @@ def open_run(recipe: str, config: CommonConfig) -> Iterator[Run]:
     broadcast_object_list(answer)
     if isinstance(answer[0], NlpbpError):
         raise answer[0]
-    run = Run(recipe, Path(answer[0]), accelerator, held=[] if (Path(answer[0]) / "checkpoints").is_dir() else None)
+    run = Run(
+        recipe,
+        Path(answer[0]),
+        accelerator,
+        held=[] if (Path(answer[0]) / "checkpoints").is_dir() else None,
+        first_num_processes=before.get("processes", accelerator.num_processes),
+    )
     # A config that stands there without what a run writes beside it is the user's own, and is not taken back.
     lock, is_ours = None, (run.out / ENVIRONMENT).exists() or not (run.out / "config.yaml").exists()
     if accelerator.is_main_process:
@@ -129,7 +136,8 @@ def _wanted_folder(config: CommonConfig) -> Path | None:
 
 def _write_environment(run: Run) -> None:
     data = {"threads": torch.get_num_threads(), "precision": precision_of(run.accelerator), "torch": torch.__version__}
-    before = _read_json(run.out / ENVIRONMENT)
+    data["processes"] = run.first_num_processes
+    before = _read_environment(run.out / ENVIRONMENT)
     changed = [name for name in data if name in before and before[name] != data[name]]
     if changed:
         run.say(f"warning: not the same {', '.join(changed)} as before: last bits may differ from an uninterrupted run's")
@@ -138,12 +146,19 @@ def _write_environment(run: Run) -> None:
     os.replace(temporary, run.out / ENVIRONMENT)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_environment(path: Path) -> dict[str, Any]:
+    """Return what the file says that can be true; a file that is missing or damaged says nothing."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return {}
-    return data if isinstance(data, dict) else {}
+    return {name: value for name, value in data.items() if _can_be_true(name, value)} if isinstance(data, dict) else {}
+
+
+def _can_be_true(name: str, value: Any) -> bool:
+    if name in ("threads", "processes"):
+        return isinstance(value, int) and value > 0
+    return isinstance(value, str) and (name != "precision" or value in get_args(Precision))
 
 
 def _remove_if_nothing_happened(folder: Path) -> None:

@@ -124,8 +124,7 @@ def train_language_model(
     by rows. The best weights by `encoded["validation"]` are kept.
     """
     accelerator, num_rows, pad = run.accelerator, training.num_rows, tokenizer.pad_token_id
-    num_processes = accelerator.num_processes
-    num_micro_batches = check_micro_batches(micro_batches, num_processes=num_processes, num_examples=num_rows, size=num_rows)
+    num_micro_batches = check_micro_batches(run, micro_batches, num_examples=num_rows, size=num_rows)
     per_epoch = num_windows(len(encoded["train"].tokens), num_rows=num_rows, window=training.window)
     groups = layer_groups(accelerator.unwrap_model(model))
     carried = CarriedState(num_rows) if reading.recurrent else None
@@ -145,7 +144,7 @@ def train_language_model(
             carried=carried,
             first_step=first_step,
             rank=accelerator.process_index,
-            world_size=num_processes,
+            world_size=accelerator.num_processes,
         )
         return train_steps(
             trained,

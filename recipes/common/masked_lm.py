@@ -48,9 +48,7 @@ def adapt(
     accelerator, steps = run.accelerator, mlm.steps
     assert steps is not None, "the step is asked for"
     lengths = encoded["train"].padded_lengths
-    num = check_micro_batches(
-        batch.micro_batches, num_processes=accelerator.num_processes, num_examples=len(lengths), size=batch.size
-    )
+    num = check_micro_batches(run, batch.micro_batches, num_examples=len(lengths), size=batch.size)
     per_epoch = steps_per_epoch(lengths, size=batch.size, min_size=num)
     loss_fn, count = masked_loss(
         mask_token_id=tokenizer.mask_token_id, vocab_size=len(tokenizer), special_ids=tokenizer.all_special_ids

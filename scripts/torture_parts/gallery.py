@@ -30,8 +30,8 @@ from transformers import AutoConfig, AutoTokenizer
 
 from nlpbp.train import checkpoint
 from nlpbp.train.setup import start
+from recipes.common import classifier, folder, predict
 from recipes.common import config as config_files
-from recipes.common import folder, predict
 
 ASSETS = Path(__file__).parents[2] / "tests" / "assets" / "malicious"
 PICKLES = ("pickle_text.bin", "pickle_binary.bin")
@@ -244,11 +244,13 @@ def _token_cache_cases(torture: Torture, config: Any, sources: Sources) -> Itera
 
     def go_on(out: Path) -> None:
         # The cache is what the folder was prepared with; the run goes beside it.
-        victims.replace_function(torture.recipe, "CACHE", out / "cache")
+        victims.replace_function(classifier, "CACHE", out / "cache")
+        spoiled = {file: file.read_bytes() for file in (out / "cache" / "tokens").iterdir()}
         torture.recipe.run(replace(config, out=str(out)))
+        if all(file.read_bytes() == content for file, content in spoiled.items()):
+            raise RuntimeError("the run has read none of them")
 
     def place(content: bytes, out: Path) -> None:
-        shutil.copytree(sources.model, out / "cache" / "tiny-bert")
         shutil.copytree(sources.tokens, out / "cache" / "tokens")
         for file in (out / "cache" / "tokens").iterdir():
             file.write_bytes(content)

@@ -5,6 +5,7 @@ Each task writes FOLDER/TASK.RANK.json: what it returns, or the error it met. A 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -59,6 +60,29 @@ def killed_and_again(folder: Path) -> Any:
 
 def resume_of_one(folder: Path) -> Any:
     train(folder / "saved-on-one")
+
+
+def killed_on_three(folder: Path) -> Any:
+    """Go on with what one process has saved, and end after step 11."""
+    fit.log = at_step(11, die)
+    with contextlib.suppress(Killed):
+        train(folder / "shared", batch={"micro_batches": 6}, precision="fp32")
+
+
+def killed_by_default(folder: Path) -> Any:
+    """Begin without a number of micro-batches, and end before anything is saved."""
+    restore = fit.log
+    fit.log = at_step(2, die)
+    try:
+        train(folder / "default-on-two", batch={"micro_batches": None})
+    except Killed:
+        pass
+    finally:
+        fit.log = restore
+
+
+def resume_of_one_by_default(folder: Path) -> Any:
+    train(folder / "default-on-one", batch={"micro_batches": None})
 
 
 def uneven(folder: Path) -> Any:

@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 import ranks_worker
 from harness import Forks, artefacts, killed_run, newest, saved_steps, snapshot, steps_of, train
+from safetensors.numpy import load_file
 
 from nlpbp.analysis.metrics import task_metrics
 from nlpbp.core.errors import DistributedError
@@ -33,6 +34,7 @@ from run_script import ROOT, TWO_PROCESSES
 
 HERE = Path(__file__).parent
 FIRST = ["whole_run", "killed_and_again", "resume_of_one", "uneven", "seven", "ragged", "nan_loss", "nan_gradient", "other_weights"]
+FIRST += ["killed_by_default", "resume_of_one_by_default"]
 FIRST += ["masked_on_one", "sigterm_to_one", "other_labels", "other_data", "other_length", "bad_row", "sigterm_to_launcher"]
 
 
@@ -62,8 +64,9 @@ def write_reviews(path: Path, *, num_examples: int, change: str = "") -> None:
     path.write_text("text,label\n" + "".join(f"{t},{label}\n" for t, label in zip(rows["text"], rows["label"], strict=True)))
 
 
-def launch(folder: Path, tasks: list[str], *, prefix: list[str] | None = None, **env: str) -> Launch:
-    command = [*(prefix or []), sys.executable, "-W", "ignore", *TWO_PROCESSES, str(HERE / "ranks_worker.py"), str(folder), *tasks]
+def launch(folder: Path, tasks: list[str], *, processes: int = 2, **env: str) -> Launch:
+    launcher = [*TWO_PROCESSES[:-1], str(processes)]
+    command = [sys.executable, "-W", "ignore", *launcher, str(HERE / "ranks_worker.py"), str(folder), *tasks]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", **env}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
     return Launch(folder, done.returncode, done.stderr, time.time())
@@ -78,6 +81,7 @@ def first(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Launch:
     write_reviews(folder / "reviews-1.csv", num_examples=60, change="!")
     with pytest.MonkeyPatch.context() as patch:
         killed_run(patch, folder / "saved-on-one", step=8)
+        killed_run(patch, folder / "default-on-one", step=8, batch={"micro_batches": None})
     with socket.socket() as taken:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         with contextlib.suppress(OSError):  # somebody else has taken it: as good
@@ -333,6 +337,42 @@ def test_saved_on_two_processes_and_resumed_on_one(
     train(out)
     assert "resumed from step 9" in capsys.readouterr().out
     assert artefacts(out) == artefacts(whole)
+
+
+@pytest.mark.fault("B19")
+def test_begun_on_two_processes_a_step_keeps_its_two_parts_on_one(first: Launch, whole: Path, tmp_path: Path) -> None:
+    first.results("killed_by_default")
+    out = shutil.copytree(first.folder / "default-on-two", tmp_path / "run")
+    assert len(steps_of(out)) == 2
+    train(out, batch={"micro_batches": None})
+    assert artefacts(out) == artefacts(whole)
+
+
+@pytest.mark.fault("B19")
+def test_begun_on_one_process_a_step_of_one_part_cannot_be_shared_by_two(first: Launch, tmp_path: Path) -> None:
+    for found in first.of("resume_of_one_by_default"):
+        assert (found.get("error"), found.get("code"), found.get("column")) == ("ConfigError", 2, "batch.micro_batches"), found
+    assert saved_steps(first.folder / "default-on-one") == [3, 6]
+    out = shutil.copytree(first.folder / "default-on-one", tmp_path / "run")
+    train(out, batch={"micro_batches": None})  # on one it goes on
+    train(tmp_path / "undisturbed", batch={"micro_batches": 1})
+    assert artefacts(out) == artefacts(tmp_path / "undisturbed")
+
+
+@pytest.mark.fault("B19")
+def test_three_processes_go_on_with_a_run_of_one_and_give_it_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    six: dict[str, Any] = {"batch": {"micro_batches": 6}, "precision": "fp32"}
+    train(tmp_path / "alone", **six)
+    killed_run(monkeypatch, tmp_path / "shared", step=5, **six)
+    ended = launch(tmp_path, ["killed_on_three"], processes=3)
+    assert ended.code == 0, ended.stderr
+    ended.results("killed_on_three")
+    assert "resumed from step 3" in (tmp_path / "stdout.0").read_text()
+    assert saved_steps(tmp_path / "shared") == [6, 9]
+    train(tmp_path / "shared", **six)
+    one, three = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("alone", "shared"))
+    assert one.keys() == three.keys()
+    assert max(float(abs(one[name] - three[name]).max()) for name in one) < 1e-6  # sums of three are taken in another order
 
 
 @pytest.mark.fault("B20")

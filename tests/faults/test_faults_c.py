@@ -94,7 +94,8 @@ def check_bad_loss(value: float) -> None:
     with pytest.raises(NumericError) as error:
         next(run)
     assert error.value.code == 5
-    assert "step 3" in error.value.message
+    assert "step 3 (norm " in error.value.message
+    assert "rate 1.00e-01" in error.value.message
     assert "[6, 7]" in error.value.message
     assert same(model, before)
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import importlib
+import itertools
 import json
 import os
 import shutil
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,9 +20,9 @@ import pytest
 from nlpbp.core.errors import CheckpointError, ConfigError, NumericError
 from nlpbp.train import loop
 from nlpbp.train.signals import Stopped
-from recipes import RECIPES
+from recipes import RECIPES, transformer_sentiment
 from recipes.common import fit
-from recipes.common.config import Checkpoints
+from recipes.common.config import Batch, Checkpoints
 
 ARTEFACTS = ("model/model.safetensors", "metrics.jsonl", "predictions.parquet", "language_model/model.safetensors")
 
@@ -39,8 +40,8 @@ def train(recipe: ModuleType, out: Path, **changes: Any) -> None:
     config = recipe.tiny()
     batch = dataclasses.replace(config.batch, micro_batches=4)
     short = {"epochs": 2} if hasattr(config, "epochs") else {}
-    config = dataclasses.replace(config, batch=batch, checkpoint=Checkpoints(every_steps=3), **short)
-    recipe.run(dataclasses.replace(config, out=str(out), threads=1, **changes))
+    config = dataclasses.replace(config, out=str(out), threads=1, **short)
+    recipe.run(dataclasses.replace(config, **{"batch": batch, "checkpoint": Checkpoints(every_steps=3), **changes}))
 
 
 def at_step(number: int, action: Callable[[], None]) -> Callable[..., None]:
@@ -121,6 +122,30 @@ def test_a_chain_of_kills_ends_in_the_same_result(
     assert artefacts(tmp_path / "run") == artefacts(uninterrupted)
 
 
+@pytest.mark.parametrize("after", [1, 5])
+def test_a_training_in_two_stages_goes_on_in_the_second(
+    uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], after: int
+) -> None:
+    original = transformer_sentiment.train_classifier
+
+    def train_twice(*args: Any, trainings: Sequence[Any], **options: Any) -> Any:
+        return original(*args, trainings=[*trainings, *trainings], **options)
+
+    monkeypatch.setattr(transformer_sentiment, "train_classifier", train_twice)
+    train(transformer_sentiment, tmp_path / "whole")
+    total = num_steps(tmp_path / "whole")
+    half = num_steps(uninterrupted)
+    assert total == 2 * half
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(fit, "log", at_step(half + after, die))
+        train(transformer_sentiment, tmp_path / "run")
+    capsys.readouterr()
+    train(transformer_sentiment, tmp_path / "run")
+    saved = max(s for s in (*range(0, half + after, 3), half) if s < half + after)
+    assert capsys.readouterr().out.splitlines()[0] == f"resumed from step {saved} of {total}"
+    assert artefacts(tmp_path / "run") == artefacts(tmp_path / "whole")
+
+
 def test_a_restore_that_is_left_out_shows(
     recipe: ModuleType, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -180,6 +205,9 @@ def test_when_no_checkpoint_verifies_the_run_does_not_start_over(
         train(recipe, tmp_path / "run")
     assert error.value.code == 4
     assert "missing state.json" in str(error.value)
+    with pytest.raises(CheckpointError):
+        train(recipe, tmp_path / "run")
+    assert num_steps(tmp_path / "run") == 8
 
 
 def test_changed_settings_are_shown_and_refused(recipe: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,6 +274,36 @@ def test_memory_that_runs_out_halves_the_micro_batches_and_the_plan_is_remembere
         patch.setattr(fit, "log", at_step(10, die))
         train(recipe, tmp_path / "killed")
     train(recipe, tmp_path / "killed")
+    assert artefacts(tmp_path / "killed") == artefacts(tmp_path / "split")
+
+
+def test_a_step_too_small_for_all_micro_batches_does_not_change_those_after_it(
+    recipe: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = loop.Accelerator.backward
+
+    def train_short_of_memory(out: Path) -> None:
+        failed = False
+
+        def backward(self: Any, loss: Any, **options: Any) -> Any:
+            nonlocal failed
+            if not failed:
+                failed = True
+                raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
+            return original(self, loss, **options)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(loop.Accelerator, "backward", backward)
+            train(recipe, out, batch=Batch(size=6, micro_batches=4), checkpoint=Checkpoints(every_steps=1))
+
+    train_short_of_memory(tmp_path / "split")
+    lines = [json.loads(line) for line in (tmp_path / "split" / "metrics.jsonl").read_text().splitlines()]
+    parts = [line["num_micro_batches"] for line in lines if "split" not in line]
+    step = next(i for i, (num, later) in enumerate(itertools.pairwise(parts), start=1) if num < later == 8)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(fit, "log", at_step(step + 1, die))
+        train_short_of_memory(tmp_path / "killed")
+    train(recipe, tmp_path / "killed", batch=Batch(size=6, micro_batches=4))
     assert artefacts(tmp_path / "killed") == artefacts(tmp_path / "split")
 
 

@@ -124,7 +124,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_optimizer_moves_and_names_th
     steps = train_steps(model, batches, optimizer, **options)
     next(steps)
     before = copy.deepcopy(model)
-    with pytest.raises(NumericError, match=r"step 2 \(rate .*\); examples \[4, 5\]") as error:
+    with pytest.raises(NumericError, match=r"step 2 \(norm nan, rate .*\); examples \[4, 5\]") as error:
         next(steps)
     assert error.value.code == 5
     assert distance(model, before) == 0.0
