@@ -74,18 +74,20 @@ def _word(vocab_size: int, show_progress: bool) -> tuple[Tokenizer, trainers.Tra
 def frame_documents_(tokenizer: PreTrainedTokenizerBase, *, end: bool = True) -> None:
     """Make `tokenizer` put a document, or two as a pair, between `<s>` and `</s>`; without `end` a prompt stays open.
 
-    A language model is saved with the open form: `pipeline("text-generation")` goes on from what it is given.
+    The two are its own tokens for start and end, whatever they are called; one without an end only has starts. A language model
+    is saved with the open form: `pipeline("text-generation")` goes on from what it is given.
 
     >>> tokenizer = train_tokenizer(["a film", "a film"], kind="word")
     >>> frame_documents_(tokenizer, end=False)
     >>> tokenizer.convert_ids_to_tokens(tokenizer("a film").input_ids)
     ['<s>', 'a', 'film']
     """
-    backend = tokenizer.backend_tokenizer
-    ids = [(token, backend.token_to_id(token)) for token in (START, END)]
-    closing = f" {END}" if end else ""
-    backend.post_processor = processors.TemplateProcessing(
-        single=f"{START} $A{closing}", pair=f"{START} $A {END} $B{closing}", special_tokens=ids
+    start, stop = tokenizer.bos_token, tokenizer.eos_token
+    between, closing = (f" {stop}", f" {stop}" if end else "") if stop else (f" {start}", "")
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{start} $A{closing}",
+        pair=f"{start} $A{between} $B{closing}",
+        special_tokens=[(token, tokenizer.convert_tokens_to_ids(token)) for token in (start, stop) if token],
     )
 
 

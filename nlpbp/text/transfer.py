@@ -40,6 +40,10 @@ def remap_rows(rows: Tensor, old: Mapping[str, int], new: Mapping[str, int]) -> 
 def use_vocabulary_(model: PreTrainedModel, old: PreTrainedTokenizerBase, new: PreTrainedTokenizerBase) -> Remapped:
     """Change the embedding of `model`, and its decoder if it has one, from the vocabulary of `old` to that of `new`, in place."""
     before, after = old.get_vocab(), new.get_vocab()
+    for role in ("unk_token", "pad_token", "bos_token", "eos_token"):  # the same token under another name
+        mine, theirs = getattr(new, role), getattr(old, role)
+        if mine is not None and theirs is not None:
+            before.setdefault(mine, before[theirs])
     known = sum(token in before for token in after)
     rows = remap_rows(_weight(model.get_input_embeddings()).detach().clone(), before, after)
     bias = getattr(model.get_output_embeddings(), "bias", None)

@@ -151,7 +151,8 @@ class LanguageModel:
     """How the language model is trained: AdamW under 1cycle, with AWD-LSTM's penalties and clipping."""
 
     init: str | None = None
-    """Start from this language model: a run of `lm_awd_lstm`, or a model folder. Its sizes and cell are kept."""
+    """Start from this language model: a run of `lm_awd_lstm`, a model folder, or a `.pth` file of fastai's with its vocabulary
+    beside it (vocab.json). Its sizes and cell are kept."""
     steps: int | None = None
     """Windows to train on. Left out: `epochs` passes."""
     epochs: int = 1

@@ -27,6 +27,7 @@ from nlpbp.text.awd_lstm import (
     AWDLSTMForSequenceClassification,
 )
 from nlpbp.text.batches import Encoded, encode
+from nlpbp.text.fastai_weights import load_fastai
 from nlpbp.text.tokenizer import frame_documents_, measure_coverage, train_tokenizer
 from nlpbp.text.transfer import use_vocabulary_
 from nlpbp.text.transformer import PROBLEM_TYPES, load_tokenizer
@@ -108,10 +109,12 @@ def new_language_model(options: dict[str, Any], *, dropout: float, seed: int) ->
 
 
 def load_language_model(name: str, *, dropout: float) -> tuple[AWDLSTMForCausalLM, PreTrainedTokenizerBase]:
-    """Load an AWD-LSTM language model and its tokenizer from a run folder or a model folder.
+    """Load an AWD-LSTM language model and its tokenizer from a run folder, a model folder, or a `.pth` file of fastai's.
 
     Raises `ConfigError` for a folder that holds none.
     """
+    if name.endswith(".pth"):
+        return _with_dropouts(*load_fastai(Path(name)), dropout=dropout)
     folder = Path(name) / "model" if (Path(name) / "model" / "config.json").is_file() else Path(name)
     tokenizer = load_tokenizer(str(folder))
     try:
@@ -123,6 +126,12 @@ def load_language_model(name: str, *, dropout: float) -> tuple[AWDLSTMForCausalL
         kind = model.config.model_type
         raise ConfigError(f"{name} is a {kind}, not an AWD-LSTM", column="lm.init", hint="give a run of lm_awd_lstm")
     frame_documents_(tokenizer)
+    return _with_dropouts(model, tokenizer, dropout=dropout)
+
+
+def _with_dropouts(
+    model: AWDLSTMForCausalLM, tokenizer: PreTrainedTokenizerBase, *, dropout: float
+) -> tuple[AWDLSTMForCausalLM, PreTrainedTokenizerBase]:
     for part, value in LANGUAGE_MODEL_DROPOUTS.scaled(dropout).as_config().items():
         setattr(model.config, part, value)
     return model, tokenizer

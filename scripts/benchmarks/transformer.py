@@ -3,41 +3,33 @@
 "ours" is the recipe transformer_sentiment as it comes, "defaults" is Trainer as it comes, and "best" is Trainer with what makes it
 fast on a CPU: texts grouped by length, and bf16 where the hardware runs it fast.
 
-This side starts the workers, lets one work at a time and compares. It imports the standard library only: the peak memory that the
-system reports for a process is never less than that of the process which started it.
+This side starts the workers, lets one work at a time and compares; it imports the standard library only.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import statistics
-import subprocess
-import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+
+from benchmarks.workers import Record, answer, go, median, say, worker, write_json
 
 OTHERS = {"defaults": "Trainer's defaults", "best": "Trainer at its best"}
 SYSTEMS = ("ours", *OTHERS)
 NUM_BLOCKS = 5
-SCRIPT = Path(__file__).resolve().parent.parent / "benchmark.py"
-# Nothing is fetched, and a GPU is left alone: this compares what CPU cores do.
-ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true"}
-
-Record = dict[str, Any]
+WORKER = "transformer-worker"
 
 
 def run(out: Path, *, num_seeds: int, short: bool) -> None:
     """Measure speed in interleaved blocks, then whole trainings; write `out` after the first part and after each training."""
     with tempfile.TemporaryDirectory(prefix="nlpbp-benchmark-") as name:
         folder = Path(name)
-        with _worker(folder, "prepare", *(["--short"] if short else [])) as process:
-            prepared = _answer(process)
-        _say(f"{prepared['machine']['cpu']}, {prepared['machine']['threads']} threads; {prepared['settings']}")
+        with worker(WORKER, str(folder), "prepare", *(["--short"] if short else [])) as process:
+            prepared = answer(process)
+        say(f"{prepared['machine']['cpu']}, {prepared['machine']['threads']} threads; {prepared['settings']}")
         speed = measure_speed(folder)
         trainings: dict[str, list[Record]] = {system: [] for system in SYSTEMS}
         write(out, prepared, speed, trainings)
@@ -45,70 +37,40 @@ def run(out: Path, *, num_seeds: int, short: bool) -> None:
             for system in SYSTEMS:
                 trainings[system].append(train_whole(folder, system, seed=seed, num_held_out=prepared["settings"]["held_out"]))
                 write(out, prepared, speed, trainings)
-    _say("\n".join(in_words(ratios(speed, trainings))))
-    _say(f"everything measured is in {out}" + ("; it was --short, so these numbers mean nothing" if short else ""))
+    say("\n".join(in_words(ratios(speed, trainings))))
+    say(f"everything measured is in {out}" + ("; it was --short, so these numbers mean nothing" if short else ""))
 
 
 def measure_speed(folder: Path) -> dict[str, list[Record]]:
     """Let the systems train in turns, a block of steps each, so that whatever else the machine does meets all of them alike."""
     blocks: dict[str, list[Record]] = {system: [] for system in SYSTEMS}
     with ExitStack() as stack:
-        processes = {system: stack.enter_context(_worker(folder, "blocks", "--system", system)) for system in SYSTEMS}
+        processes = {system: stack.enter_context(worker(WORKER, str(folder), "blocks", "--system", system)) for system in SYSTEMS}
         for system, process in processes.items():
-            _go(process)
-            _say(f"{system}: warmed up in {_answer(process)['seconds']:.1f} s")
+            go(process)
+            say(f"{system}: warmed up in {answer(process)['seconds']:.1f} s")
         for index in range(NUM_BLOCKS):
             for system, process in processes.items():
-                _go(process)
-                block = _answer(process)
+                go(process)
+                block = answer(process)
                 blocks[system].append(block)
-                _say(f"block {index + 1} of {NUM_BLOCKS}, {system}: {_rate(block):.1f} sentences/s ({block['seconds']:.1f} s)")
+                say(f"block {index + 1} of {NUM_BLOCKS}, {system}: {_rate(block):.1f} sentences/s ({block['seconds']:.1f} s)")
     return blocks
 
 
 def train_whole(folder: Path, system: str, *, seed: int, num_held_out: int) -> Record:
     """Train once from start to end in a fresh process; return its curve, final accuracy, seconds and peak memory."""
     curve: list[Record] = []
-    with _worker(folder, "whole", "--system", system, "--seed", str(seed)) as process:
-        while "epoch" in (answer := _answer(process)):
-            curve.append(answer)
-            _say(
-                f"{system}, seed {seed}, epoch {answer['epoch']:.1f}: accuracy {answer['accuracy']:.4f} "
-                f"after {answer['seconds']:.1f} s (evaluated in {answer['eval_seconds']:.1f} s)"
+    with worker(WORKER, str(folder), "whole", "--system", system, "--seed", str(seed)) as process:
+        while "epoch" in (told := answer(process)):
+            curve.append(told)
+            say(
+                f"{system}, seed {seed}, epoch {told['epoch']:.1f}: accuracy {told['accuracy']:.4f} "
+                f"after {told['seconds']:.1f} s (evaluated in {told['eval_seconds']:.1f} s)"
             )
     accuracy = curve[-1]["accuracy"]
     interval = wilson_interval(round(accuracy * num_held_out), num_held_out)
-    return {"seed": seed, "accuracy": accuracy, "interval": interval, **answer, "curve": curve}
-
-
-@contextmanager
-def _worker(folder: Path, mode: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(
-        [sys.executable, str(SCRIPT), "transformer-worker", str(folder), mode, *arguments],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=os.environ | ENVIRONMENT,
-    )
-    with process:
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-def _go(process: subprocess.Popen[str]) -> None:
-    assert process.stdin is not None
-    process.stdin.write("go\n")
-    process.stdin.flush()
-
-
-def _answer(process: subprocess.Popen[str]) -> Record:
-    assert process.stdout is not None
-    line = process.stdout.readline()
-    if not line:
-        raise RuntimeError(f"a worker ended too early, with code {process.wait()}; what it said stands above")
-    return json.loads(line)
+    return {"seed": seed, "accuracy": accuracy, "interval": interval, **told, "curve": curve}
 
 
 def wilson_interval(num_right: int, num_examples: int, *, confidence: float = 0.95) -> list[float]:
@@ -169,24 +131,12 @@ def first_reached(curve: Sequence[Record], level: float) -> float | None:
     return next((point["seconds"] for point in curve if point["accuracy"] >= level), None)
 
 
-def median(values: Sequence[float | None]) -> float | None:
-    """Return the median, a missing value being the worst of all; None if it falls on a missing one, or there are no values.
-
-    >>> median([2.0, None, 1.0]), median([2.0, None]), median([])
-    (1.0, None, None)
-    """
-    if not values:
-        return None
-    middle = statistics.median(-math.inf if value is None else value for value in values)
-    return middle if math.isfinite(middle) else None
-
-
 def _rate(block: Record) -> float:
     return block["samples"] / block["seconds"]
 
 
 def write(out: Path, prepared: Record, speed: dict[str, list[Record]], trainings: dict[str, list[Record]]) -> None:
-    """Write all that is known so far; whoever reads `out` meanwhile finds the whole file of before."""
+    """Write all that is known so far."""
     record = {
         "ratios": ratios(speed, trainings),
         **prepared,
@@ -203,9 +153,7 @@ def write(out: Path, prepared: Record, speed: dict[str, list[Record]], trainings
             other: [time_to_accuracy(*pair) for pair in zip(trainings["ours"], trainings[other], strict=False)] for other in OTHERS
         },
     }
-    temporary = out.with_name(f"{out.name}.tmp")
-    temporary.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    temporary.replace(out)
+    write_json(out, record)
 
 
 def in_words(measured: Mapping[str, Mapping[str, float | None]]) -> list[str]:
@@ -221,7 +169,3 @@ def in_words(measured: Mapping[str, Mapping[str, float | None]]) -> list[str]:
             f"ours needs {memory:.2f} times the peak memory of {name}",
         ]
     return lines
-
-
-def _say(text: str) -> None:
-    print(text, flush=True)

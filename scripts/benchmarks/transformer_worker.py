@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
-import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -19,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from benchmarks.workers import cpu_name, peak_memory_mib
 from torch import nn
 
 from nlpbp.data.order import evaluation_batches, steps_per_epoch, training_plan
@@ -330,17 +329,3 @@ def train_with_trainer(
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train()
-
-
-def peak_memory_mib() -> float:
-    """Return the most memory that this process has held, in MiB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
-
-
-def cpu_name() -> str:
-    """Return the processor's name as the system knows it."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from benchmarks import transformer, transformer_worker
+from benchmarks import transformer, transformer_worker, workers
 from torch import nn
 
 from nlpbp.data.order import training_plan
@@ -233,6 +233,6 @@ def test_a_mistake_in_the_command_is_named(tmp_path: Path, arguments: list[str],
     assert named in done.stderr
 
 
-@pytest.mark.parametrize("module", [transformer, transformer_worker])
+@pytest.mark.parametrize("module", [transformer, transformer_worker, workers])
 def test_the_examples_in_docstrings_run(module: Any) -> None:
     assert doctest.testmod(module).failed == 0
