@@ -191,7 +191,8 @@ def stream_windows(
     [[[0, 1, 2], [4, 5, 6]], [[3], [7]]]
     """
     per_epoch = num_windows(len(encoded.tokens), num_rows=num_rows, window=window)
-    shares: list[Ints] = [np.arange(num_rows)[index::num_micro_batches] for index in range(num_micro_batches)][rank::world_size]
+    num = min(num_micro_batches, num_rows)  # a row alone cannot be cut
+    shares: list[Ints] = [np.arange(num_rows)[index::num] for index in range(num)][rank::world_size]
     step = first_step
     while step < total_steps:
         epoch, position = divmod(step, per_epoch)

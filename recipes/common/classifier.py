@@ -14,7 +14,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import nn
-from torch.optim import AdamW, Optimizer
+from torch.optim import Optimizer
 from transformers import PreTrainedTokenizerBase
 
 from nlpbp.analysis.metrics import MAIN_METRIC, task_metrics
@@ -316,7 +316,6 @@ def identity(loaded: Loaded, tokenizer: PreTrainedTokenizerBase) -> dict[str, st
         "data": loaded.fingerprint,
         "labels": json.dumps(loaded.labels),
         "tokenizer": hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()[:16],
-        "optimizer": AdamW.__name__,
     }
 
 

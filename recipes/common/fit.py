@@ -118,6 +118,7 @@ def fit(
     parameters train must have changed. Raises `Stopped` after a signal, when everything is saved.
     """
     root, best_file = run.out / "checkpoints", run.out / "best.safetensors"
+    identity = {**identity, "optimizer": type(getattr(optimizer, "optimizer", optimizer)).__name__}
     must_match = {name: value for name, value in identity.items() if name != "data" or not allow_data_change}
     newest = _newest(run, root, identity=must_match)
     if newest is not None and _progress(newest).stage > stage.index:

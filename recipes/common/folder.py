@@ -43,7 +43,8 @@ class Run:
             self.held.append(text)
         elif self.accelerator.is_main_process:
             try:
-                tqdm.write(printable(redact(text)), file=sys.stdout)
+                encoding = sys.stdout.encoding or "utf-8"  # a terminal without some letter gets its number
+                tqdm.write(printable(redact(text)).encode(encoding, "backslashreplace").decode(encoding), file=sys.stdout)
                 sys.stdout.flush()
             except OSError:  # whoever read the output has gone; the run goes on
                 sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115

@@ -96,7 +96,7 @@ def read_lines(raw: bytes, *, name: str) -> Table:
     refuse_nul(text, file=name)
     lines = list(split_lines(text))
     if not lines:
-        raise DataError("there is no text", file=name, hint="give one text a line")
+        raise DataError("there are no texts", file=name, hint="give one text a line")
     return Table(name=name, columns={"text": lines}, rows=list(range(1, len(lines) + 1)))
 
 

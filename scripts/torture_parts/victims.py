@@ -143,7 +143,11 @@ def _bytes(path: Path) -> bytes | None:
 
 def _timeless(out: Path) -> dict[str, Any] | None:
     content = _bytes(out / "result.json")
-    return None if content is None else {k: v for k, v in json.loads(content).items() if k not in TIMES}
+    if content is None:
+        return None
+    result = {name: value for name, value in json.loads(content).items() if name not in TIMES}
+    stages = result.get("stages", [])
+    return {**result, "stages": [{name: value for name, value in stage.items() if name != "seconds"} for stage in stages]}
 
 
 def remove(out: Path) -> None:
