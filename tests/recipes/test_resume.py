@@ -36,6 +36,19 @@ def recipe(request: pytest.FixtureRequest) -> ModuleType:
     return importlib.import_module(RECIPES[request.param][0])
 
 
+@pytest.fixture(scope="module", params=["transformer_sentiment", "ulmfit"])
+def one_of_each(request: pytest.FixtureRequest) -> ModuleType:
+    """A recipe with one stage, and one with several: for what no recipe decides for itself."""
+    return importlib.import_module(RECIPES[request.param][0])
+
+
+@pytest.fixture(scope="module")
+def undisturbed(one_of_each: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    train(one_of_each, out)
+    return out
+
+
 def train(recipe: ModuleType, out: Path, **changes: Any) -> None:
     config = recipe.tiny()
     batch = dataclasses.replace(config.batch, micro_batches=4)
@@ -159,23 +172,23 @@ def test_a_restore_that_is_left_out_shows(
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130), (signal.SIGUSR1, 75)])
 def test_a_signal_saves_and_leaves_with_its_code(
-    recipe: ModuleType, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, code: int
+    one_of_each: ModuleType, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, code: int
 ) -> None:
     with monkeypatch.context() as patch, pytest.raises(Stopped) as stopped:
         patch.setattr(fit, "log", at_step(7, lambda: os.kill(os.getpid(), number)))
-        train(recipe, tmp_path / "run")
+        train(one_of_each, tmp_path / "run")
     assert stopped.value.code == code
     assert [path.name for path in sorted((tmp_path / "run" / "checkpoints").iterdir())] == ["step-00000006", "step-00000007"]
-    train(recipe, tmp_path / "run")
-    assert artefacts(tmp_path / "run") == artefacts(uninterrupted)
+    train(one_of_each, tmp_path / "run")
+    assert artefacts(tmp_path / "run") == artefacts(undisturbed)
 
 
 def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_used(
-    recipe: ModuleType, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    one_of_each: ModuleType, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(fit, "log", at_step(8, die))
-        train(recipe, tmp_path / "run")
+        train(one_of_each, tmp_path / "run")
     weights = tmp_path / "run" / "checkpoints" / "step-00000006" / "model.safetensors"
     data = bytearray(weights.read_bytes())
     data[len(data) // 2] ^= 1
@@ -183,48 +196,48 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_used(
     capsys.readouterr()
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(fit, "log", at_step(5, die))
-        train(recipe, tmp_path / "run")
+        train(one_of_each, tmp_path / "run")
     printed = capsys.readouterr().out
     assert printed.startswith("resumed from step 3 of")
     assert "step-00000006" in printed
     assert [path for path in (tmp_path / "run" / "checkpoints").iterdir() if "rejected" in path.name]
-    train(recipe, tmp_path / "run")
-    assert artefacts(tmp_path / "run") == artefacts(uninterrupted)
+    train(one_of_each, tmp_path / "run")
+    assert artefacts(tmp_path / "run") == artefacts(undisturbed)
 
 
 def test_when_no_checkpoint_verifies_the_run_does_not_start_over(
-    recipe: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    one_of_each: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(fit, "log", at_step(8, die))
-        train(recipe, tmp_path / "run")
+        train(one_of_each, tmp_path / "run")
     for path in (tmp_path / "run" / "checkpoints").glob("step-*"):
         (path / "state.json").unlink()
     with pytest.raises(CheckpointError) as error:
-        train(recipe, tmp_path / "run")
+        train(one_of_each, tmp_path / "run")
     assert error.value.code == 4
     assert "missing state.json" in str(error.value)
     with pytest.raises(CheckpointError):
-        train(recipe, tmp_path / "run")
+        train(one_of_each, tmp_path / "run")
     assert num_steps(tmp_path / "run") == 8
 
 
-def test_changed_settings_are_shown_and_refused(recipe: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changed_settings_are_shown_and_refused(one_of_each: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(fit, "log", at_step(8, die))
-        train(recipe, tmp_path / "run")
+        train(one_of_each, tmp_path / "run")
     with pytest.raises(ConfigError, match=r"--seed was 0 and is 1") as error:
-        train(recipe, tmp_path / "run", seed=1)
+        train(one_of_each, tmp_path / "run", seed=1)
     assert error.value.code == 2
     with pytest.raises(ConfigError, match="never"):
-        train(recipe, tmp_path / "run", resume="never")
+        train(one_of_each, tmp_path / "run", resume="never")
     moved = shutil.copytree(tmp_path / "run", tmp_path / "moved")
-    train(recipe, moved)  # another folder is not another run
+    train(one_of_each, moved)  # another folder is not another run
     with pytest.raises(ConfigError, match="finished"):
-        train(recipe, moved)
+        train(one_of_each, moved)
 
 
-def test_changed_data_are_refused_unless_allowed(recipe: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changed_data_are_refused_unless_allowed(one_of_each: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from nlpbp.data.tiny import tiny_reviews
 
     rows = tiny_reviews(num_examples=120).columns
@@ -234,15 +247,15 @@ def test_changed_data_are_refused_unless_allowed(recipe: ModuleType, tmp_path: P
         path.write_text("text,label\n" + "".join(f"{t},{label}\n" for t, label in zip(rows["text"], rows["label"], strict=True)))
 
     write()
-    data = dataclasses.replace(recipe.tiny().data, train=str(path))
+    data = dataclasses.replace(one_of_each.tiny().data, train=str(path))
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(fit, "log", at_step(7, die))
-        train(recipe, tmp_path / "run", data=data)
+        train(one_of_each, tmp_path / "run", data=data)
     rows["text"][5] += " indeed"
     write()
     with pytest.raises(CheckpointError, match="data was"):
-        train(recipe, tmp_path / "run", data=data)
-    train(recipe, tmp_path / "run", data=dataclasses.replace(data, allow_change=True))
+        train(one_of_each, tmp_path / "run", data=data)
+    train(one_of_each, tmp_path / "run", data=dataclasses.replace(data, allow_change=True))
     assert (tmp_path / "run" / "result.json").exists()
 
 
