@@ -16,10 +16,11 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.S)
 COMMANDS = [line.strip().split("  #")[0] for line in re.findall(r"^    (?=\S)(.*)$", README, flags=re.M) if "import" not in line]
+OF_ULMFIT = ("L5", "A4", "N4", "N5", "N6", "N10")
 ROWS = [[cell.strip() for cell in line.strip("|").split("|")] for line in re.findall(r"^\| [A-Z]\d+ .*$", README, flags=re.M)]
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=["recipe", "pieces"])
+@pytest.mark.parametrize("block", BLOCKS, ids=["recipe", "pieces", "recurrent"])
 def test_the_python_blocks_run(block: str, tmp_path: Path) -> None:
     small = block.replace(
         "transformer_sentiment.Config(", 'transformer_sentiment.Config(model=transformer_sentiment.Model("tiny:bert"), '
@@ -43,12 +44,18 @@ def test_the_commands_run_in_their_tiny_form(tmp_path: Path) -> None:
 
 
 def test_every_flag_that_the_readme_names_exists(tmp_path: Path) -> None:
-    helptext = run_script("finetune", "transformer_sentiment", "--help", cwd=tmp_path, COLUMNS="200").stdout
-    lines = [command for command in COMMANDS if "finetune.py" in command]
-    flags = {flag for line in lines for flag in re.findall(r"--[a-z_.]+", line.split("finetune.py")[1])}
-    flags |= {row[3].strip("`") for row in ROWS if row[1] != "planned"}
-    assert len(flags) > 8
-    assert not [flag for flag in flags - {"--help"} if flag not in helptext]
+    recipes = ("transformer_sentiment", "ulmfit", "lm_awd_lstm", "lm_transformer")
+    helptexts = {name: run_script("finetune", name, "--help", cwd=tmp_path, COLUMNS="200").stdout for name in recipes}
+    named = [(first_word(line.split("finetune.py")[1]), line.split("finetune.py")[1]) for line in COMMANDS if "finetune.py" in line]
+    flags = [(recipe, flag) for recipe, rest in named for flag in re.findall(r"--[a-z_.]+", rest) if flag != "--help"]
+    flags += [("ulmfit" if row[0] in OF_ULMFIT else "transformer_sentiment", row[3].strip("`")) for row in ROWS if row[3]]
+    assert len(flags) > 15
+    assert not [(recipe, flag) for recipe, flag in flags if flag not in helptexts[recipe]]
+
+
+def first_word(arguments: str) -> str:
+    word = (arguments.split() or [""])[0].strip("`")
+    return word if word and not word.startswith("-") and word.islower() else "transformer_sentiment"
 
 
 def test_the_table_has_the_33_practices_and_names_what_exists() -> None:
