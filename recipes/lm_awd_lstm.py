@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from nlpbp.core.errors import ConfigError
 from nlpbp.train.setup import Precision
 from recipes.common import config as sections
 from recipes.common.classifier import as_saved, identity
@@ -72,6 +73,8 @@ def run(config: Config) -> RunResult:
     Raises `NlpbpError` (with the place and the fix) for whatever a user can repair.
     """
     sections.check_ranges(config)
+    if config.lm.steps == 0:
+        raise ConfigError("trains nothing", column="lm.steps", hint="give 1 or more")
     with open_run(NAME, config) as run:
         return _train(run, config)
 

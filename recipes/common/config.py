@@ -484,7 +484,7 @@ RANGES: dict[str, tuple[float, float, str]] = {
     "steps": (1, math.inf, "1 or more"),
     "window": (2, math.inf, "2 or more"),
     "tokenizer.vocab_size": (300, math.inf, "300 or more"),
-    "lm.steps": (1, math.inf, "1 or more"),
+    "lm.steps": (0, math.inf, "0 or more"),
     "lm.epochs": (1, math.inf, "1 or more"),
     "lm.lr": (1e-12, 10.0, "above 0 and at most 10"),
     "lm.layer_decay": (1e-3, 1.0, "above 0 and at most 1"),

@@ -210,7 +210,7 @@ def _make_optimizer(lm: sections.LanguageModel, model: nn.Module, groups: Sequen
 
 def windows_to_do(encoded: Encoded, *, steps: int | None, epochs: int, num_rows: int, window: int) -> int:
     """Return how many steps a language model is trained for: so many, or so many passes."""
-    return steps or epochs * num_windows(len(encoded.tokens), num_rows=num_rows, window=window)
+    return epochs * num_windows(len(encoded.tokens), num_rows=num_rows, window=window) if steps is None else steps
 
 
 def check_rows(num_rows: int, encoded: Mapping[str, Encoded]) -> None:
