@@ -89,7 +89,7 @@ def _train(run: Run, config: Config) -> RunResult:
     lm, options = config.lm, model_options(config.model, tokenizer)
     model = start_from(run, given, tokenizer) if given else new_language_model(options, dropout=lm.dropout, seed=config.seed)
     training = recurrent_training(lm, encoded, backwards=bool(model.config.backwards))
-    reading = Reading(recurrent=True, activation=lm.activation, temporal=lm.temporal)
+    reading = Reading(recurrent=True, activation=lm.activation, temporal=lm.temporal, num_sampled=lm.sampled)
     before = None
     if given is not None:
         model.to(run.accelerator.device)

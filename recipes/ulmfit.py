@@ -214,7 +214,7 @@ def make_language_model(
             training,
             model=trained,
             encoded=parts,
-            reading=Reading(recurrent=True, activation=lm.activation, temporal=lm.temporal),
+            reading=Reading(recurrent=True, activation=lm.activation, temporal=lm.temporal, num_sampled=lm.sampled),
             tokenizer=tokenizer,
             micro_batches=config.batch.micro_batches,
             checkpoint=config.checkpoint,

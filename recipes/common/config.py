@@ -175,6 +175,8 @@ class LanguageModel:
     """Decoupled decay (practice T4); never of biases, norms and embeddings."""
     max_grad_norm: float | None = RECURRENT_MAX_GRAD_NORM
     """Clip the gradient to this L2 norm; None for never (practice N3)."""
+    sampled: int | None = None
+    """Estimate the training loss from the tokens that occur in a step and so many others, which is faster. Left out: from all."""
     activation: float = ACTIVATION_FACTOR
     """Factor of the penalty on activations (practice N4)."""
     temporal: float = TEMPORAL_FACTOR
@@ -494,6 +496,7 @@ RANGES: dict[str, tuple[float, float, str]] = {
     "lm.momentum": (0.0, 0.999999, "between 0 and 1"),
     "lm.weight_decay": (0.0, 1.0, "between 0 and 1"),
     "lm.max_grad_norm": (1e-12, math.inf, "above 0"),
+    "lm.sampled": (1, math.inf, "1 or more"),
     "lm.activation": (0.0, 1000.0, "between 0 and 1000"),
     "lm.temporal": (0.0, 1000.0, "between 0 and 1000"),
     "dropout.scale": (0.0, 9.99, "between 0 and 10"),

@@ -49,6 +49,7 @@ class Reading:
     recurrent: bool
     activation: float = 0.0
     temporal: float = 0.0
+    num_sampled: int | None = None
 
     def loss_fn(self, carried: CarriedState | None) -> LossFn:
         """Make the loss for training; the penalties have a gradient and do not show."""
@@ -56,7 +57,8 @@ class Reading:
         def loss_fn(model: nn.Module, batch: Batch) -> Tensor:
             if carried is None:
                 return window_loss(model, batch)
-            outputs = model(**batch.inputs, state=carried.take(batch.ids, batch.inputs["input_ids"].device))
+            state = carried.take(batch.ids, batch.inputs["input_ids"].device)
+            outputs = model(**batch.inputs, state=state, num_sampled=self.num_sampled)
             carried.put(batch.ids, outputs.state)
             dropped, raw = outputs.activations
             mask = batch.inputs["shift_labels"] != IGNORED
