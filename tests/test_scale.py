@@ -73,7 +73,7 @@ def test_accelerate_starts_the_recipe_by_the_config(tmp_path: Path, name: str, m
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     launch = ["-m", "accelerate.commands.launch", "--config_file", str(ROOT / "docs" / "accelerate" / f"{name}.yaml")]
-    launch += ["--num_machines", str(machines), "--num_processes", str(processes)]
+    launch += ["--num_machines", str(machines), "--num_processes", str(processes), "--main_process_port", "0"]
     launch += ["--main_process_ip", "127.0.0.1", "--main_process_port", str(port)] if machines > 1 else []
     recipe = [str(ROOT / "scripts" / "finetune.py"), "--tiny", "--epochs", "1", "--out", str(tmp_path / "run")]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}

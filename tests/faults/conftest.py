@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import harness
 from catalogue import ROWS
 
-OUTCOMES: dict[str, set[str]] = {}  # by row: how its tests ended
+OUTCOMES: dict[str, set[str]] = {}  # by row: how its tests ended, in whichever process
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -25,10 +25,14 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
     report = yield
-    for mark in item.iter_markers("fault"):
-        if report.when == "call" or not report.passed:
-            OUTCOMES.setdefault(mark.args[0], set()).add(report.outcome)
+    report.user_properties += [("fault", mark.args[0]) for mark in item.iter_markers("fault")]
     return report
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    for name, row in report.user_properties:
+        if name == "fault" and (report.when == "call" or not report.passed):
+            OUTCOMES.setdefault(str(row), set()).add(report.outcome)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -167,6 +167,7 @@ def test_a_run_goes_on_with_another_number_of_processes_bit_for_bit(tmp_path: Pa
 
 def test_two_processes_by_accelerate_launch(tmp_path: Path) -> None:
     launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
+    launcher += ["--main_process_port", "0"]  # any that is free: other tests run beside this one
     launcher += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
     done = run_script("finetune", "--tiny", "--out", "run", cwd=tmp_path, launcher=launcher, ACCELERATE_USE_CPU="true")
     assert done.returncode == 0, done.stderr
