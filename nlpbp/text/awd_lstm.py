@@ -235,7 +235,7 @@ class AWDLSTMModel(AWDLSTMPreTrainedModel):
         shares = [config.input_dropout, *[config.hidden_dropout] * (len(self.layers) - 1), config.output_dropout]
         drop_words = config.embed_dropout > 0.0 and self.embed_tokens.training
         return Masks(
-            embed=F.dropout(embedded.new_ones(self.embed_tokens.num_embeddings), config.embed_dropout) if drop_words else None,
+            embed=F.dropout(embedded.new_ones(len(self.embed_tokens.weight)), config.embed_dropout) if drop_words else None,
             layers=[
                 F.dropout(embedded.new_ones(len(embedded), 1, width), share) if share and part.training else None
                 for part, share, width in zip(parts, shares, widths, strict=True)
@@ -323,8 +323,10 @@ class AWDLSTMForCausalLM(AWDLSTMPreTrainedModel, GenerationMixin):
             return_dict=True,
         )
         loss = logits = None
-        if shift_labels is not None:
+        if shift_labels is not None and type(self.lm_head) is nn.Linear:
             loss = chunked_cross_entropy(read.last_hidden_state, self.lm_head.weight, self.lm_head.bias, shift_labels)
+        elif shift_labels is not None:  # an adapter around the decoder, which its weights alone do not know of
+            loss = task_loss(self.lm_head(read.last_hidden_state).flatten(0, 1), shift_labels.flatten(), task="single_label")
         else:
             keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) and logits_to_keep else logits_to_keep
             chosen = read.last_hidden_state if isinstance(keep, int) else read.last_hidden_state[:, keep]
