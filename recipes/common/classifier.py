@@ -237,6 +237,9 @@ def prepare_again(accelerator: Accelerator, model: nn.Module, optimizer: Optimiz
     """
     sharded = accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
     plain = model if sharded else accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+    if not sharded:
+        # What bears this mark is given back as it is: the stage would train without autocast, on one process alone.
+        plain.__dict__.pop("_is_accelerate_prepared", None)
     accelerator.free_memory()
     prepared: tuple[nn.Module, Any] = accelerator.prepare(plain, optimizer)
     return prepared

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from nlpbp.core.errors import ConfigError, DataError
@@ -108,3 +109,21 @@ def test_contradictions_and_what_cannot_be_are_errors(tmp_path: Path, finished: 
         run(tmp_path / "d", lm=dataclasses.replace(tiny, init=str(tmp_path)))
     with pytest.raises(DataError, match="too few for 9000 rows"):
         run(tmp_path / "e", lm=dataclasses.replace(tiny, rows=9000))
+
+
+def test_every_stage_trains_in_the_precision_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from recipes.common import classifier, language_model
+
+    seen: list[tuple[str, torch.dtype]] = []
+    for module in (language_model, classifier):
+
+        def noting(*args: Any, original: Any = module.fit, **options: Any) -> Any:
+            layer = next(m for m in options["model"].modules() if isinstance(m, torch.nn.LSTM))
+            hook = layer.register_forward_hook(lambda m, inputs, outputs: seen.append((options["stage"].name, outputs[0].dtype)))
+            ended = original(*args, **options)
+            hook.remove()
+            return ended
+
+        monkeypatch.setattr(module, "fit", noting)
+    run(tmp_path / "run", precision="bf16", lm=dataclasses.replace(ulmfit.tiny().lm, steps=2))
+    assert dict(seen) == dict.fromkeys(("language model", "head", "all layers"), torch.bfloat16)
