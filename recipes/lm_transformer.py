@@ -141,6 +141,7 @@ def _train(run: Run, config: Config, name: str) -> RunResult:
         make_optimizer=lambda model, groups: make_optimizer(config.optim, model, groups),
         schedule=schedules.warm_up(getattr(schedules, config.optim.schedule)(), share=config.optim.warmup),
         max_grad_norm=config.optim.max_grad_norm,
+        average_from=config.optim.average_from,
     )
     reading = Reading(recurrent=False)
     model.to(run.accelerator.device)

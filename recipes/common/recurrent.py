@@ -36,6 +36,12 @@ from recipes.common.classifier import Training, stage_seed
 from recipes.common.folder import CACHE, Run
 
 SIZES = {"tiny": (16, 24, 2), "small": (200, 512, 2), "paper": (400, 1152, 3)}  # embedding, hidden units, layers
+RECURRENT_SCHEDULES: dict[str, Schedule] = {
+    "one_cycle": one_cycle(),
+    "slanted_triangular": slanted_triangular(),
+    "cosine": cosine(),
+    "constant": constant(),
+}
 WHOLE = 10_000_000  # tokens: documents of a language model are not cut
 
 
@@ -164,24 +170,23 @@ def new_classifier(
 
 def stage_trainings(run: Run, stages: Sequence[sections.Stage], optim: sections.RecurrentOptim) -> list[Training]:
     """Turn a config's stages into trainings: rates fall by `optim.group_ratio` from one layer group to the one below."""
-    schedules: dict[str, Schedule] = {
-        "one_cycle": one_cycle(),
-        "slanted_triangular": slanted_triangular(),
-        "cosine": cosine(),
-        "constant": constant(),
-    }
-    high, low = optim.momentum
     return [
         Training(
             epochs=stage.epochs,
             make_optimizer=partial(_make_optimizer, run, stage, optim),
-            schedule=schedules[optim.schedule],
-            momentum=one_cycle_momentum(high=high, low=low) if optim.schedule == "one_cycle" else None,
+            schedule=RECURRENT_SCHEDULES[optim.schedule],
+            momentum=momentum_of(optim.schedule, optim.momentum),
             train_last=stage.train_last,
+            average_from=optim.average_from,
             name=_stage_name(stage.train_last),
         )
         for stage in stages
     ]
+
+
+def momentum_of(schedule: str, momentum: tuple[float, float]) -> Schedule | None:
+    """Return how Adam's first beta goes the other way while 1cycle's rate goes; under other schedules it stays."""
+    return one_cycle_momentum(high=momentum[0], low=momentum[1]) if schedule == "one_cycle" else None
 
 
 def _stage_name(train_last: int | None) -> str:
