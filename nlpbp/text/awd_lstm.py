@@ -383,8 +383,8 @@ class AWDLSTMForSequenceClassification(AWDLSTMPreTrainedModel):
     ) -> SequenceClassifierOutput | tuple[Any, ...]:
         """Answer for texts [batch, length], each from a state of zeros; `attention_mask` is true for tokens, on either side.
 
-        The task of the loss is `config.problem_type`. Hidden states are those of the last layer alone, with the embedded tokens
-        before it.
+        The task of the loss is `config.problem_type`. Hidden states are those of the last layer alone, in the chunks that are
+        pooled, with the embedded tokens before it.
         """
         given = input_ids if inputs_embeds is None else inputs_embeds
         if given is None:
@@ -416,7 +416,8 @@ class AWDLSTMForSequenceClassification(AWDLSTMPreTrainedModel):
             with torch.set_grad_enabled(torch.is_grad_enabled() and start >= first):
                 hidden, state = self.model.read(embedded[:, start : start + step], state, masks=masks)
             state = tuple(part.detach() for part in state)
-            yield hidden[-1]
+            if start >= first:
+                yield hidden[-1]
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         task = {"single_label_classification": "single_label", "multi_label_classification": "multi_label"}

@@ -117,20 +117,32 @@ def new_language_model(options: dict[str, Any], *, dropout: float, seed: int) ->
 def load_language_model(name: str, *, dropout: float) -> tuple[AWDLSTMForCausalLM, PreTrainedTokenizerBase]:
     """Load an AWD-LSTM language model and its tokenizer from a run folder, a model folder, or a `.pth` file of fastai's.
 
-    Raises `ConfigError` for a folder that holds none.
+    Raises `ConfigError` for a folder that holds none, or one that lacks weights, or a tokenizer of another vocabulary.
     """
     if name.endswith(".pth"):
         return _with_dropouts(*load_fastai(Path(name)), dropout=dropout)
     folder = Path(name) / "model" if (Path(name) / "model" / "config.json").is_file() else Path(name)
     tokenizer = load_tokenizer(str(folder))
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32", use_safetensors=True, trust_remote_code=False)
+        model, report = AutoModelForCausalLM.from_pretrained(
+            folder, dtype="float32", use_safetensors=True, trust_remote_code=False, output_loading_info=True
+        )
     except (OSError, ValueError, RuntimeError) as error:
         first = (str(error).splitlines() or ["?"])[0]
         raise ConfigError(f"{name} cannot be loaded: {first}", column="lm.init", hint="give a run of lm_awd_lstm") from error
     if not isinstance(model, AWDLSTMForCausalLM):
         kind = model.config.model_type
         raise ConfigError(f"{name} is a {kind}, not an AWD-LSTM", column="lm.init", hint="give a run of lm_awd_lstm")
+    if report["missing_keys"]:
+        lacking = ", ".join(sorted(report["missing_keys"])[:3])
+        raise ConfigError(f"the weights in {name} lack {lacking}", column="lm.init", hint="give a whole run of lm_awd_lstm")
+    num_tokens = 1 + max(tokenizer.get_vocab().values())
+    if num_tokens != model.config.vocab_size:
+        raise ConfigError(
+            f"the tokenizer in {name} has {num_tokens:,} tokens, and the embedding is of {model.config.vocab_size:,}",
+            column="lm.init",
+            hint="give the folder the tokenizer that the model was trained with",
+        )
     frame_documents_(tokenizer)
     return _with_dropouts(model, tokenizer, dropout=dropout)
 
