@@ -124,12 +124,13 @@ def load_language_model(name: str, *, dropout: float) -> tuple[AWDLSTMForCausalL
     folder = Path(name) / "model" if (Path(name) / "model" / "config.json").is_file() else Path(name)
     tokenizer = load_tokenizer(str(folder))
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder, dtype="float32", use_safetensors=True, trust_remote_code=False, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError) as error:
         first = (str(error).splitlines() or ["?"])[0]
         raise ConfigError(f"{name} cannot be loaded: {first}", column="lm.init", hint="give a run of lm_awd_lstm") from error
+    model, report = loaded
     if not isinstance(model, AWDLSTMForCausalLM):
         kind = model.config.model_type
         raise ConfigError(f"{name} is a {kind}, not an AWD-LSTM", column="lm.init", hint="give a run of lm_awd_lstm")
