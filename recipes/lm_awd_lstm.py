@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from nlpbp.core.errors import ConfigError
 from nlpbp.train.setup import Precision
 from recipes.common import config as sections
 from recipes.common.classifier import as_saved, identity
@@ -47,7 +48,7 @@ class Config:
     threads: int | None = None
     """CPU threads a process. Left out: all physical cores, shared among the processes of this machine."""
     precision: Precision = "auto"
-    """Number format of the forward pass. auto: what accelerate is configured for, else bf16 where the hardware runs it fast."""
+    """Number format of the forward pass. auto: what accelerate is configured for, else bf16 where it is measured faster."""
     track: str | None = None
     """Also log to this tracker of accelerate's (tensorboard, wandb, mlflow, ...)."""
     resume: str = "auto"
@@ -72,6 +73,8 @@ def run(config: Config) -> RunResult:
     Raises `NlpbpError` (with the place and the fix) for whatever a user can repair.
     """
     sections.check_ranges(config)
+    if config.lm.steps == 0:
+        raise ConfigError("trains nothing", column="lm.steps", hint="give 1 or more")
     with open_run(NAME, config) as run:
         return _train(run, config)
 
@@ -86,7 +89,7 @@ def _train(run: Run, config: Config) -> RunResult:
     lm, options = config.lm, model_options(config.model, tokenizer)
     model = start_from(run, given, tokenizer) if given else new_language_model(options, dropout=lm.dropout, seed=config.seed)
     training = recurrent_training(lm, encoded, backwards=bool(model.config.backwards))
-    reading = Reading(recurrent=True, activation=lm.activation, temporal=lm.temporal)
+    reading = Reading(recurrent=True, activation=lm.activation, temporal=lm.temporal, num_sampled=lm.sampled)
     before = None
     if given is not None:
         model.to(run.accelerator.device)

@@ -78,7 +78,7 @@ class Config:
     threads: int | None = None
     """CPU threads a process. Left out: all physical cores, shared among the processes of this machine."""
     precision: Precision = "auto"
-    """Number format of the forward pass. auto: what accelerate is configured for, else bf16 where the hardware runs it fast."""
+    """Number format of the forward pass. auto: what accelerate is configured for, else bf16 where it is measured faster."""
     track: str | None = None
     """Also log to this tracker of accelerate's (tensorboard, wandb, mlflow, ...)."""
     resume: str = "auto"

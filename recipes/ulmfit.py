@@ -48,7 +48,7 @@ class Transfer(sections.LanguageModel):
     """How the language model is made, before there is a classifier."""
 
     skip: bool = False
-    """Leave it out: a classifier from scratch."""
+    """Leave it out: a classifier from scratch. To take --lm.init as it is, give --lm.steps 0."""
     pretrain_data: str | None = None
     """First train the language model on these texts: any source that has texts."""
     pretrain_steps: int | None = None
@@ -82,7 +82,7 @@ class Config:
     threads: int | None = None
     """CPU threads a process. Left out: all physical cores, shared among the processes of this machine."""
     precision: Precision = "auto"
-    """Number format of the forward pass. auto: what accelerate is configured for, else bf16 where the hardware runs it fast."""
+    """Number format of the forward pass. auto: what accelerate is configured for, else bf16 where it is measured faster."""
     track: str | None = None
     """Also log to this tracker of accelerate's (tensorboard, wandb, mlflow, ...)."""
     resume: str = "auto"
@@ -116,6 +116,8 @@ def run(config: Config) -> RunResult:
         raise ConfigError(f"leaves out what {others} name", column="lm.skip", hint="one or the other")
     if config.lm.init and config.lm.pretrain_data:
         raise ConfigError("is trained already; there is --lm.pretrain_data too", column="lm.init", hint="one or the other")
+    if config.lm.steps == 0 and not (config.lm.skip or config.lm.init or config.lm.pretrain_data):
+        raise ConfigError("trains no language model, and none is given", column="lm.steps", hint="give --lm.init, or --lm.skip")
     with open_run(NAME, config) as run:
         return _train(run, config)
 
@@ -140,7 +142,8 @@ def _train(run: Run, config: Config) -> RunResult:
     encoded = encode_parts(run, inputs, tokenizer=tokenizer, max_length=config.data.max_length)
     _, per_epoch = epoch_of(run, config, encoded["train"])
     progress: Progress | None = None
-    if not config.lm.skip:
+    num_stages = 0 if config.lm.skip else (config.lm.pretrain_data is not None) + (config.lm.steps != 0)
+    if num_stages:
         later = per_epoch * sum(stage.epochs for stage in config.stages)
         progress, model = make_language_model(run, config, texts, model=model, tokenizer=tokenizer, names=names, later_steps=later)
 
@@ -163,7 +166,7 @@ def _train(run: Run, config: Config) -> RunResult:
         max_length=config.data.max_length,
         names=names,
         before=progress,
-        first_stage=0 if config.lm.skip else 2 if config.lm.pretrain_data else 1,
+        first_stage=num_stages,
     )
 
 
@@ -195,7 +198,9 @@ def make_language_model(
     target = {"train": encoded["train"], "validation": encoded["validation"]}
     settings = replace(lm, layer_decay=FINE_TUNING_DECAY) if lm.init and lm.layer_decay == 1.0 else lm
     backwards = bool(model.config.backwards)
-    stages = [("language model", target, recurrent_training(settings, target, backwards=backwards))]
+    stages = []
+    if lm.steps != 0:
+        stages.append(("language model", target, recurrent_training(settings, target, backwards=backwards)))
     if "pretraining" in encoded:
         general = {**target, "train": encoded["pretraining"]}
         first = replace(lm, steps=lm.pretrain_steps, epochs=1)
@@ -209,7 +214,7 @@ def make_language_model(
             training,
             model=trained,
             encoded=parts,
-            reading=Reading(recurrent=True, activation=lm.activation, temporal=lm.temporal),
+            reading=Reading(recurrent=True, activation=lm.activation, temporal=lm.temporal, num_sampled=lm.sampled),
             tokenizer=tokenizer,
             micro_batches=config.batch.micro_batches,
             checkpoint=config.checkpoint,

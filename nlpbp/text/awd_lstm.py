@@ -21,7 +21,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils.generic import ModelOutput
 
 from nlpbp.core.init import Hidden, init_recurrent_
-from nlpbp.core.losses import chunked_cross_entropy, task_loss
+from nlpbp.core.losses import chunked_cross_entropy, sampled_cross_entropy, task_loss
 from nlpbp.core.pooling import concat_pool
 
 State = tuple[Tensor, ...]
@@ -303,6 +303,7 @@ class AWDLSTMForCausalLM(AWDLSTMPreTrainedModel, GenerationMixin):
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         shift_labels: Tensor | None = None,
+        num_sampled: int | None = None,
         state: State | None = None,
         logits_to_keep: int | Tensor = 0,
         output_hidden_states: bool | None = None,
@@ -323,10 +324,14 @@ class AWDLSTMForCausalLM(AWDLSTMPreTrainedModel, GenerationMixin):
             return_dict=True,
         )
         loss = logits = None
-        if shift_labels is not None and type(self.lm_head) is nn.Linear:
-            loss = chunked_cross_entropy(read.last_hidden_state, self.lm_head.weight, self.lm_head.bias, shift_labels)
-        elif shift_labels is not None:  # an adapter around the decoder, which its weights alone do not know of
+        if shift_labels is not None and type(self.lm_head) is not nn.Linear:  # an adapter, which its weights alone do not know of
             loss = task_loss(self.lm_head(read.last_hidden_state).flatten(0, 1), shift_labels.flatten(), task="single_label")
+        elif shift_labels is not None:
+            decoder = (self.lm_head.weight, self.lm_head.bias)
+            if num_sampled is not None and self.training:
+                loss = sampled_cross_entropy(read.last_hidden_state, *decoder, shift_labels, num_sampled=num_sampled)
+            else:
+                loss = chunked_cross_entropy(read.last_hidden_state, *decoder, shift_labels)
         else:
             keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) and logits_to_keep else logits_to_keep
             chosen = read.last_hidden_state if isinstance(keep, int) else read.last_hidden_state[:, keep]

@@ -181,6 +181,8 @@ class LanguageModel:
     """Decoupled decay (practice T4); never of biases, norms and embeddings."""
     max_grad_norm: float | None = RECURRENT_MAX_GRAD_NORM
     """Clip the gradient to this L2 norm; None for never (practice N3)."""
+    sampled: int | None = None
+    """Estimate the training loss from the tokens that occur in a step and so many others, which is faster. Left out: from all."""
     activation: float = ACTIVATION_FACTOR
     """Factor of the penalty on activations (practice N4)."""
     temporal: float = TEMPORAL_FACTOR
@@ -497,7 +499,7 @@ RANGES: dict[str, tuple[float, float, str]] = {
     "steps": (1, math.inf, "1 or more"),
     "window": (2, math.inf, "2 or more"),
     "tokenizer.vocab_size": (300, math.inf, "300 or more"),
-    "lm.steps": (1, math.inf, "1 or more"),
+    "lm.steps": (0, math.inf, "0 or more"),
     "lm.epochs": (1, math.inf, "1 or more"),
     "lm.lr": (1e-12, 10.0, "above 0 and at most 10"),
     "lm.layer_decay": (1e-3, 1.0, "above 0 and at most 1"),
@@ -507,6 +509,7 @@ RANGES: dict[str, tuple[float, float, str]] = {
     "lm.momentum": (0.0, 0.999999, "between 0 and 1"),
     "lm.weight_decay": (0.0, 1.0, "between 0 and 1"),
     "lm.max_grad_norm": (1e-12, math.inf, "above 0"),
+    "lm.sampled": (1, math.inf, "1 or more"),
     "lm.activation": (0.0, 1000.0, "between 0 and 1000"),
     "lm.average_from": (0.0, 1.0, "between 0 and 1"),
     "lm.temporal": (0.0, 1000.0, "between 0 and 1000"),

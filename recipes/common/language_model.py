@@ -50,6 +50,7 @@ class Reading:
     recurrent: bool
     activation: float = 0.0
     temporal: float = 0.0
+    num_sampled: int | None = None
 
     def loss_fn(self, carried: CarriedState | None) -> LossFn:
         """Make the loss for training; the penalties have a gradient and do not show."""
@@ -57,7 +58,8 @@ class Reading:
         def loss_fn(model: nn.Module, batch: Batch) -> Tensor:
             if carried is None:
                 return window_loss(model, batch)
-            outputs = model(**batch.inputs, state=carried.take(batch.ids, batch.inputs["input_ids"].device))
+            state = carried.take(batch.ids, batch.inputs["input_ids"].device)
+            outputs = model(**batch.inputs, state=state, num_sampled=self.num_sampled)
             carried.put(batch.ids, outputs.state)
             dropped, raw = outputs.activations
             mask = batch.inputs["shift_labels"] != IGNORED
@@ -214,7 +216,7 @@ def _make_optimizer(lm: sections.LanguageModel, model: nn.Module, groups: Sequen
 
 def windows_to_do(encoded: Encoded, *, steps: int | None, epochs: int, num_rows: int, window: int) -> int:
     """Return how many steps a language model is trained for: so many, or so many passes."""
-    return steps or epochs * num_windows(len(encoded.tokens), num_rows=num_rows, window=window)
+    return epochs * num_windows(len(encoded.tokens), num_rows=num_rows, window=window) if steps is None else steps
 
 
 def check_rows(num_rows: int, encoded: Mapping[str, Encoded]) -> None:

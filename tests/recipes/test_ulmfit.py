@@ -79,6 +79,8 @@ def test_the_language_model_can_be_left_out_or_brought(finished: RunResult, tmp_
     for init in (lm.out, lm.out / "model", finished.out / "language_model"):
         brought = run(tmp_path / f"from-{init.name}", lm=dataclasses.replace(ulmfit.tiny().lm, init=str(init), steps=3))
         assert stages_of(brought)[0]["steps"] == 3
+    as_it_is = run(tmp_path / "as-it-is", lm=dataclasses.replace(ulmfit.tiny().lm, init=str(lm.out), steps=0))
+    assert [stage["name"] for stage in stages_of(as_it_is)] == ["head", "all layers"]
 
 
 def test_another_vocabulary_is_mapped(finished: RunResult, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -104,6 +106,8 @@ def test_contradictions_and_what_cannot_be_are_errors(tmp_path: Path, finished: 
     with pytest.raises(ConfigError) as error:
         run(tmp_path / "b", lm=dataclasses.replace(tiny, pretrain_data="x", init="x"))
     assert error.value.column == "lm.init"
+    with pytest.raises(ConfigError, match="none is given"):
+        run(tmp_path / "steps", lm=dataclasses.replace(tiny, steps=0))
     with pytest.raises(ConfigError, match="5 layer groups cannot train"):
         run(tmp_path / "c", lm=ulmfit.Transfer(skip=True), stages=(sections.Stage(train_last=5),))
     with pytest.raises(ConfigError):  # a classifier is no language model
