@@ -19,7 +19,7 @@ CONSTANT = dataclasses.replace(lm_awd_lstm.tiny().lm, schedule="constant")
 
 
 def run(out: Path, lm: Any = CONSTANT, **changes: Any) -> RunResult:
-    return lm_awd_lstm.run(dataclasses.replace(lm_awd_lstm.tiny(), lm=lm, out=str(out), threads=1, **changes))
+    return lm_awd_lstm.run(dataclasses.replace(lm_awd_lstm.tiny(), lm=lm, out=str(out), threads=1, precision="fp32", **changes))
 
 
 def test_what_is_saved_is_the_mean_of_the_weights_after_the_given_share_of_the_steps(

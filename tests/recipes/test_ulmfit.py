@@ -140,6 +140,7 @@ def test_two_processes_do_what_one_does_in_every_stage_bit_for_bit(tmp_path: Pat
     changes = {
         "lm": dataclasses.replace(tiny.lm, rows=7, random_windows=True, average_from=0.5),
         "optim": dataclasses.replace(tiny.optim, average_from=0.5),
+        "precision": "bf16",
     }
     for name, num in (("one", 2), ("control", 1)):
         run(tmp_path / name, batch=dataclasses.replace(tiny.batch, micro_batches=num), **changes)
