@@ -5,12 +5,15 @@ python scripts/finetune.py lm_transformer --model.name path/to/model --data.trai
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
+from transformers.pytorch_utils import Conv1D
 
 from nlpbp.core import schedules
 from nlpbp.core.errors import ConfigError
@@ -138,6 +141,7 @@ def _train(run: Run, config: Config, name: str) -> RunResult:
         make_optimizer=lambda model, groups: make_optimizer(config.optim, model, groups),
         schedule=schedules.warm_up(getattr(schedules, config.optim.schedule)(), share=config.optim.warmup),
         max_grad_norm=config.optim.max_grad_norm,
+        average_from=config.optim.average_from,
     )
     reading = Reading(recurrent=False)
     model.to(run.accelerator.device)
@@ -199,8 +203,16 @@ def with_adapters(model: Any, lora: sections.Lora, *, seed: int) -> Any:
         from peft import LoraConfig, get_peft_model
     except ImportError as error:
         raise ConfigError("adapters need the package peft", column="lora.rank", hint="pip install 'nlpbp[lora]'") from error
-    import torch
-
     torch.manual_seed(seed)
-    options = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules="all-linear", task_type="CAUSAL_LM")
-    return get_peft_model(model, options)
+    rank, alpha = lora.rank, cast(int, lora.alpha)  # peft divides by it: a float will do
+    assert rank is not None, "adapters are asked for"
+    options = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),  # GPT-2 stores its matrices transposed
+    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)  # peft asks by transformers' old name
+        return get_peft_model(model, options)

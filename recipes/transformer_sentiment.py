@@ -144,7 +144,11 @@ def _fine_tune(run: Run, config: Config) -> RunResult:
         config,
         inputs,
         model=model,
-        trainings=[Training(config.epochs, make_optimizer, schedules.warm_up(schedule, share=optim.warmup))],
+        trainings=[
+            Training(
+                config.epochs, make_optimizer, schedules.warm_up(schedule, share=optim.warmup), average_from=optim.average_from
+            )
+        ],
         max_grad_norm=optim.max_grad_norm,
         label_smoothing=optim.label_smoothing,
         tokenizer=tokenizer,

@@ -1,7 +1,8 @@
-"""Answer for new texts with a finished run.
+"""Answer for new texts with a finished run, or with the mean of several.
 
 python scripts/predict.py runs/transformer_sentiment-1 --data new.csv --out predictions.csv
 echo "a joy from start to end" | python scripts/predict.py runs/transformer_sentiment-1
+python scripts/predict.py runs/forward runs/backward --data new.csv
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ from command_line import known_recipes, main
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(prog="predict.py", description="Answer for new texts with a finished run.")
-    parser.add_argument("run", help="a run folder, or a model folder")
+    parser = argparse.ArgumentParser(
+        prog="predict.py", description="Answer for new texts with a finished run, or with the mean of several."
+    )
+    parser.add_argument("run", nargs="+", help="a run folder, or a model folder; of several the mean probabilities or values count")
     parser.add_argument("--data", help="a file with texts, as for training (default: standard input, one text a line)")
     parser.add_argument("--out", help="a .csv, .tsv, .jsonl or .parquet file to write (default: standard output)")
     parser.add_argument("--text", nargs="+", default=[], help="the text column, or two for a pair (default: as in training)")
@@ -42,14 +45,15 @@ def answer(arguments: Sequence[str]) -> None:
     if given.out:
         predict.check_predictions_file(Path(given.out))
     accelerator = start(seed=0, precision="fp32", threads=given.threads)
-    classifier = predict.load_run(given.run, accelerator=accelerator)
+    classifiers = predict.load_runs(given.run, accelerator=accelerator)
+    classifier = predict.combined(classifiers)
     table = (
         read_source(given.data, split="test") if given.data else predict.read_lines(sys.stdin.buffer.read(), name="standard input")
     )
     notes: list[str] = []
     examples = predict.read_texts(classifier, table, text=given.text, label=given.label, notes=notes)
     print(*map(printable, notes), sep="\n", end="\n" if notes else "", file=sys.stderr)
-    outputs = predict.predict_outputs(classifier, examples, accelerator=accelerator)
+    outputs = predict.mean_outputs(classifiers, examples, accelerator=accelerator)
     columns = predict.predictions(classifier, examples, outputs)
     if given.out:
         predict.write_predictions(columns, Path(given.out))

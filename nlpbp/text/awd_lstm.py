@@ -235,7 +235,7 @@ class AWDLSTMModel(AWDLSTMPreTrainedModel):
         shares = [config.input_dropout, *[config.hidden_dropout] * (len(self.layers) - 1), config.output_dropout]
         drop_words = config.embed_dropout > 0.0 and self.embed_tokens.training
         return Masks(
-            embed=F.dropout(embedded.new_ones(self.embed_tokens.num_embeddings), config.embed_dropout) if drop_words else None,
+            embed=F.dropout(embedded.new_ones(len(self.embed_tokens.weight)), config.embed_dropout) if drop_words else None,
             layers=[
                 F.dropout(embedded.new_ones(len(embedded), 1, width), share) if share and part.training else None
                 for part, share, width in zip(parts, shares, widths, strict=True)
@@ -324,7 +324,9 @@ class AWDLSTMForCausalLM(AWDLSTMPreTrainedModel, GenerationMixin):
             return_dict=True,
         )
         loss = logits = None
-        if shift_labels is not None:
+        if shift_labels is not None and type(self.lm_head) is not nn.Linear:  # an adapter, which its weights alone do not know of
+            loss = task_loss(self.lm_head(read.last_hidden_state).flatten(0, 1), shift_labels.flatten(), task="single_label")
+        elif shift_labels is not None:
             decoder = (self.lm_head.weight, self.lm_head.bias)
             if num_sampled is not None and self.training:
                 loss = sampled_cross_entropy(read.last_hidden_state, *decoder, shift_labels, num_sampled=num_sampled)
@@ -386,8 +388,8 @@ class AWDLSTMForSequenceClassification(AWDLSTMPreTrainedModel):
     ) -> SequenceClassifierOutput | tuple[Any, ...]:
         """Answer for texts [batch, length], each from a state of zeros; `attention_mask` is true for tokens, on either side.
 
-        The task of the loss is `config.problem_type`. Hidden states are those of the last layer alone, with the embedded tokens
-        before it.
+        The task of the loss is `config.problem_type`. Hidden states are those of the last layer alone, in the chunks that are
+        pooled, with the embedded tokens before it.
         """
         given = input_ids if inputs_embeds is None else inputs_embeds
         if given is None:
@@ -419,7 +421,8 @@ class AWDLSTMForSequenceClassification(AWDLSTMPreTrainedModel):
             with torch.set_grad_enabled(torch.is_grad_enabled() and start >= first):
                 hidden, state = self.model.read(embedded[:, start : start + step], state, masks=masks)
             state = tuple(part.detach() for part in state)
-            yield hidden[-1]
+            if start >= first:
+                yield hidden[-1]
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         task = {"single_label_classification": "single_label", "multi_label_classification": "multi_label"}

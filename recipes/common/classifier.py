@@ -62,7 +62,7 @@ class Training:
     """One stage of a classifier's training: how long, what trains, and how it is optimised.
 
     `make_optimizer` is given the model's layer groups, frozen ones included; it sets each group's base rate. `train_last` counts
-    layer groups from the head; None trains all. `momentum` gives values of Adam's first beta.
+    layer groups from the head; None trains all. `momentum` gives values of Adam's first beta, `average_from` is as in `fit`.
     """
 
     epochs: int
@@ -70,6 +70,7 @@ class Training:
     schedule: Schedule
     momentum: Schedule | None = None
     train_last: int | None = None
+    average_from: float = 1.0
     name: str = "training"
 
 
@@ -155,6 +156,7 @@ def train_classifier(
             allow_data_change=config.data.allow_change,
             eval_steps=config.eval_steps,
             patience=config.patience,
+            average_from=training.average_from,
         )
         progress = ended or progress
     for parameter in model.parameters():
@@ -237,6 +239,9 @@ def prepare_again(accelerator: Accelerator, model: nn.Module, optimizer: Optimiz
     """
     sharded = accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
     plain = model if sharded else accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+    if not sharded:
+        # What bears this mark is given back as it is: the stage would train without autocast, on one process alone.
+        plain.__dict__.pop("_is_accelerate_prepared", None)
     accelerator.free_memory()
     prepared: tuple[nn.Module, Any] = accelerator.prepare(plain, optimizer)
     return prepared

@@ -34,6 +34,7 @@ from recipes.common.secrets import redact
 
 C = TypeVar("C")
 Task = Literal["auto", "single_label", "multi_label", "regression"]
+RecurrentSchedule = Literal["one_cycle", "slanted_triangular", "cosine", "constant"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +93,9 @@ class Optim:
     """Clip the gradient to this L2 norm; None for never (practice N3)."""
     label_smoothing: float = 0.0
     """Share of each target that moves to the uniform distribution."""
+    average_from: float = 1.0
+    """Beyond this share of the steps keep the mean of the weights since then, and not the weights themselves: for a rate that stays
+    high, as under constant. 1 for never."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,7 +152,7 @@ class Recurrent:
 
 @dataclasses.dataclass(frozen=True)
 class LanguageModel:
-    """How the language model is trained: AdamW under 1cycle, with AWD-LSTM's penalties and clipping."""
+    """How the language model is trained: AdamW, with AWD-LSTM's penalties and clipping."""
 
     init: str | None = None
     """Start from this language model: a run of `lm_awd_lstm`, a model folder, or a `.pth` file of fastai's with its vocabulary
@@ -169,8 +173,10 @@ class LanguageModel:
     """Draw the windows' lengths, as AWD-LSTM does: one in twenty about half as long."""
     dropout: float = 1.0
     """Multiplies the five dropouts in their own ratio (practice N2)."""
+    schedule: RecurrentSchedule = "one_cycle"
+    """How the rate goes (practice L3)."""
     momentum: tuple[float, float] = RECURRENT_MOMENTUM
-    """Adam's first beta where the rate is low and where it is high (practice N1)."""
+    """Adam's first beta where the rate is low and where it is high, under one_cycle; else the first is kept (practice N1)."""
     weight_decay: float = RECURRENT_WEIGHT_DECAY
     """Decoupled decay (practice T4); never of biases, norms and embeddings."""
     max_grad_norm: float | None = RECURRENT_MAX_GRAD_NORM
@@ -181,6 +187,9 @@ class LanguageModel:
     """Factor of the penalty on activations (practice N4)."""
     temporal: float = TEMPORAL_FACTOR
     """Factor of the penalty on their changes in time (practice N4)."""
+    average_from: float = 1.0
+    """Beyond this share of the steps keep the mean of the weights since then, and not the weights themselves: for a rate that stays
+    high, as under constant. 1 for never."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,7 +210,7 @@ class RecurrentOptim:
 
     group_ratio: float = GROUP_RATIO
     """Each layer group trains so many times slower than the one above it (practice L2)."""
-    schedule: Literal["one_cycle", "slanted_triangular", "cosine", "constant"] = "one_cycle"
+    schedule: RecurrentSchedule = "one_cycle"
     """How the rate goes within a stage (practice L3)."""
     momentum: tuple[float, float] = RECURRENT_MOMENTUM
     """Adam's first beta where the rate is low and where it is high, under one_cycle; else the first is kept (practice N1)."""
@@ -211,6 +220,9 @@ class RecurrentOptim:
     """Clip the gradient to this L2 norm; None for never (practice N3)."""
     label_smoothing: float = 0.0
     """Share of each target that moves to the uniform distribution."""
+    average_from: float = 1.0
+    """Beyond this share of a stage keep the mean of the weights since then, and not the weights themselves: for a rate that stays
+    high, as under constant. 1 for never."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -474,6 +486,7 @@ RANGES: dict[str, tuple[float, float, str]] = {
     "optim.warmup": (0.0, 0.99, "at least 0 and below 1"),
     "optim.max_grad_norm": (1e-12, math.inf, "above 0"),
     "optim.label_smoothing": (0.0, 0.99, "at least 0 and below 1"),
+    "optim.average_from": (0.0, 1.0, "between 0 and 1"),
     "optim.group_ratio": (1.0, 1000.0, "between 1 and 1000"),
     "optim.momentum": (0.0, 0.999999, "between 0 and 1"),
     "stages.epochs": (1, math.inf, "1 or more"),
@@ -498,6 +511,7 @@ RANGES: dict[str, tuple[float, float, str]] = {
     "lm.max_grad_norm": (1e-12, math.inf, "above 0"),
     "lm.sampled": (1, math.inf, "1 or more"),
     "lm.activation": (0.0, 1000.0, "between 0 and 1000"),
+    "lm.average_from": (0.0, 1.0, "between 0 and 1"),
     "lm.temporal": (0.0, 1000.0, "between 0 and 1000"),
     "dropout.scale": (0.0, 9.99, "between 0 and 10"),
     "batch.size": (1, math.inf, "1 or more"),

@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from tqdm import tqdm
 
 from nlpbp.analysis.metrics import higher_is_better
+from nlpbp.core.averaging import WeightAverage
 from nlpbp.core.errors import EXIT_PREEMPTED, CheckpointError, ConfigError, NlpbpError, NumericError
 from nlpbp.core.groups import LayerGroup, group_hashes
 from nlpbp.train.checkpoint import Checkpoint, first_non_finite, needed_bytes, newest_checkpoint, write_checkpoint
@@ -35,6 +36,7 @@ from nlpbp.train.weights import (
 from recipes.common.config import Checkpoints
 from recipes.common.folder import Run
 
+AVERAGE = "average.safetensors"  # of a checkpoint, once there is a mean of weights to go on with
 MAX_SKIPPED = 20  # fp16 overflows in a row: by then the loss scale is a millionth of what it was
 
 Metrics = dict[str, float | None]
@@ -108,12 +110,14 @@ def fit(
     allow_data_change: bool = False,
     eval_steps: int | None = None,
     patience: int | None = None,
+    average_from: float = 1.0,
 ) -> Progress | None:
     """Train one stage to its end, or from the newest checkpoint of this run folder on, and leave the best weights in `model`.
 
     Evaluates every epoch (or every `eval_steps`); `patience` stops after that many evaluations in a row without a better
     `metric`. `identity` names what a checkpoint must belong to, `references` where each training example is from. When memory
     runs out, micro-batches are halved and their number doubled: the step stays the same. `before` is how the stage before ended.
+    Beyond the share `average_from` of the steps the mean of the weights since then is evaluated and kept, in place of the weights.
     A stage that a later one has left behind is not run again, and None is returned. At its end exactly the `groups` whose
     parameters train must have changed. Raises `Stopped` after a signal, when everything is saved.
     """
@@ -123,13 +127,18 @@ def fit(
     newest = _newest(run, root, identity=must_match)
     if newest is not None and _progress(newest).stage > stage.index:
         return None
-    resumed = _resume(run, newest, best_file, model=model, optimizer=optimizer, before=before, stage=stage, carried=carried)
+    average = WeightAverage(model, after=int(average_from * total_steps))
+    resumed = _resume(
+        run, newest, best_file, model=model, optimizer=optimizer, before=before, stage=stage, carried=carried, average=average
+    )
     end = (resumed.first_step if resumed else before.step) + total_steps + stage.later_steps
     run.release(f"resumed from step {resumed.step} of {end}" if resumed else None)
     progress = resumed or _begin(before, stage, hashes=group_hashes(run.accelerator.unwrap_model(model), groups))
-    _check_disk(run, model, keep=checkpoints.keep)
+    _check_disk(run, model, keep=checkpoints.keep, num_copies=4 if average_from == 1.0 else 5)
     if stage != Stage():
         run.say(f"stage {stage.index + 1}: {stage.name}, {trained_share(groups)}")
+    if average.after < total_steps:
+        run.say(f"the mean of the weights after step {progress.first_step + average.after} is kept")
     every = eval_steps or steps_per_epoch
     main = run.accelerator.is_main_process
     first = progress.first_step
@@ -144,6 +153,7 @@ def fit(
             model=model,
             optimizer=optimizer,
             carried=carried,
+            average=average,
             identity=identity,
             keep=checkpoints.keep,
         )
@@ -159,10 +169,12 @@ def fit(
                 raise NumericError(
                     f"fp16 has overflowed in the last {MAX_SKIPPED} steps", hint="use --precision bf16 or fp32, or lower --optim.lr"
                 )
+            average.update(done)
             bar.update()
             bar.set_postfix(loss=f"{step.loss:.3f}", refresh=False)
             if done % every == 0 or done == total_steps:
-                progress = _evaluate(run, progress, evaluate(), metric, model=model, best_file=best_file, total=end)
+                with average.applied():
+                    progress = _evaluate(run, progress, evaluate(), metric, model=model, best_file=best_file, total=end)
             if patience is not None and progress.worse >= patience:
                 run.say(f"stopping: {metric} has not improved in {progress.worse} evaluations")
                 break
@@ -175,6 +187,7 @@ def fit(
             if code:
                 raise _stopped(run, code, request, step=step.step, total=end)
             started = time.monotonic()
+    average.keep()
     return _end(run, progress, stage, metric=metric, model=model, groups=groups, best_file=best_file)
 
 
@@ -352,6 +365,7 @@ def _save(
     model: nn.Module,
     optimizer: Optimizer,
     carried: Carried | None,
+    average: WeightAverage,
     identity: Mapping[str, str],
     keep: int,
 ) -> None:
@@ -359,6 +373,9 @@ def _save(
     tensors = {"model.safetensors": without_shared(full_state(model)), "optim.safetensors": full_optimizer_state(model, optimizer)}
     if carried is not None:
         tensors["carried.safetensors"] = _over_processes(run, carried.tensors())
+    if average.begun:
+        with average.applied():
+            tensors[AVERAGE] = {name: tensor.clone() for name, tensor in without_shared(full_state(model)).items()}
     answer: list[NlpbpError | None] = [None]
     if not run.out.is_dir():
         answer = [CheckpointError("the run folder is gone", file=str(run.out), hint="do not move a run while it trains")]
@@ -386,9 +403,9 @@ def _size(tensors: Mapping[str, Mapping[str, torch.Tensor]]) -> int:
     return sum(tensor.nbytes for content in tensors.values() for tensor in content.values())
 
 
-def _check_disk(run: Run, model: nn.Module, *, keep: int) -> None:
-    """Refuse to start what cannot be saved: weights, two moments, and the best weights, for each checkpoint kept."""
-    needed = needed_bytes(4 * sum(p.nbytes for p in model.parameters()), keep=keep)
+def _check_disk(run: Run, model: nn.Module, *, keep: int, num_copies: int) -> None:
+    """Refuse to start what cannot be saved: weights, two moments, the best weights and their mean, for each checkpoint kept."""
+    needed = needed_bytes(num_copies * sum(p.nbytes for p in model.parameters()), keep=keep)
     free = shutil.disk_usage(run.out).free
     if free < needed:
         raise ConfigError(
@@ -430,6 +447,7 @@ def _resume(
     before: Progress,
     stage: Stage,
     carried: Carried | None,
+    average: WeightAverage,
 ) -> Progress | None:
     """Go back to a checkpoint of this stage: weights, optimizer, log and best weights; None: the stage has none."""
     found = newest if newest is not None and _progress(newest).stage == stage.index else None
@@ -441,17 +459,16 @@ def _resume(
             shutil.copyfile(found.path / best_file.name, best_file)
     if found is None:
         return None
-    weights = found.tensors("model.safetensors")
-    _compare_shapes(found, weights, model)
-    if name := first_non_finite(weights):
-        raise CheckpointError(f"{name} is not finite in the checkpoint", file=str(found.path), hint="resume from an earlier one")
-    set_full_state(model, weights)
+    progress = _progress(found)
+    if progress.step - progress.first_step > average.after:
+        _load(found, AVERAGE, model)
+        average.begin()
+    _load(found, "model.safetensors", model)
     set_full_optimizer_state(model, optimizer, found.tensors("optim.safetensors"))
     if carried is not None:
         carried.load(found.tensors("carried.safetensors"))
     if found.rejected:
         run.say(f"warning: set aside, because they do not verify: {'; '.join(found.rejected)}")
-    progress = _progress(found)
     if run.accelerator.scaler is not None and progress.scaler:
         run.accelerator.scaler.load_state_dict(progress.scaler)
     return progress
@@ -467,6 +484,15 @@ def _progress(found: Checkpoint) -> Progress:
     if not sound or not all(isinstance(value, int | float) for value in numbers.values()):
         raise CheckpointError("its state is not that of a training run", file=str(found.path), hint="resume from an earlier one")
     return Progress(**state)
+
+
+def _load(found: Checkpoint, file: str, model: nn.Module) -> None:
+    """Give `model` the weights of one of a checkpoint's files, if they can be its own."""
+    weights = found.tensors(file)
+    _compare_shapes(found, weights, model)
+    if name := first_non_finite(weights):
+        raise CheckpointError(f"{name} is not finite in the checkpoint", file=str(found.path), hint="resume from an earlier one")
+    set_full_state(model, weights)
 
 
 def _compare_shapes(found: Checkpoint, weights: Mapping[str, torch.Tensor], model: nn.Module) -> None:

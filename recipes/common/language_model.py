@@ -23,7 +23,7 @@ from nlpbp.core.groups import LayerGroup, layer_groups, no_decay_names, paramete
 from nlpbp.core.losses import IGNORED
 from nlpbp.core.optim import RECURRENT_BETAS, RECURRENT_EPS, adamw
 from nlpbp.core.regularize import activation_penalty, gradient_only, temporal_penalty
-from nlpbp.core.schedules import Schedule, one_cycle, one_cycle_momentum
+from nlpbp.core.schedules import Schedule
 from nlpbp.data.exports import code_span
 from nlpbp.text.batches import Encoded
 from nlpbp.text.lm_data import CarriedState, count_targets, evaluation_blocks, num_windows, stream_windows
@@ -36,6 +36,7 @@ from recipes.common.classifier import check_micro_batches, prepare_again, stage_
 from recipes.common.fit import Metrics, Progress, Stage, clean_up, fit
 from recipes.common.folder import Run
 from recipes.common.inputs import Corpus
+from recipes.common.recurrent import RECURRENT_SCHEDULES, momentum_of
 from recipes.common.results import RunResult, announce, peak_rss_mib, save_model, training_record, upload, write_text
 from recipes.common.secrets import redact
 
@@ -88,7 +89,8 @@ def window_loss(model: nn.Module, batch: Batch) -> Tensor:
 class Training:
     """How a language model is trained on its stream: `num_rows` windows of `window` tokens are a step.
 
-    `make_optimizer` is given the model and its layer groups; `momentum` gives values of Adam's first beta.
+    `make_optimizer` is given the model and its layer groups; `momentum` gives values of Adam's first beta; `average_from` is as in
+    `fit`.
     """
 
     total_steps: int
@@ -98,6 +100,7 @@ class Training:
     schedule: Schedule
     momentum: Schedule | None = None
     max_grad_norm: float | None = None
+    average_from: float = 1.0
     random_windows: bool = False
     backwards: bool = False
 
@@ -182,22 +185,23 @@ def train_language_model(
         allow_data_change=allow_change,
         eval_steps=eval_steps,
         patience=patience,
+        average_from=training.average_from,
     )
     return progress, trained
 
 
 def recurrent_training(lm: sections.LanguageModel, encoded: Mapping[str, Encoded], *, backwards: bool) -> Training:
-    """Make the training of a recurrent language model from its settings: AdamW under 1cycle."""
-    high, low = lm.momentum
+    """Make the training of a recurrent language model from its settings: AdamW, by default under 1cycle."""
     check_rows(lm.rows, encoded)
     return Training(
         total_steps=windows_to_do(encoded["train"], steps=lm.steps, epochs=lm.epochs, num_rows=lm.rows, window=lm.window),
         num_rows=lm.rows,
         window=lm.window,
         make_optimizer=partial(_make_optimizer, lm),
-        schedule=one_cycle(),
-        momentum=one_cycle_momentum(high=high, low=low),
+        schedule=RECURRENT_SCHEDULES[lm.schedule],
+        momentum=momentum_of(lm.schedule, lm.momentum),
         max_grad_norm=lm.max_grad_norm,
+        average_from=lm.average_from,
         random_windows=lm.random_windows,
         backwards=backwards,
     )

@@ -1,4 +1,6 @@
-"""Predictions of a finished run for new texts: the same answers as `pipeline("text-classification", model="RUN/model")`."""
+"""Predictions of finished runs for new texts: of one, the answers of `pipeline("text-classification", model="RUN/model")`; of
+several, their mean.
+"""
 
 from __future__ import annotations
 
@@ -65,6 +67,58 @@ def load_run(path: str | Path, *, accelerator: Accelerator) -> Classifier:
         fields=_trained_fields(path / "result.json", model),
         thresholds=None if thresholds is None else np.array(thresholds),
     )
+
+
+def load_runs(paths: Sequence[str | Path], *, accelerator: Accelerator) -> list[Classifier]:
+    """Load runs whose answers can be averaged: of one task, with the same labels in any order, on as many texts.
+
+    Raises `ConfigError` for those that differ, naming both.
+    """
+    classifiers = [load_run(path, accelerator=accelerator) for path in paths]
+    for path, classifier in zip(paths[1:], classifiers[1:], strict=True):
+        for before, now in zip(_described(classifiers[0].fields), _described(classifier.fields), strict=True):
+            if before != now and before and now:
+                raise ConfigError(
+                    f"{path} answers for {now}, and {paths[0]} for {before}: there is no mean of them",
+                    hint="give runs of the same task, labels and number of text columns",
+                )
+    return classifiers
+
+
+def _described(fields: Fields) -> tuple[str, str, str]:
+    """Say what must be the same in runs that answer together; the columns of a model folder alone are not known."""
+    texts = {0: "", 1: "one text"}.get(len(fields.text), "a pair of texts")
+    return fields.task, f"the labels {', '.join(sorted(fields.labels))}" if fields.labels else "", texts
+
+
+def combined(classifiers: Sequence[Classifier]) -> Classifier:
+    """Return the first one, to read texts and name answers with, with the mean of all decision thresholds."""
+    first = classifiers[0]
+    if all(classifier.thresholds is None for classifier in classifiers):
+        return first
+    even = np.full(len(first.fields.labels), 0.5)  # what no thresholds mean
+    rows = [
+        even if classifier.thresholds is None else classifier.thresholds[_columns(classifier, first)] for classifier in classifiers
+    ]
+    return replace(first, thresholds=np.mean(rows, axis=0))
+
+
+def mean_outputs(classifiers: Sequence[Classifier], examples: Examples, *, accelerator: Accelerator) -> Array:
+    """Return the mean of the classifiers' probabilities [n, labels], in the first one's order of labels, or of their values [n].
+
+    A forward and a backward language model make such an ensemble (Howard and Ruder 2018). Of one classifier it is the answer.
+    """
+    rows = []
+    for classifier in classifiers:
+        outputs = predict_outputs(classifier, examples, accelerator=accelerator)
+        rows.append(outputs if outputs.ndim == 1 else outputs[:, _columns(classifier, classifiers[0])])
+    mean: Array = np.mean(rows, axis=0, dtype=rows[0].dtype)
+    return mean
+
+
+def _columns(classifier: Classifier, first: Classifier) -> list[int]:
+    """Return where `classifier` has the labels of `first`, in their order there."""
+    return [classifier.fields.labels.index(label) for label in first.fields.labels]
 
 
 def _trained_fields(result: Path, model: PreTrainedModel) -> Fields:

@@ -36,6 +36,12 @@ from recipes.common.classifier import Training, stage_seed
 from recipes.common.folder import CACHE, Run
 
 SIZES = {"tiny": (16, 24, 2), "small": (200, 512, 2), "paper": (400, 1152, 3)}  # embedding, hidden units, layers
+RECURRENT_SCHEDULES: dict[str, Schedule] = {
+    "one_cycle": one_cycle(),
+    "slanted_triangular": slanted_triangular(),
+    "cosine": cosine(),
+    "constant": constant(),
+}
 WHOLE = 10_000_000  # tokens: documents of a language model are not cut
 
 
@@ -111,20 +117,33 @@ def new_language_model(options: dict[str, Any], *, dropout: float, seed: int) ->
 def load_language_model(name: str, *, dropout: float) -> tuple[AWDLSTMForCausalLM, PreTrainedTokenizerBase]:
     """Load an AWD-LSTM language model and its tokenizer from a run folder, a model folder, or a `.pth` file of fastai's.
 
-    Raises `ConfigError` for a folder that holds none.
+    Raises `ConfigError` for a folder that holds none, or one that lacks weights, or a tokenizer of another vocabulary.
     """
     if name.endswith(".pth"):
         return _with_dropouts(*load_fastai(Path(name)), dropout=dropout)
     folder = Path(name) / "model" if (Path(name) / "model" / "config.json").is_file() else Path(name)
     tokenizer = load_tokenizer(str(folder))
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32", use_safetensors=True, trust_remote_code=False)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder, dtype="float32", use_safetensors=True, trust_remote_code=False, output_loading_info=True
+        )
     except (OSError, ValueError, RuntimeError) as error:
         first = (str(error).splitlines() or ["?"])[0]
         raise ConfigError(f"{name} cannot be loaded: {first}", column="lm.init", hint="give a run of lm_awd_lstm") from error
+    model, report = loaded
     if not isinstance(model, AWDLSTMForCausalLM):
         kind = model.config.model_type
         raise ConfigError(f"{name} is a {kind}, not an AWD-LSTM", column="lm.init", hint="give a run of lm_awd_lstm")
+    if report["missing_keys"]:
+        lacking = ", ".join(sorted(report["missing_keys"])[:3])
+        raise ConfigError(f"the weights in {name} lack {lacking}", column="lm.init", hint="give a whole run of lm_awd_lstm")
+    num_tokens = 1 + max(tokenizer.get_vocab().values())
+    if num_tokens != model.config.vocab_size:
+        raise ConfigError(
+            f"the tokenizer in {name} has {num_tokens:,} tokens, and the embedding is of {model.config.vocab_size:,}",
+            column="lm.init",
+            hint="give the folder the tokenizer that the model was trained with",
+        )
     frame_documents_(tokenizer)
     return _with_dropouts(model, tokenizer, dropout=dropout)
 
@@ -164,24 +183,23 @@ def new_classifier(
 
 def stage_trainings(run: Run, stages: Sequence[sections.Stage], optim: sections.RecurrentOptim) -> list[Training]:
     """Turn a config's stages into trainings: rates fall by `optim.group_ratio` from one layer group to the one below."""
-    schedules: dict[str, Schedule] = {
-        "one_cycle": one_cycle(),
-        "slanted_triangular": slanted_triangular(),
-        "cosine": cosine(),
-        "constant": constant(),
-    }
-    high, low = optim.momentum
     return [
         Training(
             epochs=stage.epochs,
             make_optimizer=partial(_make_optimizer, run, stage, optim),
-            schedule=schedules[optim.schedule],
-            momentum=one_cycle_momentum(high=high, low=low) if optim.schedule == "one_cycle" else None,
+            schedule=RECURRENT_SCHEDULES[optim.schedule],
+            momentum=momentum_of(optim.schedule, optim.momentum),
             train_last=stage.train_last,
+            average_from=optim.average_from,
             name=_stage_name(stage.train_last),
         )
         for stage in stages
     ]
+
+
+def momentum_of(schedule: str, momentum: tuple[float, float]) -> Schedule | None:
+    """Return how Adam's first beta goes the other way while 1cycle's rate goes; under other schedules it stays."""
+    return one_cycle_momentum(high=momentum[0], low=momentum[1]) if schedule == "one_cycle" else None
 
 
 def _stage_name(train_last: int | None) -> str:

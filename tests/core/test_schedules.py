@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nlpbp.core.schedules import constant, cosine, linear, warm_up
+from nlpbp.core.schedules import constant, cosine, linear, one_cycle, one_cycle_momentum, slanted_triangular, warm_up
 
 
 def test_closed_form_values() -> None:
@@ -35,3 +35,21 @@ def test_a_schedule_works_in_a_foreign_loop() -> None:
         optimizer.step()
         scheduler.step()
     assert rates == [2.0, 1.5, 1.0, 0.5]
+
+
+def test_the_slanted_triangle_has_the_corners_of_the_paper() -> None:
+    schedule = slanted_triangular()  # cut_frac 0.1, ratio 32
+    assert [schedule(p) for p in (0.0, 0.05, 0.1, 0.55, 1.0)] == pytest.approx([1 / 32, 33 / 64, 1.0, 33 / 64, 1 / 32])
+    steps, cut = 1000, 100
+    for step in (0, 37, 100, 421, 1000):  # formula 3 of Howard and Ruder, of step t in T
+        p = step / cut if step < cut else 1 - (step - cut) / (cut * (1 / 0.1 - 1))
+        assert schedule(step / steps) == pytest.approx((1 + p * 31) / 32)
+
+
+def test_one_cycle_has_fastais_numbers_and_momentum_goes_the_other_way() -> None:
+    schedule, momentum = one_cycle(), one_cycle_momentum()
+    assert [schedule(p) for p in (0.0, 0.125, 0.25, 0.625, 1.0)] == pytest.approx([0.04, 0.52, 1.0, 0.500005, 1e-5])
+    assert [momentum(p) for p in (0.0, 0.125, 0.25, 0.625, 1.0)] == pytest.approx([0.8, 0.75, 0.7, 0.75, 0.8])
+    progress = [i / 200 for i in range(201)]
+    assert max(progress, key=schedule) == min(progress, key=momentum) == 0.25
+    assert all(0.0 < schedule(p) <= 1.0 for p in progress)

@@ -20,7 +20,7 @@ import pytest
 from nlpbp.core.errors import CheckpointError, ConfigError, NumericError
 from nlpbp.train import loop
 from nlpbp.train.signals import Stopped
-from recipes import RECIPES, transformer_sentiment
+from recipes import RECIPES, transformer_sentiment, ulmfit
 from recipes.common import fit
 from recipes.common.config import Batch, Checkpoints
 
@@ -55,6 +55,19 @@ def train(recipe: ModuleType, out: Path, **changes: Any) -> None:
     short = {"epochs": 2} if hasattr(config, "epochs") else {}
     config = dataclasses.replace(config, out=str(out), threads=1, **short)
     recipe.run(dataclasses.replace(config, **{"batch": batch, "checkpoint": Checkpoints(every_steps=3), **changes}))
+
+
+AVERAGED = {
+    "lm": dataclasses.replace(ulmfit.tiny().lm, average_from=0.4),
+    "optim": dataclasses.replace(ulmfit.tiny().optim, average_from=0.4),
+}
+
+
+@pytest.fixture(scope="module")
+def averaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "averaged"
+    train(ulmfit, out, **AVERAGED)
+    return out
 
 
 def at_step(number: int, action: Callable[[], None]) -> Callable[..., None]:
@@ -168,6 +181,30 @@ def test_a_restore_that_is_left_out_shows(
         patch.setattr(fit, "set_full_optimizer_state", lambda *given: None)
         train(recipe, tmp_path / "run")
     assert artefacts(tmp_path / "run")["model/model.safetensors"] != artefacts(uninterrupted)["model/model.safetensors"]
+
+
+@pytest.mark.parametrize("stage", ["language model", "head", "all layers"])
+def test_a_mean_of_weights_goes_on_bit_for_bit(averaged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str) -> None:
+    step = max(line["step"] for line in metrics(averaged) if line.get("stage") == stage) - 1
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(fit, "log", at_step(step, die))
+        train(ulmfit, tmp_path / "run", **AVERAGED)
+    newest = max((tmp_path / "run" / "checkpoints").glob("step-*"))
+    assert (newest / "average.safetensors").exists()
+    train(ulmfit, tmp_path / "run", **AVERAGED)
+    assert artefacts(tmp_path / "run") == artefacts(averaged)
+
+
+def test_a_mean_of_weights_that_is_not_restored_shows(averaged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    last = num_steps(averaged)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(fit, "log", at_step(last, die))
+        train(ulmfit, tmp_path / "run", **AVERAGED)
+    with monkeypatch.context() as patch:
+        original = fit._load
+        patch.setattr(fit, "_load", lambda found, file, model: original(found, "model.safetensors", model))
+        train(ulmfit, tmp_path / "run", **AVERAGED)
+    assert artefacts(tmp_path / "run")["model/model.safetensors"] != artefacts(averaged)["model/model.safetensors"]
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130), (signal.SIGUSR1, 75)])

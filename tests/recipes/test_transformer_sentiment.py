@@ -14,14 +14,17 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from safetensors.numpy import load_file
 from transformers import AutoModelForSequenceClassification, pipeline
 
 from nlpbp.core.errors import DataError
 from nlpbp.data.columns import Fields
 from nlpbp.data.readers import Table
 from nlpbp.data.tiny import WORDS, tiny_reviews
+from nlpbp.text.tiny import tiny_bert
 from recipes import transformer_sentiment
 from recipes.common import config as sections
+from recipes.common.folder import CACHE
 from recipes.common.inputs import load_inputs
 from recipes.common.predict import read_texts
 from recipes.common.results import RunResult
@@ -129,6 +132,23 @@ def test_given_parts_are_used_and_texts_they_share_are_told(tmp_path: Path, caps
     assert predictions["id"] == list(range(40))
     assert predictions["reference"][0] == "test.csv:2"
     assert json.loads((result.out / "result.json").read_text())["data"]["examples"] == {"train": 144, "validation": 16, "test": 40}
+
+
+def test_guessing_hidden_words_is_learned_and_reaches_the_classifier(tmp_path: Path) -> None:
+    tiny = transformer_sentiment.tiny()
+    still = dataclasses.replace(tiny.optim, lr=1e-9)  # what the classifier's body ends with is then what it began with
+    result = run(tmp_path, dict(REVIEWS), mlm=sections.MaskedLM(steps=48, lr=1e-2), optim=still, epochs=1)
+    lines = [json.loads(line) for line in (result.out / "metrics.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in lines if "perplexity" in line]
+    assert len(losses) == 6
+    assert losses[-1] < losses[0] - 0.3
+    stages = json.loads((result.out / "result.json").read_text())["stages"]
+    assert [(stage["metric"], stage["steps"]) for stage in stages] == [("loss", 48), ("accuracy", 9)]
+    before = load_file(tiny_bert(CACHE / "tiny-bert") / "model.safetensors")
+    after = load_file(result.out / "model" / "model.safetensors")
+    body = [name for name in after if name in before and "encoder" in name]
+    assert len(body) > 10
+    assert all(abs(after[name] - before[name]).max() > 1e-3 for name in body if name.endswith("weight"))
 
 
 def test_a_sample_is_nested_and_leaves_the_other_parts_alone(tmp_path: Path) -> None:

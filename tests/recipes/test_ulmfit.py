@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from nlpbp.core.errors import ConfigError, DataError
@@ -15,6 +16,7 @@ from nlpbp.data.tiny import tiny_reviews
 from recipes import lm_awd_lstm, ulmfit
 from recipes.common import config as sections
 from recipes.common.results import RunResult
+from run_script import TWO_PROCESSES, run_script
 
 
 def run(out: Path, **changes: Any) -> RunResult:
@@ -112,3 +114,41 @@ def test_contradictions_and_what_cannot_be_are_errors(tmp_path: Path, finished: 
         run(tmp_path / "d", lm=dataclasses.replace(tiny, init=str(tmp_path)))
     with pytest.raises(DataError, match="too few for 9000 rows"):
         run(tmp_path / "e", lm=dataclasses.replace(tiny, rows=9000))
+
+
+def test_every_stage_trains_in_the_precision_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from recipes.common import classifier, language_model
+
+    seen: list[tuple[str, torch.dtype]] = []
+    for module in (language_model, classifier):
+
+        def noting(*args: Any, original: Any = module.fit, **options: Any) -> Any:
+            layer = next(m for m in options["model"].modules() if isinstance(m, torch.nn.LSTM))
+            hook = layer.register_forward_hook(lambda m, inputs, outputs: seen.append((options["stage"].name, outputs[0].dtype)))
+            ended = original(*args, **options)
+            hook.remove()
+            return ended
+
+        monkeypatch.setattr(module, "fit", noting)
+    run(tmp_path / "run", precision="bf16", lm=dataclasses.replace(ulmfit.tiny().lm, steps=2))
+    assert dict(seen) == dict.fromkeys(("language model", "head", "all layers"), torch.bfloat16)
+
+
+def test_two_processes_do_what_one_does_in_every_stage_bit_for_bit(tmp_path: Path) -> None:
+    """The language model's rows, an odd number of them, go on from window to window on whichever process they are."""
+    tiny = ulmfit.tiny()
+    changes = {
+        "lm": dataclasses.replace(tiny.lm, rows=7, random_windows=True, average_from=0.5),
+        "optim": dataclasses.replace(tiny.optim, average_from=0.5),
+        "precision": "bf16",
+    }
+    for name, num in (("one", 2), ("control", 1)):
+        run(tmp_path / name, batch=dataclasses.replace(tiny.batch, micro_batches=num), **changes)
+    config = ["--config", str(tmp_path / "one" / "config.yaml"), "--out", "two"]
+    both = run_script("finetune", "ulmfit", *config, cwd=tmp_path, launcher=TWO_PROCESSES)
+    assert both.returncode == 0, both.stderr
+    assert "2 processes" in both.stdout
+    for name in ("language_model/model.safetensors", "model/model.safetensors", "metrics.jsonl", "predictions.parquet"):
+        one, two, control = ((tmp_path / folder / name).read_bytes() for folder in ("one", "two", "control"))
+        assert one == two
+        assert one != control  # dropout masks follow the micro-batches

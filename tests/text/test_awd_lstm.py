@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification, Trainer, TrainingArguments
 
-import nlpbp.text  # noqa: F401
+from nlpbp.core.init import init_recurrent_
+from nlpbp.text import awd_lstm
 from nlpbp.text.awd_lstm import (
     LANGUAGE_MODEL_DROPOUTS,
     AWDLSTMConfig,
@@ -316,3 +318,57 @@ def test_tanh_keeps_a_state_within_one_and_relu_does_not() -> None:
     torch.manual_seed(0)
     assert last_state("tanh") <= 1.0
     assert not last_state("relu") < float("inf")
+
+
+def test_tanh_trains_at_a_rate_at_which_relu_diverges() -> None:
+    def last_loss(nonlinearity: str, lr: float) -> float:
+        torch.manual_seed(0)
+        embedding, rnn, decoder = nn.Embedding(8, 32), nn.RNN(32, 32, nonlinearity=nonlinearity, batch_first=True), nn.Linear(32, 8)
+        init_recurrent_(rnn)
+        optimizer = torch.optim.SGD([*embedding.parameters(), *rnn.parameters(), *decoder.parameters()], lr=lr)
+        loss = torch.tensor(0.0)
+        for _ in range(40):
+            words = (torch.randint(8, (8, 1)) + 3 * torch.arange(41)) % 8  # the next one follows from this one
+            loss = F.cross_entropy(decoder(rnn(embedding(words[:, :-1]))[0]).flatten(0, 1), words[:, 1:].flatten())
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        return loss.item()
+
+    assert last_loss("relu", 0.1) < 0.2
+    assert last_loss("tanh", 3.0) < 0.2
+    assert not last_loss("relu", 1.0) < 2.0  # what a guess among 8 costs, or not a number
+
+
+def test_a_document_of_a_megabyte_has_an_answer_and_only_what_is_pooled_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = classifier(embedding_size=2, hidden_size=2, chunk_length=1000, pooled_length=1500)
+    words = torch.randint(4, 12, (1, 200_000))  # tokens, of five letters each
+    kept: list[int] = []
+    original = awd_lstm.concat_pool
+    monkeypatch.setattr(awd_lstm, "concat_pool", lambda hidden, mask: kept.append(hidden.shape[1]) or original(hidden, mask))
+    with torch.inference_mode():
+        whole = model(words).logits
+        assert whole.isfinite().all()
+        assert kept == [2000]
+        # Two texts in a batch, of which the longer one decides how much is read before anything is pooled.
+        mask = torch.ones(2, 200_000)
+        mask[1, 3_000:] = 0
+        both = model(words.expand(2, -1), attention_mask=mask).logits
+        assert torch.allclose(both[0], whole[0], atol=1e-5)
+        assert torch.allclose(both[1], model(words[:, :3_000]).logits[0], atol=1e-5)
+
+
+def test_a_range_with_a_margin_reaches_the_values_at_its_ends() -> None:
+    """A sigmoid never gets to its ends: where the targets are 1 to 5, a range of 0.5 to 5.5 fits them sooner."""
+
+    def error(value_range: list[float]) -> float:
+        model = classifier(problem_type="regression", num_labels=1, value_range=value_range, **NONE)
+        optimizer = torch.optim.Adam(model.classifier.parameters(), lr=0.01)
+        targets = torch.tensor([1.0, 5.0])
+        for _ in range(100):
+            optimizer.zero_grad()
+            model(WORDS, labels=targets).loss.backward()
+            optimizer.step()
+        return (model(WORDS).logits.squeeze(-1) - targets).abs().max().item()
+
+    assert error([0.5, 5.5]) < 0.2 * error([1.0, 5.0])
