@@ -15,6 +15,8 @@ from pathlib import Path
 
 from command_line import main
 
+PRECISIONS = ("auto", "fp32", "bf16")
+
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Read the command line."""
@@ -34,6 +36,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         metavar="PATH",
         help="the python of the environment with fastai (default: this one)",
     )
+    recurrent.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="auto",
+        help="of our side; fastai's is its default, fp32 (default: auto, the recipes')",
+    )
     recurrent.add_argument("--short", action="store_true", help="a few steps on tiny data: tries the path, measures nothing")
     # Without a help text a sub-command is not listed: these are what the processes of a benchmark are started with.
     worker = names.add_parser("transformer-worker")
@@ -45,6 +53,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     worker = names.add_parser("recurrent-worker")
     worker.add_argument("folder", type=Path)
     worker.add_argument("mode", choices=["prepare", "interop", "texts", "language_model", "classifier"])
+    worker.add_argument("--precision", default="auto")
     worker.add_argument("--short", action="store_true")
     peer = names.add_parser("recurrent-peer")
     peer.add_argument("folder", type=Path)
@@ -69,11 +78,11 @@ def benchmark(arguments: Sequence[str]) -> None:
     elif given.name == "recurrent":
         from benchmarks import recurrent
 
-        recurrent.run(given.out, peer_python=given.peer_python, short=given.short)
+        recurrent.run(given.out, peer_python=given.peer_python, precision=given.precision, short=given.short)
     elif given.name == "recurrent-worker":
         from benchmarks import recurrent_worker
 
-        recurrent_worker.work(given.folder, given.mode, short=given.short)
+        recurrent_worker.work(given.folder, given.mode, precision=given.precision, short=given.short)
     elif given.name == "recurrent-peer":
         from benchmarks import recurrent_fastai
 

@@ -31,13 +31,13 @@ INSTALL = "pip install -c constraints.txt '.[bench]' and then pip install --no-d
 Blocks = dict[str, list[Record]]  # by system
 
 
-def run(out: Path, *, peer_python: str, short: bool) -> None:
+def run(out: Path, *, peer_python: str, precision: str, short: bool) -> None:
     """Compare the two systems piece by piece; write `out` after each piece.
 
     Raises `ConfigError` when `peer_python` has no fastai, `RuntimeError` when a model of fastai's computes something else with us.
     """
     with tempfile.TemporaryDirectory(prefix="nlpbp-benchmark-") as name:
-        bench = Bench(Path(name), peer_python=peer_python, short=short)
+        bench = Bench(Path(name), peer_python=peer_python, precision=precision, short=short)
         prepared = bench.ask("ours", "prepare")
         say(f"{prepared['machine']['cpu']}, {prepared['machine']['threads']} threads, {prepared['machine']['precision']}")
         told = bench.ask("fastai", "interop")
@@ -57,9 +57,9 @@ def run(out: Path, *, peer_python: str, short: bool) -> None:
 class Bench:
     """Starts the two systems' workers on one folder."""
 
-    def __init__(self, folder: Path, *, peer_python: str, short: bool) -> None:
+    def __init__(self, folder: Path, *, peer_python: str, short: bool, precision: str = "auto") -> None:
         self.folder, self.short = folder, short
-        self._peer_python = peer_python
+        self._peer_python, self._precision = peer_python, precision
 
     def start(self, system: str, mode: str) -> Any:
         """Start a worker; what it or its libraries would leave in the user's folders goes into that of the benchmark."""
@@ -67,7 +67,8 @@ class Bench:
         arguments = [WORKERS[system], str(self.folder), mode]
         if system == "fastai":
             return worker(*arguments, python=self._peer_python, environment=places)
-        return worker(*arguments, *(["--short"] if self.short else []), environment=places)
+        options = ["--precision", self._precision, *(["--short"] if self.short else [])]
+        return worker(*arguments, *options, environment=places)
 
     def ask(self, system: str, mode: str) -> Record:
         """Let a worker do the one thing it is for."""

@@ -61,8 +61,15 @@ def prepare_texts(folder: Path, given: Record) -> Record:
     np.save(folder / "lengths.npy", lengths)
     (folder / "vocab.json").write_text(json.dumps(words), encoding="utf-8")
     size, num_batches = given["peer_batch_size"], given["sample_batches"]
-    np.save(folder / "sample.npy", sample_documents(lengths, size=size, num_batches=num_batches))
-    return laps.record() | {"documents": len(ids), "tokens": int(lengths.sum()), "vocabulary": len(words)}
+    sample = sample_documents(lengths, size=size, num_batches=num_batches)
+    np.save(folder / "sample.npy", sample)
+    return laps.record() | {
+        "documents": len(ids),
+        "tokens": int(lengths.sum()),
+        "vocabulary": len(words),
+        "mean_length": float(lengths.mean()),
+        "mean_length_of_sample": float(lengths[sample].mean()),
+    }
 
 
 def sample_documents(lengths: Ints, *, size: int, num_batches: int, seed: int = 0) -> Ints:
@@ -72,7 +79,7 @@ def sample_documents(lengths: Ints, *, size: int, num_batches: int, seed: int = 
     into the same batches, and its lengths are those of all texts.
 
     >>> sample_documents(np.array([3, 1, 8, 7, 2, 4, 5, 6]), size=2, num_batches=2).tolist()
-    [7, 6, 0, 4]
+    [7, 6, 4, 1]
     """
     chunk = np.random.default_rng(seed).permutation(len(lengths))[: CHUNK * size]
     batches = by_length(lengths, chunk)[: len(chunk) // size * size].reshape(-1, size)
@@ -158,7 +165,7 @@ def fit(learner: Any, *, lr: float, max_steps: int | None = None) -> Record:
 
         def after_batch(self) -> None:
             laps.lap("step")
-            losses.append(float(self.learn.loss))
+            losses.append(self.learn.loss.item())
             if len(losses) == max_steps:
                 raise CancelFitException
 
@@ -239,5 +246,5 @@ def save_model(folder: Path, given: Record) -> Record:
     learner.save("lm", with_opt=False)
     (folder / "models" / "vocab.json").write_text(json.dumps(words), encoding="utf-8")
     arrays = {f"layer{index}": output.numpy() for index, output in enumerate(outputs)}
-    np.savez(folder / "interop.npz", tokens=tokens.numpy(), decoded=torch.cat(decoded).numpy(), **arrays)
+    np.savez(folder / "interop.npz", tokens=tokens.numpy(), decoded=torch.cat(decoded).numpy(), **arrays)  # type: ignore[arg-type]
     return {"fastai": importlib.metadata.version("fastai"), "torch": torch.__version__}

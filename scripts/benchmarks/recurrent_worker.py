@@ -35,11 +35,11 @@ SAMPLE_BATCHES, STEPS = 5, 3  # of fastai's classifier, and of the language mode
 PEER_BATCH_SIZE = 64  # fastai's default
 
 
-def work(folder: Path, mode: str, *, short: bool) -> None:
+def work(folder: Path, mode: str, *, precision: str, short: bool) -> None:
     """Do what one worker is started for; `folder` holds what `prepare` and fastai wrote."""
     answer = answers()
     if mode == "prepare":
-        answer(prepare(folder, short=short))
+        answer(prepare(folder, precision=precision, short=short))
         return
     given = json.loads((folder / "work.json").read_text(encoding="utf-8"))
     if mode == "interop":
@@ -61,7 +61,7 @@ def recipe_config(*, short: bool) -> Any:
     return ulmfit.tiny() if short else replace(ulmfit.Config(), model=Recurrent(size="paper"))
 
 
-def prepare(folder: Path, *, short: bool) -> Record:
+def prepare(folder: Path, *, precision: Any, short: bool) -> Record:
     """Read the texts, write them and what both sides are to do into `folder`, and describe the machine."""
     from nlpbp.data.packaged import packaged_reviews
     from nlpbp.data.tiny import tiny_reviews
@@ -69,12 +69,13 @@ def prepare(folder: Path, *, short: bool) -> Record:
 
     config = recipe_config(short=short)
     # Threads that wait for each other after every tiny step would make the short form slow on a busy machine.
-    accelerator = start(seed=config.seed, precision=config.precision, threads=1 if short else None)
+    accelerator = start(seed=config.seed, precision=precision, threads=1 if short else None)
     table = tiny_reviews() if short else packaged_reviews("imdb")
     labels = table.columns["label"]
     work = {
         "short": short,
         "threads": torch.get_num_threads(),
+        "precision": precision_of(accelerator),
         "sizes": SIZES[config.model.size],
         "rows": config.lm.rows,
         "window": config.lm.window,
@@ -169,7 +170,7 @@ def language_model_pieces(folder: Path, given: Record) -> dict[str, Callable[[],
     from recipes.common.recurrent import model_options, new_language_model
 
     config = recipe_config(short=given["short"])
-    accelerator = start(seed=config.seed, precision=config.precision, threads=given["threads"])
+    accelerator = start(seed=config.seed, precision=given["precision"], threads=given["threads"])
     encoded = read_documents(folder)
     tokenizer = word_tokenizer(json.loads((folder / "vocab.json").read_text(encoding="utf-8")))
     model = new_language_model(model_options(config.model, tokenizer), dropout=config.lm.dropout, seed=config.seed)
@@ -243,7 +244,7 @@ def classifier_pieces(folder: Path, given: Record) -> dict[str, Callable[[], Rec
     from recipes.common.recurrent import model_options, new_classifier, stage_trainings
 
     config = recipe_config(short=given["short"])
-    accelerator = start(seed=config.seed, precision=config.precision, threads=given["threads"])
+    accelerator = start(seed=config.seed, precision=given["precision"], threads=given["threads"])
     run = Run("benchmark", folder, accelerator)
     tokenizer = word_tokenizer(json.loads((folder / "vocab.json").read_text(encoding="utf-8")))
     labels = np.array(given["labels"])

@@ -73,9 +73,14 @@ def answers() -> Callable[[Record], None]:
 
 
 def serve(answer: Callable[[Record], None], pieces: Mapping[str, Callable[[], Record]]) -> None:
-    """Do the pieces that the other side names, and answer each with the peak memory so far, until it closes."""
+    """Do the pieces that the other side names, until it closes; each answer tells the peak memory so far, and the processor time.
+
+    The latter is of this process alone. Much less of it than threads times seconds says that something else was at work as well.
+    """
     for line in sys.stdin:
-        answer(pieces[line.strip()]() | {"peak_memory_mib": peak_memory_mib()})
+        before = time.process_time()
+        told = pieces[line.strip()]()
+        answer(told | {"cpu_seconds": time.process_time() - before, "peak_memory_mib": peak_memory_mib()})
 
 
 class Laps:
