@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from benchmarks.workers import cpu_name, peak_memory_mib
+from benchmarks.workers import answers, cpu_name, peak_memory_mib
 from torch import nn
 
 from nlpbp.data.order import evaluation_batches, steps_per_epoch, training_plan
@@ -59,11 +59,7 @@ class Work:
 
 def work(folder: Path, mode: str, *, system: str, seed: int, short: bool) -> None:
     """Do what one worker is started for; `folder` holds what `prepare` wrote."""
-    stdout, sys.stdout = sys.stdout, sys.stderr  # whatever a library prints must not come between the answers
-
-    def answer(record: dict[str, Any]) -> None:
-        print(json.dumps(record), file=stdout, flush=True)
-
+    answer = answers()
     if mode == "prepare":
         answer(prepare(folder, short=short))
         return

@@ -14,7 +14,8 @@ import resource
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -45,10 +46,10 @@ def worker(
             process.kill()
 
 
-def go(process: subprocess.Popen[str]) -> None:
-    """Let a worker do its next piece."""
+def go(process: subprocess.Popen[str], piece: str = "go") -> None:
+    """Let a worker do its next piece, or the one that is named."""
     assert process.stdin is not None
-    process.stdin.write("go\n")
+    process.stdin.write(f"{piece}\n")
     process.stdin.flush()
 
 
@@ -59,6 +60,49 @@ def answer(process: subprocess.Popen[str]) -> Record:
     if not line:
         raise RuntimeError(f"a worker ended too early, with code {process.wait()}; what it said stands above")
     return json.loads(line)
+
+
+def answers() -> Callable[[Record], None]:
+    """Return what a worker answers with; from now on whatever a library prints goes elsewhere, and not between the answers."""
+    stdout, sys.stdout = sys.stdout, sys.stderr
+
+    def answer(record: Record) -> None:
+        print(json.dumps(record), file=stdout, flush=True)
+
+    return answer
+
+
+def serve(answer: Callable[[Record], None], pieces: Mapping[str, Callable[[], Record]]) -> None:
+    """Do the pieces that the other side names, until it closes; each answer tells the peak memory so far, and the processor time.
+
+    The latter is of this process alone. Much less of it than threads times seconds says that something else was at work as well.
+    """
+    for line in sys.stdin:
+        before = time.process_time()
+        told = pieces[line.strip()]()
+        answer(told | {"cpu_seconds": time.process_time() - before, "peak_memory_mib": peak_memory_mib()})
+
+
+class Laps:
+    """Seconds by what they were spent on: each lap ends where the next begins, the first begins with the clock's start."""
+
+    def __init__(self) -> None:
+        self.start()
+
+    def start(self) -> None:
+        """Start the clock anew."""
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        """Count the time since the last lap, or the start, as spent on `name`."""
+        now = time.perf_counter()
+        self.seconds[name] = self.seconds.get(name, 0.0) + now - self._last
+        self._last = now
+
+    def record(self) -> Record:
+        """Return the sum and its parts."""
+        return {"seconds": sum(self.seconds.values()), "parts": self.seconds}
 
 
 def median(values: Sequence[float | None]) -> float | None:
