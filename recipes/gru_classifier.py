@@ -57,7 +57,7 @@ def tiny() -> Config:
         data=sections.Data(train="tiny:reviews", max_length=64),
         model=sections.Recurrent(size="tiny", cell="gru"),
         tokenizer=sections.Tokenizer(kind="word", vocab_size=400),
-        stages=(sections.Stage(epochs=2, lr=3e-2),),
+        stages=(sections.Stage(epochs=3, lr=3e-2),),
         dropout=sections.Dropout(scale=0.5),
         batch=sections.Batch(size=16),
     )

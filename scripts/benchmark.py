@@ -3,6 +3,7 @@
 python scripts/benchmark.py transformer --out transformer.json              # against transformers.Trainer, about half an hour
 python scripts/benchmark.py transformer --out transformer.json --seeds 3    # medians over three trainings a system
 python scripts/benchmark.py recurrent --out recurrent.json --peer-python fastai/bin/python    # against fastai, about half an hour
+python scripts/benchmark.py transfer --out transfer.json    # few labels with and without a language model, about 90 minutes
 """
 
 from __future__ import annotations
@@ -43,6 +44,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="of our side; fastai's is its default, fp32 (default: auto, the recipes')",
     )
     recurrent.add_argument("--short", action="store_true", help="a few steps on tiny data: tries the path, measures nothing")
+    transfer = names.add_parser("transfer", help="few labels: with and without a language model, and beside linear models")
+    transfer.add_argument(
+        "--out", type=Path, required=True, help="the .json file to write; one that is there and not complete is gone on with"
+    )
+    transfer.add_argument("--seeds", type=int, default=3, metavar="N", help="samples of labels, seeds 0 to N-1 (default: 3)")
+    transfer.add_argument("--short", action="store_true", help="a few steps on tiny data: tries the path, measures nothing")
     # Without a help text a sub-command is not listed: these are what the processes of a benchmark are started with.
     worker = names.add_parser("transformer-worker")
     worker.add_argument("folder", type=Path)
@@ -59,9 +66,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     peer.add_argument("folder", type=Path)
     peer.add_argument("mode", choices=["interop", "texts", "language_model", "classifier"])
     given = parser.parse_args(arguments)
-    if given.name == "transformer" and given.seeds < 1:
+    if given.name in ("transformer", "transfer") and given.seeds < 1:
         parser.error("--seeds must be 1 or more")
-    if given.name in ("transformer", "recurrent") and not given.out.parent.is_dir():
+    if given.name in ("transformer", "recurrent", "transfer") and not given.out.parent.is_dir():
         parser.error(f"--out: there is no folder {given.out.parent}")
     if given.name == "recurrent" and shutil.which(given.peer_python) is None:
         parser.error(f"--peer-python: there is no program {given.peer_python}")
@@ -75,6 +82,10 @@ def benchmark(arguments: Sequence[str]) -> None:
         from benchmarks import transformer
 
         transformer.run(given.out, num_seeds=given.seeds, short=given.short)
+    elif given.name == "transfer":
+        from benchmarks import transfer
+
+        transfer.run(given.out, num_seeds=given.seeds, short=given.short)
     elif given.name == "recurrent":
         from benchmarks import recurrent
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import platform
 import sys
@@ -111,6 +112,7 @@ def _bf16_is_faster_everywhere(accelerator: Accelerator) -> bool:
     return int(votes) == accelerator.num_processes
 
 
+@functools.cache
 def bf16_speedup() -> float:
     """Measure how many times faster this processor multiplies matrices in bf16 than in fp32, in a tenth of a second.
 

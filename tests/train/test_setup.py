@@ -23,7 +23,8 @@ def test_what_was_asked_for_is_not_measured(wanted: Precision, monkeypatch: pyte
 
 
 def test_a_processor_without_the_instructions_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    measure = setup.bf16_speedup.__wrapped__
     monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
-    assert setup.bf16_speedup() == 0.0
+    assert measure() == 0.0
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
-    assert setup.bf16_speedup() > 0.0
+    assert measure() > 0.0
