@@ -165,7 +165,7 @@ def read_documents(folder: Path, chosen: np.ndarray[Any, Any] | None = None) -> 
 
 
 def language_model_pieces(folder: Path, given: Record) -> dict[str, Callable[[], Record]]:
-    """Return the pieces of the language model's worker: some steps of training."""
+    """Return the pieces of the language model's worker: some steps of training, with the loss as it comes and over every token."""
     from recipes.common.language_model import Reading, recurrent_training
     from recipes.common.recurrent import model_options, new_language_model
 
@@ -175,8 +175,10 @@ def language_model_pieces(folder: Path, given: Record) -> dict[str, Callable[[],
     tokenizer = word_tokenizer(json.loads((folder / "vocab.json").read_text(encoding="utf-8")))
     model = new_language_model(model_options(config.model, tokenizer), dropout=config.lm.dropout, seed=config.seed)
     training = recurrent_training(config.lm, {"train": encoded}, backwards=False)
-    reading = Reading(recurrent=True, activation=config.lm.activation, temporal=config.lm.temporal)
-    carried, laps = CarriedState(training.num_rows), Laps()
+    carried, laps, estimates = CarriedState(training.num_rows), Laps(), True
+    every_token = Reading(recurrent=True, activation=config.lm.activation, temporal=config.lm.temporal)
+    as_it_comes = replace(every_token, num_sampled=config.lm.sampled)
+    losses = {True: as_it_comes.loss_fn(carried), False: every_token.loss_fn(carried)}
     optimizer: Any = training.make_optimizer(model, layer_groups(model))
     trained: nn.Module
     trained, optimizer = accelerator.prepare(model, optimizer)
@@ -195,7 +197,7 @@ def language_model_pieces(folder: Path, given: Record) -> dict[str, Callable[[],
         windows,
         optimizer,
         accelerator=accelerator,
-        loss_fn=timed_loss(reading.loss_fn(carried), laps, accelerator=accelerator, body=model.model),
+        loss_fn=timed_loss(lambda model, batch: losses[estimates](model, batch), laps, accelerator=accelerator, body=model.model),
         count=count_targets,
         schedule=training.schedule,
         momentum=training.momentum,
@@ -204,7 +206,9 @@ def language_model_pieces(folder: Path, given: Record) -> dict[str, Callable[[],
         seed=config.seed,
     )
 
-    def block(num: int) -> Record:
+    def block(num: int, *, estimate: bool = True) -> Record:
+        nonlocal estimates
+        estimates = estimate
         laps.start()
         tokens, step = 0, None
         for _ in range(num):
@@ -215,7 +219,12 @@ def language_model_pieces(folder: Path, given: Record) -> dict[str, Callable[[],
         assert step is not None
         return laps.record() | {"steps": num, "tokens": tokens, "loss": step.loss}
 
-    return {"warm-up": lambda: block(1), "block": lambda: block(given["language_model_steps"])}
+    num_steps = given["language_model_steps"]
+    return {
+        "warm-up": lambda: block(1, estimate=False),  # the larger peak
+        "block": lambda: block(num_steps),
+        "every_token": lambda: block(num_steps, estimate=False),
+    }
 
 
 def timed_loss(loss_fn: LossFn, laps: Laps, *, accelerator: Accelerator, body: nn.Module) -> LossFn:

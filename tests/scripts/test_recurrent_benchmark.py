@@ -60,7 +60,8 @@ def test_our_texts_are_encoded_once_and_then_come_from_the_cache(bench: recurren
 
 
 def test_our_language_model_trains_on_whole_windows_and_its_parts_are_all_of_a_step(bench: recurrent.Bench) -> None:
-    first, block, _ = served(bench, "language_model", "warm-up", "block", "block")
+    first, block, _, every_token = served(bench, "language_model", "warm-up", "block", "block", "every_token")
+    assert every_token["tokens"] == block["tokens"]
     assert (first["steps"], first["tokens"]) == (1, 8 * 12)
     assert (block["steps"], block["tokens"]) == (3, 3 * 8 * 12)
     assert list(block["parts"]) == ["data", "forward", "loss", "backward", "step"]
@@ -169,6 +170,7 @@ def measured() -> dict[str, Any]:
                 "ours": [told("tokens", 100 * times, 1.0, **steps) for times in (1, 2, 7)],
                 "fastai": [told("tokens", 100, 1.0, **steps)] * 3,
             },
+            "every_token": {"ours": [told("tokens", 150, 1.0, **steps)] * 3},
         },
         "breakdown": {"ours": {"forward": 0.5, "backward": 1.5}, "fastai": {"forward": 2.0}},
         "classifier": {
@@ -185,13 +187,16 @@ def test_ratios_are_medians_over_pairs_of_blocks_and_peaks_of_whole_processes() 
     ratios = recurrent.ratios(record)
     assert ratios == {
         "lm_tokens_per_second": 2.0,
+        "lm_tokens_per_second_same_loss": 1.5,
         "classifier_documents_per_second": {"unfrozen": 3.0, "frozen": 4.0},
         "predict_documents_per_second": 5.0,
         "text_preparation": 6.0,
         "peak_memory": {"language_model": 0.25, "classifier": 0.25},
     }
     words = recurrent.in_words(ratios, record)
-    assert words[0] == "ours trains the language model on 2.00 times as many tokens a second as fastai"
+    assert words[0] == (
+        "ours trains the language model on 2.00 times as many tokens a second as fastai (1.50 with its loss, over every token)"
+    )
     assert words[3] == "ours predicts 5.00 times as many documents a second as fastai (1.50 in fp32)"
     assert words[4] == (
         "fastai takes 6.00 times as long as ours to turn the texts into ids "
