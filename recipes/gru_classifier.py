@@ -27,7 +27,7 @@ class Config:
     tokenizer: sections.Tokenizer = field(default_factory=lambda: sections.Tokenizer(vocab_size=8_000))
     stages: tuple[sections.Stage, ...] = (sections.Stage(epochs=6, lr=5e-3),)
     """The training: for how long and how fast."""
-    optim: sections.RecurrentOptim = field(default_factory=lambda: sections.RecurrentOptim(group_ratio=1.0))
+    optim: sections.RecurrentOptim = field(default_factory=sections.RecurrentOptim)
     dropout: sections.Dropout = field(default_factory=sections.Dropout)
     batch: sections.Batch = field(default_factory=sections.Batch)
     checkpoint: sections.Checkpoints = field(default_factory=sections.Checkpoints)

@@ -36,8 +36,7 @@ NAME = "ulmfit"
 CARD = "A language model made by nlpbp on the way to a classifier. `import nlpbp.text` makes transformers know it.\n"
 FINE_TUNING_DECAY = 1 / GROUP_RATIO  # of a language model that was trained before: its lower layers need less
 GRADUAL_UNFREEZING = (
-    sections.Stage(epochs=1, lr=2e-2, train_last=1),
-    sections.Stage(epochs=1, lr=1e-2, train_last=2),
+    sections.Stage(epochs=1, lr=1e-2, train_last=1),
     sections.Stage(epochs=2, lr=5e-3),
 )
 KEPT = ("embedding_size", "hidden_size", "num_hidden_layers", "cell", "nonlinearity", "backwards", "decoder_bias")  # of --lm.init
@@ -47,6 +46,9 @@ KEPT = ("embedding_size", "hidden_size", "num_hidden_layers", "cell", "nonlinear
 class Transfer(sections.LanguageModel):
     """How the language model is made, before there is a classifier."""
 
+    sampled: int | None = 1024
+    """Estimate the training loss from the tokens that occur in a step and so many others, twice as fast; None: from all. Scores
+    are never estimates."""
     skip: bool = False
     """Leave it out: a classifier from scratch. To take --lm.init as it is, give --lm.steps 0."""
     pretrain_data: str | None = None
@@ -64,7 +66,7 @@ class Config:
     data: sections.Data = field(default_factory=lambda: sections.Data(train="demo:imdb", max_length=400))
     model: sections.Recurrent = field(default_factory=sections.Recurrent)
     tokenizer: sections.Tokenizer = field(default_factory=sections.Tokenizer)
-    lm: Transfer = field(default_factory=Transfer)
+    lm: Transfer = field(default_factory=lambda: Transfer(steps=1200))
     stages: tuple[sections.Stage, ...] = GRADUAL_UNFREEZING
     """The classifier's training: what trains in each stage, for how long and how fast (gradual unfreezing, practice N6)."""
     optim: sections.RecurrentOptim = field(default_factory=sections.RecurrentOptim)
@@ -99,7 +101,6 @@ def tiny() -> Config:
         tokenizer=sections.Tokenizer(kind="word", vocab_size=400),
         lm=Transfer(epochs=1, rows=8, window=12, lr=2e-2, dropout=0.3),
         stages=(sections.Stage(epochs=1, lr=3e-2, train_last=1), sections.Stage(epochs=2, lr=3e-2)),
-        optim=sections.RecurrentOptim(group_ratio=1.0),
         dropout=sections.Dropout(scale=0.1),
         batch=sections.Batch(size=16),
     )

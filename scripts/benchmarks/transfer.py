@@ -46,10 +46,9 @@ METHODS = {
 MINILM_LENGTH = 256  # tokens: what it was made for
 EVALUATION_TOKENS = 8192
 LM_SAMPLED = 1024
-STAGES = {
-    "with_lm": (sections.Stage(epochs=1, lr=1e-2, train_last=1), sections.Stage(epochs=8, lr=5e-3)),
-    "without_lm": (sections.Stage(epochs=9, lr=5e-3),),
-}
+HEAD_FIRST = (sections.Stage(epochs=1, lr=1e-2, train_last=1), sections.Stage(epochs=8, lr=1e-2))
+STAGES = {"with_lm": HEAD_FIRST, "without_lm": HEAD_FIRST[1:]}
+BATCH = sections.Batch(size=16)  # few labels: steps of 32 would be too few
 
 
 @dataclass(frozen=True)
@@ -194,6 +193,7 @@ def measure(
             tokenizer=sections.Tokenizer(vocab_size=settings.vocab_size),
             lm=ulmfit.Transfer(init=str(language_model), steps=0) if method == "with_lm" else ulmfit.Transfer(skip=True),
             stages=STAGES[method],
+            batch=BATCH,
             out=f"{folder}/run",
             seed=seed,
         )
