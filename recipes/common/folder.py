@@ -190,7 +190,7 @@ def _claim(recipe: str, out: Path | None, config: CommonConfig) -> str | NlpbpEr
         return error
     except (OSError, ValueError) as error:
         return ConfigError(
-            f"{escape(str(out or 'runs'))} cannot be written: {escape(str(error))}",
+            f"{escape(str(out or 'runs'), limit=None)} cannot be written: {escape(str(error))}",
             column="out",
             hint="name a folder you may write to",
         )
