@@ -119,6 +119,9 @@ def run(config: Config) -> RunResult:
         raise ConfigError("is trained already; there is --lm.pretrain_data too", column="lm.init", hint="one or the other")
     if config.lm.steps == 0 and not (config.lm.skip or config.lm.init or config.lm.pretrain_data):
         raise ConfigError("trains no language model, and none is given", column="lm.steps", hint="give --lm.init, or --lm.skip")
+    if config.lm.steps is not None and config.lm.epochs != 1:
+        beside = f"--lm.steps {config.lm.steps}"
+        raise ConfigError(f"would have no effect beside {beside}", column="lm.epochs", hint="add --lm.steps None")
     with open_run(NAME, config) as run:
         return _train(run, config)
 

@@ -106,6 +106,8 @@ def test_contradictions_and_what_cannot_be_are_errors(tmp_path: Path, finished: 
     with pytest.raises(ConfigError) as error:
         run(tmp_path / "b", lm=dataclasses.replace(tiny, pretrain_data="x", init="x"))
     assert error.value.column == "lm.init"
+    with pytest.raises(ConfigError, match=r"no effect beside --lm\.steps 3"):
+        run(tmp_path / "epochs", lm=dataclasses.replace(tiny, steps=3, epochs=2))
     with pytest.raises(ConfigError, match="none is given"):
         run(tmp_path / "steps", lm=dataclasses.replace(tiny, steps=0))
     with pytest.raises(ConfigError, match="5 layer groups cannot train"):
