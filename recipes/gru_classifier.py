@@ -12,7 +12,7 @@ from recipes.common import config as sections
 from recipes.common.classifier import encode_parts, identity, train_classifier
 from recipes.common.folder import Run, open_run
 from recipes.common.inputs import joined_texts, load_inputs, the_same_everywhere
-from recipes.common.recurrent import model_options, new_classifier, stage_trainings, tokenizer_for
+from recipes.common.recurrent import BATCH, model_options, new_classifier, stage_trainings, tokenizer_for
 from recipes.common.results import RunResult
 
 NAME = "gru_classifier"
@@ -29,7 +29,7 @@ class Config:
     """The training: for how long and how fast."""
     optim: sections.RecurrentOptim = field(default_factory=sections.RecurrentOptim)
     dropout: sections.Dropout = field(default_factory=sections.Dropout)
-    batch: sections.Batch = field(default_factory=sections.Batch)
+    batch: sections.Batch = BATCH
     checkpoint: sections.Checkpoints = field(default_factory=sections.Checkpoints)
     eval_steps: int | None = None
     """Evaluate every so many steps. Left out: at the end of each epoch."""

@@ -21,6 +21,7 @@ from recipes.common.folder import Run, open_run
 from recipes.common.inputs import Inputs, fingerprint, joined_texts, load_inputs, load_texts, the_same_everywhere
 from recipes.common.language_model import Reading, recurrent_training, save_language_model, train_language_model
 from recipes.common.recurrent import (
+    BATCH,
     encode_documents,
     load_language_model,
     model_options,
@@ -71,7 +72,7 @@ class Config:
     """The classifier's training: what trains in each stage, for how long and how fast (gradual unfreezing, practice N6)."""
     optim: sections.RecurrentOptim = field(default_factory=sections.RecurrentOptim)
     dropout: sections.Dropout = field(default_factory=lambda: sections.Dropout(scale=0.5))
-    batch: sections.Batch = field(default_factory=sections.Batch)
+    batch: sections.Batch = BATCH
     checkpoint: sections.Checkpoints = field(default_factory=sections.Checkpoints)
     eval_steps: int | None = None
     """Evaluate every so many steps. Left out: at the end of each epoch."""

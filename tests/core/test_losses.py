@@ -71,6 +71,7 @@ def test_the_loss_in_chunks_has_the_value_and_the_gradients_of_the_loss_at_once(
     rows_at_a_time: int, bias: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(losses, "LOGITS_AT_A_TIME", 7 * rows_at_a_time)
+    monkeypatch.setattr(losses, "MIN_ROWS", 1)
     (hidden, weight, *rest), labels = logits_of(bias=bias)
     given = [hidden, weight, *rest]
     chunked = chunked_cross_entropy(hidden, weight, rest[0] if rest else None, labels)
