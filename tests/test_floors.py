@@ -43,6 +43,7 @@ def broken_rule(path: Path, imported: str) -> str | None:
         ("nlpbp/text/x.py", "nlpbp.train.loop"),
         ("nlpbp/core/x.py", "numpy"),
         ("nlpbp/data/x.py", "nlpbp.text"),
+        ("nlpbp/vision/x.py", "nlpbp.text"),
         ("recipes/a.py", "recipes.b"),
         ("nlpbp/train/x.py", "recipes.common"),
     ],

@@ -1,9 +1,9 @@
-"""Small operations on layers."""
+"""Small operations on layers, and what stands at a model's output."""
 
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 def output_layer(model: nn.Module, *, num_outputs: int) -> nn.Linear:
@@ -35,3 +35,30 @@ def fold_affine_(layer: nn.Linear, *, scale: float, shift: float) -> None:
         layer.bias.mul_(scale).add_(shift)
     elif shift:
         raise ValueError("a layer without a bias cannot take up a shift")
+
+
+def scaled_sigmoid(values: Tensor, *, low: float, high: float, margin: float = 0.05) -> Tensor:
+    """Keep answers inside a range that is known, such as 1 to 5 stars, so that the model need not learn it; in fp32.
+
+    The range is widened on both sides by `margin` times its length: without, `low` and `high` themselves are reached at infinity
+    alone, where nothing is learned any more. fast.ai's `y_range`. Raises `ValueError` for a range without length.
+
+    >>> scaled_sigmoid(torch.tensor([-torch.inf, 0.0, torch.inf]), low=1.0, high=5.0, margin=0.25).tolist()
+    [0.0, 3.0, 6.0]
+    """
+    if not low < high or margin < 0.0:
+        raise ValueError(f"a range goes up and its margin is not negative, unlike {low} to {high} with {margin}")
+    span = high - low
+    return low - margin * span + (1 + 2 * margin) * span * values.float().sigmoid()
+
+
+class AdaptiveConcatPool2d(nn.Module):
+    """Join the greatest and the mean of each channel of images of any size, [batch, channels, height, width] to [batch, 2 * channels].
+
+    >>> AdaptiveConcatPool2d()(torch.tensor([[[[1.0, 2.0], [3.0, 6.0]]]])).tolist()
+    [[6.0, 3.0]]
+    """
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Pool each channel."""
+        return torch.cat([images.amax(dim=(2, 3)), images.mean(dim=(2, 3))], dim=1)

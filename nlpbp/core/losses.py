@@ -12,39 +12,125 @@ from torch.nn import functional as F
 from nlpbp.core.batch import Batch, LossFn
 
 IGNORED = -100  # the label that torch leaves out of a loss
+ROWS_TO_JUDGE = 8  # fewer rows of probabilities may be chance
 
 
-def task_loss(logits: Tensor, labels: Tensor, *, task: str, label_smoothing: float = 0.0) -> Tensor:
+def task_loss(
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    task: str,
+    label_smoothing: float = 0.0,
+    class_weights: Tensor | None = None,
+    focal_gamma: float = 0.0,
+) -> Tensor:
     """Compute a task's mean loss from `logits` [batch, labels], always in fp32.
 
     single_label: log-softmax cross-entropy with int64 labels [batch], -100 for none; multi_label: sigmoid cross-entropy with labels
     in [0, 1] [batch, labels]; regression: squared error with labels [batch]. Smoothing moves that share of each
     target to the uniform distribution (Szegedy et al. 2015); regression has none to move.
 
+    `class_weights` [labels] multiply the loss of each item by its label's weight, for multi_label that of the true labels alone.
+    The mean is still over items: torch divides by the sum of the weights, which makes gradients depend on how a batch is cut.
+    `focal_gamma` turns to what is still hard: times (1 - p) ** gamma, p the probability of the truth (Lin et al. 2017).
+    Raises `ValueError` for either of them in regression, and for a focal loss of smoothed targets.
+
     >>> import torch
     >>> task_loss(torch.tensor([[1e4, -1e4]]), torch.tensor([0]), task="single_label").item()
     0.0
+    >>> even, labels = torch.zeros(2, 2), torch.tensor([0, 1])
+    >>> round(task_loss(even, labels, task="single_label", class_weights=torch.tensor([0.5, 2.0])).item(), 4)  # 1.25 * log(2)
+    0.8664
+    >>> round(task_loss(even, labels, task="single_label", focal_gamma=2.0).item(), 4)  # 0.5 ** 2 * log(2)
+    0.1733
     """
+    if focal_gamma < 0.0 or (focal_gamma and label_smoothing):
+        raise ValueError(f"a focal loss has a gamma above 0 and no label smoothing, not {focal_gamma} and {label_smoothing}")
     logits = logits.float()
+    weights = None if class_weights is None else class_weights.to(logits)
     if task == "single_label":
+        loss = F.cross_entropy(logits, labels, label_smoothing=label_smoothing, reduction="none")
+        if focal_gamma:
+            loss = loss * _share_left(loss).pow(focal_gamma)
+        if weights is not None:
+            loss = loss * weights[labels.clamp(min=0)]
         # The mean over no label at all would be 0 / 0.
-        total = F.cross_entropy(logits, labels, label_smoothing=label_smoothing, reduction="sum")
-        return total / (labels != IGNORED).sum().clamp(min=1)
+        return loss.sum() / (labels != IGNORED).sum().clamp(min=1)
     if task == "multi_label":
         smoothed = labels * (1.0 - label_smoothing) + 0.5 * label_smoothing
-        return F.binary_cross_entropy_with_logits(logits, smoothed)
+        loss = F.binary_cross_entropy_with_logits(logits, smoothed, pos_weight=weights, reduction="none")
+        if focal_gamma:
+            loss = loss * _share_left(F.binary_cross_entropy_with_logits(logits, labels, reduction="none")).pow(focal_gamma)
+        return loss.mean()
     if task == "regression":
+        if weights is not None or focal_gamma:
+            raise ValueError("regression has no classes to weigh and no probabilities to focus by")
         return F.mse_loss(logits.squeeze(-1), labels)
     raise ValueError(f"the task is single_label, multi_label or regression, not {task!r}")
 
 
-def classifier_loss(*, task: str, label_smoothing: float = 0.0) -> LossFn:
-    """Make the loss function of a model whose output has `logits`, for `train_steps` or any other loop."""
+def _share_left(loss: Tensor) -> Tensor:
+    """Return 1 - p, where p = exp(-loss) is the probability of the truth; never 0, where a power below 1 has no finite slope."""
+    return (-torch.expm1(-loss)).clamp(min=torch.finfo(loss.dtype).tiny)
+
+
+def balanced_class_weights(targets: Tensor, *, num_labels: int, task: str) -> Tensor:
+    """Weigh labels so that the rare ones count as much as the common: `class_weights` [labels] for `task_loss`, from all targets.
+
+    single_label, targets [examples]: each class that occurs has the same sum of weights, and the mean weight of an example is 1, so
+    the learning rate keeps its meaning. A class that never occurs gets 1. multi_label, targets [examples, labels] of 0 and 1: false
+    ones for each true one, both counted as 1 at least. Raises `ValueError` for a label that there is not, and for regression.
+
+    >>> balanced_class_weights(torch.tensor([0, 0, 0, 1]), num_labels=2, task="single_label").tolist()  # 4 / (2 * 3), 4 / (2 * 1)
+    [0.6666666865348816, 2.0]
+    >>> balanced_class_weights(torch.tensor([[1, 1], [0, 1], [0, 1]]), num_labels=2, task="multi_label").tolist()
+    [2.0, 0.3333333432674408]
+    """
+    if task == "single_label":
+        counts = targets[targets != IGNORED].bincount(minlength=num_labels)
+        if len(counts) > num_labels:
+            raise ValueError(f"label {len(counts) - 1} is not one of {num_labels} labels")
+        return torch.where(counts > 0, counts.sum() / ((counts > 0).sum() * counts), 1.0)
+    if task == "multi_label":
+        if targets.shape[1] != num_labels:
+            raise ValueError(f"the targets have {targets.shape[1]} labels, not {num_labels}")
+        true = targets.float().sum(dim=0)
+        return (len(targets) - true).clamp(min=1) / true.clamp(min=1)
+    raise ValueError(f"only the labels of single_label and multi_label can be balanced, not those of {task!r}")
+
+
+def looks_normalised(logits: Tensor) -> bool:
+    """Tell whether what should be logits [batch, labels] are probabilities already: a second softmax makes learning slow.
+
+    True if each of 8 rows or more has no negative number and the sum 1 within 1e-3, or within what the number format can tell.
+    Log-probabilities pass: a log-softmax of them changes nothing.
+
+    >>> logits = torch.randn(8, 3)
+    >>> looks_normalised(logits), looks_normalised(logits.log_softmax(-1)), looks_normalised(logits.softmax(-1))
+    (False, False, True)
+    """
+    if len(logits) < ROWS_TO_JUDGE or logits.shape[1] < 2:
+        return False
+    tolerance = max(1e-3, torch.finfo(logits.dtype).eps)
+    return bool((logits >= 0).all() and ((logits.float().sum(dim=1) - 1).abs() < tolerance).all())
+
+
+def classifier_loss(
+    *, task: str, label_smoothing: float = 0.0, class_weights: Tensor | None = None, focal_gamma: float = 0.0
+) -> LossFn:
+    """Make the loss function of a model whose output has `logits`, for `train_steps` or any other loop; options as in `task_loss`."""
 
     def loss_fn(model: nn.Module, batch: Batch) -> Tensor:
         if batch.labels is None:
             raise ValueError("a batch without labels cannot be trained on")
-        return task_loss(model(**batch.inputs).logits, batch.labels, task=task, label_smoothing=label_smoothing)
+        return task_loss(
+            model(**batch.inputs).logits,
+            batch.labels,
+            task=task,
+            label_smoothing=label_smoothing,
+            class_weights=class_weights,
+            focal_gamma=focal_gamma,
+        )
 
     return loss_fn
 

@@ -25,29 +25,78 @@ def epoch_order(num_examples: int, *, seed: int, epoch: int) -> Ints:
     return np.random.default_rng([seed, epoch]).permutation(num_examples)
 
 
-def grouped_steps(lengths: Ints, *, size: int, seed: int, epoch: int, min_size: int = 1) -> list[Ints]:
+def balanced_ids(targets: Ints, *, seed: int, epoch: int) -> Ints:
+    """Draw as many examples as there are so that every class comes equally often: rare ones are repeated, common ones take turns.
+
+    `targets` [n] are the classes of single labels. The ids [n], in random order, are a function of (seed, epoch). Within a class
+    each example is drawn as often as any other, give or take one. For the order of steps, give `targets` to `training_plan`.
+
+    >>> targets = np.array([0, 0, 0, 0, 0, 1])
+    >>> ids = balanced_ids(targets, seed=0, epoch=0)
+    >>> np.bincount(targets[ids]).tolist(), len(set(ids.tolist()))
+    ([3, 3], 4)
+    """
+    ids, _ = _balanced(np.zeros(targets.shape, dtype=np.int64), targets, seed=seed, epoch=epoch)
+    return ids[epoch_order(len(ids), seed=seed, epoch=epoch)]
+
+
+def _balanced(lengths: Ints, targets: Ints, *, seed: int, epoch: int) -> tuple[Ints, Ints]:
+    """Return balanced ids and, for each, a length that it does not exceed and that is the same in every epoch and for every seed.
+
+    Each class, sorted by length, is cut into as many runs as it has draws, and the examples of a run take turns over the epochs.
+    A class with fewer examples than draws has runs of one example, several of them of the same.
+    """
+    if targets.shape != lengths.shape:
+        raise ValueError(f"balancing takes one class for each example: targets {targets.shape} for lengths {lengths.shape}")
+    rng = np.random.default_rng([seed, 0, 2])
+    order = rng.permutation(len(lengths))
+    order = order[np.argsort(lengths[order], kind="stable")]
+    first_turn = rng.integers(len(lengths), size=len(lengths))
+    classes = np.unique(targets)
+    ids, bounds = [], []
+    for number, value in enumerate(classes):
+        members = order[targets[order] == value]
+        draws = np.arange((len(targets) + len(classes) - 1 - number) // len(classes))
+        starts = draws * len(members) // len(draws)
+        ends = np.maximum((draws + 1) * len(members) // len(draws), starts + 1)
+        ids.append(members[starts + (first_turn[draws] + epoch) % (ends - starts)])
+        bounds.append(lengths[members[ends - 1]])
+    return np.concatenate(ids), np.concatenate(bounds)
+
+
+def grouped_steps(
+    lengths: Ints, *, size: int, seed: int, epoch: int, min_size: int = 1, targets: Ints | None = None
+) -> list[Ints]:
     """Cut an epoch into steps of similar length and about equal cost: many short examples or few long ones, `size` on average.
 
     `lengths` [n] are in tokens. Returns arrays of example indices, each example once, none with fewer than `min_size`, in random
     order. Which examples of a length meet in a step changes every epoch; the number of steps and their shapes do not, so that the
     kernels made for them are used again.
 
+    With `targets` [n] an epoch holds every class equally often, as in `balanced_ids`; a step need not, and the copies of a rare
+    example have one length, so that they may meet. The number of steps is still the same, and their lengths at most so.
+
     >>> steps = grouped_steps(np.array([1, 9, 1, 9, 1, 1]), size=3, seed=0, epoch=0)
     >>> sorted(len(step) for step in steps), sorted(np.concatenate(steps).tolist())
     ([1, 1, 4], [0, 1, 2, 3, 4, 5])
     """
+    ids = np.arange(len(lengths))
+    if targets is not None:
+        ids, lengths = _balanced(lengths, targets, seed=seed, epoch=epoch)
     order = epoch_order(len(lengths), seed=seed, epoch=epoch)
     order = order[np.argsort(-lengths[order], kind="stable")]
-    steps = np.split(order, _cuts(lengths[order], size=size, min_size=min_size))
+    steps = np.split(ids[order], _cuts(lengths[order], size=size, min_size=min_size))
     return [steps[i] for i in np.random.default_rng([seed, epoch, 1]).permutation(len(steps))]
 
 
-def steps_per_epoch(lengths: Ints, *, size: int, min_size: int = 1) -> int:
-    """Return how many steps `grouped_steps` makes of these lengths, in every epoch.
+def steps_per_epoch(lengths: Ints, *, size: int, min_size: int = 1, targets: Ints | None = None) -> int:
+    """Return how many steps `grouped_steps` makes of these lengths (and `targets`), in every epoch and for every seed.
 
     >>> steps_per_epoch(np.array([1, 9, 1, 9, 1, 1]), size=3)
     3
     """
+    if targets is not None:
+        _, lengths = _balanced(lengths, targets, seed=0, epoch=0)
     return len(_cuts(-np.sort(-lengths), size=size, min_size=min_size)) + 1
 
 
@@ -93,11 +142,13 @@ def training_plan(
     first_step: int = 0,
     rank: int = 0,
     world_size: int = 1,
+    targets: Ints | None = None,
 ) -> Iterator[list[Ints]]:
     """Yield, step by step, the micro-batches of `rank` as arrays of example indices, over all epochs from `first_step` on.
 
     Steps hold `min_size` examples or more (default: one for each micro-batch). Where there are more micro-batches than examples, a
-    step is cut into single examples, the same number for every rank.
+    step is cut into single examples, the same number for every rank. With `targets` [n] every class comes equally often in
+    an epoch, as in `balanced_ids`.
 
     >>> plan = list(training_plan(np.ones(6, dtype=int), size=3, num_micro_batches=2, epochs=2, seed=0))
     >>> later = training_plan(np.ones(6, dtype=int), size=3, num_micro_batches=2, epochs=2, seed=0, first_step=3)
@@ -105,10 +156,11 @@ def training_plan(
     (4, True)
     """
     min_size = min_size or num_micro_batches
-    per_epoch = steps_per_epoch(lengths, size=size, min_size=min_size)
+    per_epoch = steps_per_epoch(lengths, size=size, min_size=min_size, targets=targets)
     first_epoch, position = divmod(first_step, per_epoch)
     for epoch in range(first_epoch, epochs):
-        for step in grouped_steps(lengths, size=size, seed=seed, epoch=epoch, min_size=min_size)[position:]:
+        steps = grouped_steps(lengths, size=size, seed=seed, epoch=epoch, min_size=min_size, targets=targets)
+        for step in steps[position:]:
             num = min(num_micro_batches, len(step) // world_size * world_size)
             yield micro_batches(step, num=num)[rank::world_size]
         position = 0

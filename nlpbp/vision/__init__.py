@@ -1,0 +1,1 @@
+"""Building blocks for images, on the same core as texts."""
