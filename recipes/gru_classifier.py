@@ -30,6 +30,8 @@ class Config:
     optim: sections.RecurrentOptim = field(default_factory=sections.RecurrentOptim)
     dropout: sections.Dropout = field(default_factory=sections.Dropout)
     batch: sections.Batch = BATCH
+    cycles: sections.Cycles = field(default_factory=sections.Cycles)
+    finder: sections.Finder = field(default_factory=sections.Finder)
     checkpoint: sections.Checkpoints = field(default_factory=sections.Checkpoints)
     eval_steps: int | None = None
     """Evaluate every so many steps. Left out: at the end of each epoch."""
@@ -86,9 +88,7 @@ def _train(run: Run, config: Config) -> RunResult:
         config,
         inputs,
         model=model,
-        trainings=stage_trainings(run, config.stages, config.optim),
-        max_grad_norm=config.optim.max_grad_norm,
-        label_smoothing=config.optim.label_smoothing,
+        trainings=stage_trainings(config.stages, config.optim, config.cycles),
         tokenizer=tokenizer,
         encoded=encode_parts(run, inputs, tokenizer=tokenizer, max_length=config.data.max_length),
         base_model="nothing",

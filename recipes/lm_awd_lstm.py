@@ -36,6 +36,8 @@ class Config:
     tokenizer: sections.Tokenizer = field(default_factory=sections.Tokenizer)
     lm: sections.LanguageModel = field(default_factory=sections.LanguageModel)
     batch: sections.MicroBatches = field(default_factory=sections.MicroBatches)
+    cycles: sections.Cycles = field(default_factory=sections.Cycles)
+    finder: sections.Finder = field(default_factory=sections.Finder)
     checkpoint: sections.Checkpoints = field(default_factory=sections.Checkpoints)
     eval_steps: int | None = None
     """Evaluate every so many steps. Left out: at the end of each epoch."""
@@ -88,7 +90,7 @@ def _train(run: Run, config: Config) -> RunResult:
     encoded = encode_documents(run, dict(corpus.parts), tokenizer=tokenizer)
     lm, options = config.lm, model_options(config.model, tokenizer)
     model = start_from(run, given, tokenizer) if given else new_language_model(options, dropout=lm.dropout, seed=config.seed)
-    training = recurrent_training(lm, encoded, backwards=bool(model.config.backwards))
+    training = recurrent_training(lm, encoded, cycles=config.cycles, backwards=bool(model.config.backwards))
     reading = Reading(recurrent=True, activation=lm.activation, temporal=lm.temporal, num_sampled=lm.sampled)
     before = None
     if given is not None:
@@ -103,6 +105,7 @@ def _train(run: Run, config: Config) -> RunResult:
         tokenizer=tokenizer,
         micro_batches=config.batch.micro_batches,
         checkpoint=config.checkpoint,
+        finder=config.finder,
         identity=identity(corpus, tokenizer),
         seed=config.seed,
         allow_change=config.data.allow_change,

@@ -6,25 +6,20 @@ python scripts/finetune.py lm_transformer --model.name path/to/model --data.trai
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
-from torch import nn
-from torch.optim import Optimizer
 from transformers.pytorch_utils import Conv1D
 
-from nlpbp.core import schedules
 from nlpbp.core.errors import ConfigError
-from nlpbp.core.groups import LayerGroup, no_decay_names, parameter_groups
-from nlpbp.core.optim import adamw
 from nlpbp.text.lm_data import append_token
 from nlpbp.text.tiny import tiny_gpt
 from nlpbp.text.transformer import length_limit, load_causal_lm, load_tokenizer
 from nlpbp.train.setup import Precision
 from recipes.common import config as sections
 from recipes.common.classifier import as_saved, identity
+from recipes.common.finder import SWEPT
 from recipes.common.folder import CACHE, Run, open_run
 from recipes.common.inputs import load_corpus, the_same_everywhere
 from recipes.common.language_model import (
@@ -36,10 +31,12 @@ from recipes.common.language_model import (
     train_language_model,
     windows_to_do,
 )
+from recipes.common.optimize import schedule_of, transformer_optimizer
 from recipes.common.recurrent import encode_documents
 from recipes.common.results import RunResult
 
 NAME = "lm_transformer"
+DEFAULT_LR = 5e-5
 
 
 @dataclass(frozen=True)
@@ -60,6 +57,8 @@ class Config:
     optim: sections.Optim = field(default_factory=lambda: sections.Optim(lr=5e-5, layer_decay=1.0))
     dropout: sections.Dropout = field(default_factory=sections.Dropout)
     batch: sections.Batch = field(default_factory=lambda: sections.Batch(size=16))
+    cycles: sections.Cycles = field(default_factory=sections.Cycles)
+    finder: sections.Finder = field(default_factory=sections.Finder)
     checkpoint: sections.Checkpoints = field(default_factory=sections.Checkpoints)
     window: int = 128
     """Tokens a window: each stands alone, and documents are packed into them end to end."""
@@ -108,13 +107,15 @@ def run(config: Config) -> RunResult:
     if config.model.name is None:
         hint = "a folder saved by save_pretrained, or a hub id"
         raise ConfigError("name the model to go on with", column="model.name", hint=hint)
-    if config.optim.label_smoothing:
-        raise ConfigError("is for classifiers", column="optim.label_smoothing", hint="leave it out")
+    for name in ("label_smoothing", "focal", "class_weights"):
+        if getattr(config.optim, name):
+            raise ConfigError("is for classifiers", column=f"optim.{name}", hint="leave it out")
     with open_run(NAME, config) as run:
         return _train(run, config, config.model.name)
 
 
 def _train(run: Run, config: Config, name: str) -> RunResult:
+    optim = config.optim
     corpus = the_same_everywhere(run, lambda: load_corpus(config.data))
     for note in corpus.notes:
         run.say(note)
@@ -138,10 +139,12 @@ def _train(run: Run, config: Config, name: str) -> RunResult:
         ),
         num_rows=config.batch.size,
         window=config.window,
-        make_optimizer=lambda model, groups: make_optimizer(config.optim, model, groups),
-        schedule=schedules.warm_up(getattr(schedules, config.optim.schedule)(), share=config.optim.warmup),
-        max_grad_norm=config.optim.max_grad_norm,
-        average_from=config.optim.average_from,
+        make_optimizer=transformer_optimizer(optim, lr=SWEPT if optim.lr == "auto" else optim.lr or DEFAULT_LR),
+        schedule=schedule_of(optim.schedule, config.cycles, warmup=optim.warmup),
+        max_grad_norm=optim.max_grad_norm,
+        average_from=optim.average_from,
+        ema=optim.ema,
+        sweep=optim.lr == "auto",
     )
     reading = Reading(recurrent=False)
     model.to(run.accelerator.device)
@@ -155,6 +158,7 @@ def _train(run: Run, config: Config, name: str) -> RunResult:
         tokenizer=tokenizer,
         micro_batches=config.batch.micro_batches,
         checkpoint=config.checkpoint,
+        finder=config.finder,
         identity=identity(corpus, tokenizer),
         seed=config.seed,
         allow_change=config.data.allow_change,
@@ -179,19 +183,6 @@ def _train(run: Run, config: Config, name: str) -> RunResult:
         before=before,
         push_to_hub=config.push_to_hub,
     )
-
-
-def make_optimizer(optim: sections.Optim, model: nn.Module, groups: Sequence[LayerGroup]) -> Optimizer:
-    """Build AdamW over the layer groups."""
-    made = parameter_groups(
-        groups,
-        lr=optim.lr or 5e-5,
-        head_lr=optim.head_lr,
-        layer_decay=optim.layer_decay,
-        weight_decay=optim.weight_decay,
-        no_decay=no_decay_names(model),
-    )
-    return adamw(made, betas=optim.betas, eps=optim.eps)
 
 
 def with_adapters(model: Any, lora: sections.Lora, *, seed: int) -> Any:

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from torch import nn
 from torch.optim import Optimizer
 from transformers import PreTrainedTokenizerBase
 
-from nlpbp.core import schedules
 from nlpbp.core.errors import ConfigError
-from nlpbp.core.groups import LayerGroup, no_decay_names, parameter_groups
-from nlpbp.core.optim import adamw
+from nlpbp.core.groups import LayerGroup
 from nlpbp.data.columns import Examples
 from nlpbp.data.packaged import packaged_model
 from nlpbp.text.batches import Encoded, encode
@@ -24,10 +23,13 @@ from nlpbp.text.transformer import length_limit, load_classifier, load_config, l
 from nlpbp.train.setup import Precision
 from recipes.common import config as sections
 from recipes.common.classifier import Training, encode_parts, epoch_of, identity, train_classifier
+from recipes.common.finder import SWEPT
 from recipes.common.fit import Progress
 from recipes.common.folder import CACHE, Run, open_run
 from recipes.common.inputs import Inputs, fingerprint, joined_texts, load_inputs, load_texts, the_same_everywhere
 from recipes.common.masked_lm import adapt, copy_body_
+from recipes.common.optimize import epochs_of, schedule_of, snapshot_steps, transformer_optimizer
+from recipes.common.recurrent import stage_name
 from recipes.common.results import RunResult
 
 NAME = "transformer_sentiment"
@@ -57,9 +59,14 @@ class Config:
     mlm: sections.MaskedLM = field(default_factory=sections.MaskedLM)
     dropout: sections.Dropout = field(default_factory=sections.Dropout)
     batch: sections.Batch = field(default_factory=sections.Batch)
+    cycles: sections.Cycles = field(default_factory=sections.Cycles)
+    finder: sections.Finder = field(default_factory=sections.Finder)
     checkpoint: sections.Checkpoints = field(default_factory=sections.Checkpoints)
     epochs: int = 3
-    """Passes over the training data."""
+    """Passes over the training data, where a stage does not say."""
+    stages: tuple[sections.Stage, ...] = (sections.Stage(),)
+    """The training, part by part: what trains, for how long, how fast, on texts of what length (gradual unfreezing, practice N6).
+    A config file may list several."""
     eval_steps: int | None = None
     """Evaluate every so many steps. Left out: at the end of each epoch."""
     patience: int | None = None
@@ -102,7 +109,6 @@ def run(config: Config) -> RunResult:
 
 
 def _fine_tune(run: Run, config: Config) -> RunResult:
-    optim = config.optim
     inputs = the_same_everywhere(run, lambda: load_inputs(config.data))
     for note in inputs.notes:
         run.say(note)
@@ -121,36 +127,29 @@ def _fine_tune(run: Run, config: Config) -> RunResult:
     )
     encoded = encode_parts(run, inputs, tokenizer=tokenizer, max_length=max_length)
 
-    lr = optim.lr or DEFAULT_LR["large" if sum(p.numel() for p in model.parameters()) > LARGE_MODEL else "small"]
-    schedule = {"cosine": schedules.cosine, "linear": schedules.linear, "constant": schedules.constant}[optim.schedule]()
-
-    def make_optimizer(model: nn.Module, layers: Sequence[LayerGroup]) -> Optimizer:
-        groups = parameter_groups(
-            layers,
-            lr=lr,
-            head_lr=optim.head_lr,
-            layer_decay=optim.layer_decay,
-            weight_decay=optim.weight_decay,
-            no_decay=no_decay_names(model),
-        )
-        run.say(f"rates: {lr:.1e} for the last layer and {groups[0]['lr']:.1e} for the first of {len(layers)} groups")
-        return adamw(groups, betas=optim.betas, eps=optim.eps)
+    default = DEFAULT_LR["large" if sum(p.numel() for p in model.parameters()) > LARGE_MODEL else "small"]
+    for stage in config.stages:
+        check_length(stage.max_length or max_length, limit=length_limit(model_config, tokenizer))
+    trainings = [stage_training(run, stage, config, default=default) for stage in config.stages]
 
     before, names = None, identity(inputs, tokenizer)
     if config.mlm.steps is not None:
-        before, names = adapt_to_texts(run, config, inputs, model=model, name=name, tokenizer=tokenizer, encoded=encoded)
+        before, names = adapt_to_texts(
+            run,
+            config,
+            inputs,
+            model=model,
+            name=name,
+            tokenizer=tokenizer,
+            encoded=encoded,
+            epochs=sum(t.epochs for t in trainings),
+        )
     return train_classifier(
         run,
         config,
         inputs,
         model=model,
-        trainings=[
-            Training(
-                config.epochs, make_optimizer, schedules.warm_up(schedule, share=optim.warmup), average_from=optim.average_from
-            )
-        ],
-        max_grad_norm=optim.max_grad_norm,
-        label_smoothing=optim.label_smoothing,
+        trainings=trainings,
         tokenizer=tokenizer,
         encoded=encoded,
         base_model=config.model.name,
@@ -158,6 +157,36 @@ def _fine_tune(run: Run, config: Config) -> RunResult:
         names=names,
         before=before,
         first_stage=0 if config.mlm.steps is None else 1,
+    )
+
+
+def stage_training(run: Run, stage: sections.Stage, config: Config, *, default: float) -> Training:
+    """Turn a stage of the config into a training, with what it leaves out from the rest of the config; `default` is a rate."""
+    optim = config.optim
+    wanted = stage.lr or optim.lr or default
+    lr = SWEPT if isinstance(wanted, str) else wanted
+    build = transformer_optimizer(optim, lr=lr)
+
+    def make_optimizer(model: nn.Module, layers: Sequence[LayerGroup]) -> Optimizer:
+        optimizer = build(model, layers)
+        if wanted != "auto":
+            rates = [group["lr"] for group in optimizer.param_groups]
+            run.say(f"rates: {lr:.1e} for the last layer and {rates[0]:.1e} for the first of {len(layers)} groups")
+        return optimizer
+
+    return Training(
+        epochs=epochs_of(stage.epochs or config.epochs, optim.schedule, config.cycles),
+        make_optimizer=make_optimizer,
+        schedule=schedule_of(optim.schedule, config.cycles, warmup=optim.warmup),
+        sweep=wanted == "auto",
+        train_last=stage.train_last,
+        max_length=stage.max_length,
+        batch_size=stage.batch_size,
+        cache_frozen=stage.cache_frozen,
+        average_from=optim.average_from,
+        ema=optim.ema,
+        snapshots=partial(snapshot_steps, schedule=optim.schedule, cycles=config.cycles),
+        name=stage_name(stage.train_last),
     )
 
 
@@ -170,6 +199,7 @@ def adapt_to_texts(
     name: str,
     tokenizer: PreTrainedTokenizerBase,
     encoded: Mapping[str, Encoded],
+    epochs: int,
 ) -> tuple[Progress | None, dict[str, str]]:
     """Train the model's body on hidden words of the training texts, and of unlabelled ones; return the stage's end.
 
@@ -182,7 +212,7 @@ def adapt_to_texts(
     names = identity(inputs, tokenizer)
     names["data"] += f", all texts {fingerprint([Examples('', texts, None, None, [])])}"
     masked = load_masked_lm(name, tokenizer=tokenizer, dropout_scale=config.dropout.scale)
-    _, per_epoch = epoch_of(run, config, encoded["train"])
+    _, per_epoch = epoch_of(run, config, inputs, encoded["train"])
     progress, adapted = adapt(
         run,
         config.mlm,
@@ -194,7 +224,7 @@ def adapt_to_texts(
         checkpoint=config.checkpoint,
         identity=names,
         seed=config.seed,
-        later_steps=per_epoch * config.epochs,
+        later_steps=per_epoch * epochs,
         allow_change=config.data.allow_change,
     )
     copy_body_(model, adapted)

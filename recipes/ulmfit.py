@@ -73,6 +73,8 @@ class Config:
     optim: sections.RecurrentOptim = field(default_factory=sections.RecurrentOptim)
     dropout: sections.Dropout = field(default_factory=lambda: sections.Dropout(scale=0.5))
     batch: sections.Batch = BATCH
+    cycles: sections.Cycles = field(default_factory=sections.Cycles)
+    finder: sections.Finder = field(default_factory=sections.Finder)
     checkpoint: sections.Checkpoints = field(default_factory=sections.Checkpoints)
     eval_steps: int | None = None
     """Evaluate every so many steps. Left out: at the end of each epoch."""
@@ -145,11 +147,12 @@ def _train(run: Run, config: Config) -> RunResult:
     all_texts = fingerprint([Examples("", part, None, None, []) for part in texts.values()])
     names = identity(inputs, tokenizer) | {"data": f"{inputs.fingerprint}, all texts {all_texts}"}
     encoded = encode_parts(run, inputs, tokenizer=tokenizer, max_length=config.data.max_length)
-    _, per_epoch = epoch_of(run, config, encoded["train"])
+    trainings = stage_trainings(config.stages, config.optim, config.cycles)
     progress: Progress | None = None
     num_stages = 0 if config.lm.skip else (config.lm.pretrain_data is not None) + (config.lm.steps != 0)
     if num_stages:
-        later = per_epoch * sum(stage.epochs for stage in config.stages)
+        _, per_epoch = epoch_of(run, config, inputs, encoded["train"])
+        later = per_epoch * sum(training.epochs for training in trainings)
         progress, model = make_language_model(run, config, texts, model=model, tokenizer=tokenizer, names=names, later_steps=later)
 
     classifier = new_classifier(
@@ -162,9 +165,7 @@ def _train(run: Run, config: Config) -> RunResult:
         config,
         inputs,
         model=classifier,
-        trainings=stage_trainings(run, config.stages, config.optim),
-        max_grad_norm=config.optim.max_grad_norm,
-        label_smoothing=config.optim.label_smoothing,
+        trainings=trainings,
         tokenizer=tokenizer,
         encoded=encoded,
         base_model="nothing" if config.lm.skip else config.lm.init or "a language model of the same texts",
@@ -205,11 +206,11 @@ def make_language_model(
     backwards = bool(model.config.backwards)
     stages = []
     if lm.steps != 0:
-        stages.append(("language model", target, recurrent_training(settings, target, backwards=backwards)))
+        stages.append(("language model", target, recurrent_training(settings, target, cycles=config.cycles, backwards=backwards)))
     if "pretraining" in encoded:
         general = {**target, "train": encoded["pretraining"]}
         first = replace(lm, steps=lm.pretrain_steps, epochs=1)
-        stages.insert(0, ("pretraining", general, recurrent_training(first, general, backwards=backwards)))
+        stages.insert(0, ("pretraining", general, recurrent_training(first, general, cycles=config.cycles, backwards=backwards)))
     left = [*(training.total_steps for _, _, training in stages[1:]), later_steps]
     progress: Progress | None = None
     trained: Any = model
@@ -223,6 +224,7 @@ def make_language_model(
             tokenizer=tokenizer,
             micro_batches=config.batch.micro_batches,
             checkpoint=config.checkpoint,
+            finder=config.finder,
             identity=names,
             seed=config.seed,
             before=progress,

@@ -4,6 +4,7 @@ python scripts/benchmark.py transformer --out transformer.json              # ag
 python scripts/benchmark.py transformer --out transformer.json --seeds 3    # medians over three trainings a system
 python scripts/benchmark.py recurrent --out recurrent.json --peer-python fastai/bin/python    # against fastai, about half an hour
 python scripts/benchmark.py transfer --out transfer.json    # few labels with and without a language model, about 90 minutes
+python scripts/benchmark.py finder --out finder.json        # suggested rates beside a grid's best, about an hour
 """
 
 from __future__ import annotations
@@ -50,6 +51,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     transfer.add_argument("--seeds", type=int, default=3, metavar="N", help="samples of labels, seeds 0 to N-1 (default: 3)")
     transfer.add_argument("--short", action="store_true", help="a few steps on tiny data: tries the path, measures nothing")
+    finder = names.add_parser("finder", help="rates that a sweep suggests beside the best of a grid, on three tasks")
+    finder.add_argument(
+        "--out", type=Path, required=True, help="the .json file to write; one that is there and not complete is gone on with"
+    )
+    finder.add_argument("--seeds", type=int, default=3, metavar="N", help="random seeds, 0 to N-1 (default: 3)")
+    finder.add_argument("--short", action="store_true", help="a few steps on tiny data: tries the path, measures nothing")
     # Without a help text a sub-command is not listed: these are what the processes of a benchmark are started with.
     worker = names.add_parser("transformer-worker")
     worker.add_argument("folder", type=Path)
@@ -66,9 +73,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     peer.add_argument("folder", type=Path)
     peer.add_argument("mode", choices=["interop", "texts", "language_model", "classifier"])
     given = parser.parse_args(arguments)
-    if given.name in ("transformer", "transfer") and given.seeds < 1:
+    if given.name in ("transformer", "transfer", "finder") and given.seeds < 1:
         parser.error("--seeds must be 1 or more")
-    if given.name in ("transformer", "recurrent", "transfer") and not given.out.parent.is_dir():
+    if given.name in ("transformer", "recurrent", "transfer", "finder") and not given.out.parent.is_dir():
         parser.error(f"--out: there is no folder {given.out.parent}")
     if given.name == "recurrent" and shutil.which(given.peer_python) is None:
         parser.error(f"--peer-python: there is no program {given.peer_python}")
@@ -86,6 +93,10 @@ def benchmark(arguments: Sequence[str]) -> None:
         from benchmarks import transfer
 
         transfer.run(given.out, num_seeds=given.seeds, short=given.short)
+    elif given.name == "finder":
+        from benchmarks import finder
+
+        finder.run(given.out, num_seeds=given.seeds, short=given.short)
     elif given.name == "recurrent":
         from benchmarks import recurrent
 

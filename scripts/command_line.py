@@ -106,7 +106,7 @@ def parse_config(recipe: ModuleType, arguments: Sequence[str], *, program: str) 
     from recipes.common.config import load, refuse_misspelt
 
     rest = list(arguments)
-    file = _take_value(rest, "--config")
+    file = take_value(rest, "--config")
     is_tiny = "--tiny" in rest
     if is_tiny:
         rest.remove("--tiny")
@@ -125,7 +125,7 @@ def parse_config(recipe: ModuleType, arguments: Sequence[str], *, program: str) 
 
 def _config_of_run(arguments: Sequence[str]) -> str | None:
     """Return the config of the run that `--resume FOLDER` names: without other flags it goes on as it began."""
-    folder = _take_value(list(arguments), "--resume")
+    folder = take_value(list(arguments), "--resume")
     return (
         str(Path(folder) / "config.yaml")
         if folder not in (None, "auto", "never") and Path(folder, "config.yaml").is_file()
@@ -133,7 +133,7 @@ def _config_of_run(arguments: Sequence[str]) -> str | None:
     )
 
 
-def _take_value(arguments: list[str], flag: str) -> str | None:
+def take_value(arguments: list[str], flag: str) -> str | None:
     """Remove `flag VALUE` or `flag=VALUE` from the arguments and return VALUE."""
     for index, argument in enumerate(arguments):
         if argument == flag and index + 1 < len(arguments):

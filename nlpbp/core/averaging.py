@@ -12,11 +12,14 @@ from contextlib import contextmanager
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
-from torch.optim.swa_utils import get_swa_multi_avg_fn
+from torch.optim.swa_utils import get_ema_multi_avg_fn, get_swa_multi_avg_fn
 
 
 class WeightAverage:
     """The running mean of a model's trainable weights over all steps beyond the `after`-th; of none, it does nothing.
+
+    All steps count the same (stochastic weight averaging), or with a `decay` each one's share shrinks by it a step (an exponential
+    moving average).
 
     It holds one copy of them, on their device, and no counter: of how many steps it is the mean follows from the step. Buffers, as
     of batch normalisation, are not averaged.
@@ -33,8 +36,9 @@ class WeightAverage:
     4.0
     """
 
-    def __init__(self, model: nn.Module, *, after: int) -> None:
+    def __init__(self, model: nn.Module, *, after: int, decay: float | None = None) -> None:
         self.after = after
+        self._average = get_swa_multi_avg_fn() if decay is None else get_ema_multi_avg_fn(decay)
         self._model = model
         self._weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._mean: list[Tensor] = []
@@ -51,7 +55,7 @@ class WeightAverage:
         if step == self.after + 1:
             self.begin()
         assert self._mean, f"the mean of the steps before {step} is missing"
-        get_swa_multi_avg_fn()(self._mean, self._values(), step - self.after - 1)
+        self._average(self._mean, self._values(), step - self.after - 1)
 
     def begin(self) -> None:
         """Take the model's weights, as they are now, for the mean so far: how a run goes on that has saved it."""

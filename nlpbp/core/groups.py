@@ -10,7 +10,7 @@ import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -38,7 +38,7 @@ def layer_groups(model: nn.Module, *, body: nn.Module | None = None) -> list[Lay
     ['embeddings', 'block.0', 'block.1', 'head']
     """
     body = body if body is not None else getattr(model, "base_model", model)
-    blocks = list(_blocks(body))
+    blocks = list(blocks_of(body))
     owner = {id(p): index for index, block in enumerate(blocks) for p in block.parameters()}
     in_body = {id(p) for p in body.parameters()} if body is not model or blocks else set()
     members: list[list[tuple[str, nn.Parameter]]] = [[] for _ in range(len(blocks) + 2)]
@@ -53,6 +53,32 @@ def layer_groups(model: nn.Module, *, body: nn.Module | None = None) -> list[Lay
             members[-1].append((name, parameter))
     names = ["embeddings", *(f"block.{index}" for index in range(len(blocks))), "head"]
     return [LayerGroup(name, tuple(pairs)) for name, pairs in zip(names, members, strict=True) if pairs]
+
+
+SIMILARITY_RATIO = {"high": 10.0, "low": 3.0}  # fast.ai: how much slower each of three groups trains than the one above it
+
+
+def coarse_groups(groups: Sequence[LayerGroup], *, num: int = 3) -> list[LayerGroup]:
+    """Merge `groups` into `num`, the head alone and the body in parts of as many groups each; the lower parts take the rest.
+
+    fast.ai's rates by similarity are of three groups: a ratio of 10 from one to the next where the texts are like those of
+    pretraining, so that little has to change down there, and of 3 where they are not (`SIMILARITY_RATIO`).
+
+    >>> model = nn.Sequential(nn.ModuleList([nn.Linear(1, 1) for _ in range(4)]))
+    >>> [(group.name, len(group.parameters)) for group in coarse_groups([*layer_groups(model), LayerGroup("head", ())])]
+    [('block.0 - block.1', 4), ('block.2 - block.3', 4), ('head', 0)]
+    """
+    body = [group for group in groups if group.name != "head"]
+    size = math.ceil(len(body) / max(1, num - 1))
+    parts = [body[start : start + size] for start in range(0, len(body), max(1, size))]
+    merged = [
+        LayerGroup(
+            part[0].name if len(part) == 1 else f"{part[0].name} - {part[-1].name}",
+            tuple(pair for group in part for pair in group.parameters),
+        )
+        for part in parts
+    ]
+    return [*merged, *(group for group in groups if group.name == "head")]
 
 
 def group_hashes(model: nn.Module, groups: Sequence[LayerGroup]) -> dict[str, str]:
@@ -77,13 +103,13 @@ def group_hashes(model: nn.Module, groups: Sequence[LayerGroup]) -> dict[str, st
     return hashes
 
 
-def _blocks(module: nn.Module) -> Iterator[nn.Module]:
+def blocks_of(module: nn.Module) -> Iterator[nn.Module]:
     """Yield the entries of the outermost module lists that hold parameters, in the order of definition."""
     for child in module.children():
         if isinstance(child, nn.ModuleList):
             yield from (block for block in child if any(True for _ in block.parameters()))
         else:
-            yield from _blocks(child)
+            yield from blocks_of(child)
 
 
 def no_decay_names(model: nn.Module) -> set[str]:
@@ -102,14 +128,16 @@ def parameter_groups(
     lr: float,
     layer_decay: float = 1.0,
     head_lr: float | None = None,
+    similarity: Literal["high", "low"] | None = None,
     weight_decay: float = 0.0,
     no_decay: set[str] | frozenset[str] = frozenset(),
 ) -> list[dict[str, Any]]:
     """Make optimizer groups with layer-wise rates: the last body group trains at `lr`, each one below at `layer_decay` times less.
 
-    The head trains at `head_lr` (default: `lr`). Each layer group becomes one or two optimizer groups, with and without
-    `weight_decay`. Frozen parameters are included, so unfreezing them later trains them. Keys added for readers:
-    `name`, `base_lr`. Decay per layer as in ELECTRA and BEiT; fast.ai calls the idea discriminative rates.
+    The head trains at `head_lr` (default: `lr`). `similarity` stands in place of `layer_decay`: three coarse groups, the head at
+    `lr` and each one below 10 times (high) or 3 times (low) slower, as fast.ai has it. Each layer group becomes one or two optimizer
+    groups, with and without `weight_decay`. Frozen parameters are included, so unfreezing them later trains them. Keys added for
+    readers: `name`, `base_lr`. Decay per layer as in ELECTRA and BEiT; fast.ai calls the idea discriminative rates.
 
     >>> linear = nn.Linear(2, 2)
     >>> head = LayerGroup("head", tuple(linear.named_parameters()))
@@ -117,6 +145,9 @@ def parameter_groups(
     >>> [(group["name"], group["lr"], group["weight_decay"], len(group["params"])) for group in made]
     [('head', 0.1, 0.01, 1), ('head, no decay', 0.1, 0.0, 1)]
     """
+    if similarity is not None:
+        ratio = SIMILARITY_RATIO[similarity]
+        groups, layer_decay, head_lr, lr = coarse_groups(groups), 1.0 / ratio, head_lr or lr, lr / ratio
     body = [group.name for group in groups if group.name != "head"]
     rates = {name: lr * math.pow(layer_decay, len(body) - 1 - index) for index, name in enumerate(body)}
     rates["head"] = lr if head_lr is None else head_lr

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nlpbp.core.batch import Batch, LossFn
+from nlpbp.core.layers import scaled_sigmoid
 
 IGNORED = -100  # the label that torch leaves out of a loss
 ROWS_TO_JUDGE = 8  # fewer rows of probabilities may be chance
@@ -116,15 +117,24 @@ def looks_normalised(logits: Tensor) -> bool:
 
 
 def classifier_loss(
-    *, task: str, label_smoothing: float = 0.0, class_weights: Tensor | None = None, focal_gamma: float = 0.0
+    *,
+    task: str,
+    label_smoothing: float = 0.0,
+    class_weights: Tensor | None = None,
+    focal_gamma: float = 0.0,
+    value_range: tuple[float, float] | None = None,
 ) -> LossFn:
-    """Make the loss function of a model whose output has `logits`, for `train_steps` or any other loop; options as in `task_loss`."""
+    """Make the loss function of a model whose output has `logits`, for `train_steps` or any other loop; options as in `task_loss`.
+
+    With a `value_range` a regression's logits are taken into it first, by `scaled_sigmoid`.
+    """
 
     def loss_fn(model: nn.Module, batch: Batch) -> Tensor:
         if batch.labels is None:
             raise ValueError("a batch without labels cannot be trained on")
+        logits = model(**batch.inputs).logits
         return task_loss(
-            model(**batch.inputs).logits,
+            logits if value_range is None else scaled_sigmoid(logits, low=value_range[0], high=value_range[1]),
             batch.labels,
             task=task,
             label_smoothing=label_smoothing,
@@ -135,8 +145,10 @@ def classifier_loss(
     return loss_fn
 
 
-def task_outputs(logits: Tensor, *, task: str) -> Tensor:
+def task_outputs(logits: Tensor, *, task: str, value_range: tuple[float, float] | None = None) -> Tensor:
     """Turn logits into what a reader wants: probabilities [batch, labels], or values [batch] for regression.
+
+    A `value_range` is that of `classifier_loss`.
 
     >>> import torch
     >>> task_outputs(torch.zeros(1, 2), task="single_label")
@@ -145,7 +157,9 @@ def task_outputs(logits: Tensor, *, task: str) -> Tensor:
     logits = logits.float()
     if task == "single_label":
         return logits.softmax(dim=-1)
-    return logits.sigmoid() if task == "multi_label" else logits.squeeze(-1)
+    if task == "multi_label":
+        return logits.sigmoid()
+    return (logits if value_range is None else scaled_sigmoid(logits, low=value_range[0], high=value_range[1])).squeeze(-1)
 
 
 LOGITS_AT_A_TIME = 1 << 21  # 8 MB of them in fp32: measured the fastest on CPUs with 2 MB of cache a core ...

@@ -6,6 +6,8 @@ A `Schedule` maps progress in [0, 1] to a multiplier of the base rate. In a fore
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import math
 from collections.abc import Callable
 
@@ -104,3 +106,66 @@ def one_cycle_momentum(*, peak: float = 0.25, high: float = 0.8, low: float = 0.
         return high + (low - high) * 0.5 * (1.0 - math.cos(math.pi * turn))
 
     return momentum
+
+
+def flat_cosine(*, flat: float = 0.72) -> Schedule:
+    """Keep the base rate for the first `flat` of training, then fall to 0 along half a cosine (fastai's fit_flat_cos).
+
+    >>> [round(flat_cosine(flat=0.5)(p), 3) for p in (0.0, 0.5, 0.75, 1.0)]
+    [1.0, 1.0, 0.5, 0.0]
+    """
+    return joined((constant(), flat), (cosine(), 1.0 - flat))
+
+
+def joined(*parts: tuple[Schedule, float]) -> Schedule:
+    """Run schedules one after the other; each comes with the share of training that it takes, and sees its own progress.
+
+    Raises `ValueError` for shares that are not positive or do not sum to 1.
+
+    >>> [round(joined((constant(), 0.5), (linear(), 0.5))(p), 2) for p in (0.25, 0.5, 0.75, 1.0)]
+    [1.0, 1.0, 0.5, 0.0]
+    """
+    shares = [share for _, share in parts]
+    if not all(share > 0.0 for share in shares) or not math.isclose(sum(shares), 1.0):
+        raise ValueError(f"the shares of joined schedules are positive and sum to 1, and are {shares}")
+    starts = [0.0, *itertools.accumulate(shares)][:-1]
+
+    def run(progress: float) -> float:
+        index = bisect.bisect_right(starts, progress) - 1
+        schedule, share = parts[index]
+        return schedule(min(1.0, (progress - starts[index]) / share))
+
+    return run
+
+
+def cycle_ends(*, cycles: int, mult: float = 1.0) -> tuple[float, ...]:
+    """Return the progress at which each of `cycles` ends, each `mult` times as long as the one before it.
+
+    >>> [round(7 * end, 6) for end in cycle_ends(cycles=3, mult=2)]
+    [1.0, 3.0, 7.0]
+    """
+    if cycles < 1 or not mult > 0.0:
+        raise ValueError(f"{cycles} cycles, each {mult} times as long as the last, are no schedule")
+    lengths = [mult**index for index in range(cycles)]
+    return tuple(end / sum(lengths) for end in itertools.accumulate(lengths))
+
+
+def warm_restarts(*, cycles: int, mult: float = 1.0, decay: float = 1.0) -> Schedule:
+    """Fall to 0 along half a cosine in each of `cycles`, and start the next one at its peak again.
+
+    SGDR (Loshchilov and Hutter 2016). Each cycle is `mult` times as long as the one before it, and its peak `decay` times as high.
+    fast.ai's two setups are 3 cycles with mult 2 in 7 epochs, and 3 cycles with mult 1 in 6 epochs.
+
+    >>> restarts = warm_restarts(cycles=3, mult=2, decay=0.5)
+    >>> [round(restarts(epoch / 7), 3) for epoch in (0, 0.5, 1, 2, 3, 5, 7)]
+    [1.0, 0.5, 0.5, 0.25, 0.25, 0.125, 0.0]
+    """
+    ends = cycle_ends(cycles=cycles, mult=mult)
+    starts = (0.0, *ends[:-1])
+
+    def restart(progress: float) -> float:
+        index = min(bisect.bisect_right(ends, progress), cycles - 1)
+        within = (progress - starts[index]) / (ends[index] - starts[index])
+        return decay**index * cosine()(min(1.0, within))
+
+    return restart

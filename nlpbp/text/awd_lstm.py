@@ -21,6 +21,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils.generic import ModelOutput
 
 from nlpbp.core.init import Hidden, init_recurrent_
+from nlpbp.core.layers import scaled_sigmoid
 from nlpbp.core.losses import chunked_cross_entropy, sampled_cross_entropy, task_loss
 from nlpbp.core.pooling import concat_pool
 
@@ -63,8 +64,8 @@ class AWDLSTMConfig(PreTrainedConfig):
     `cell` is lstm, gru or rnn (with `nonlinearity` tanh or relu). The last layer is as wide as the embedding when they are tied.
     `recurrent_init` is of the hidden-to-hidden matrices: orthogonal, identity or default; None: identity for a ReLU, else
     orthogonal. A `backwards` model reads a text from its end. `chunk_length` tokens are read at a time by the classifier, with the
-    state carried on and the gradient cut; the last `pooled_length` are pooled and trained on. `value_range` bounds what a
-    regression answers.
+    state carried on and the gradient cut; the last `pooled_length` are pooled and trained on. `value_range` is that of
+    what a regression answers, which goes a twentieth beyond it on either side.
     """
 
     model_type = "awd_lstm"
@@ -382,6 +383,7 @@ class AWDLSTMForSequenceClassification(AWDLSTMPreTrainedModel):
         attention_mask: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
+        pooled: Tensor | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
         **ignored: Any,
@@ -389,8 +391,11 @@ class AWDLSTMForSequenceClassification(AWDLSTMPreTrainedModel):
         """Answer for texts [batch, length], each from a state of zeros; `attention_mask` is true for tokens, on either side.
 
         The task of the loss is `config.problem_type`. Hidden states are those of the last layer alone, in the chunks that are
-        pooled, with the embedded tokens before it.
+        pooled, with the embedded tokens before it. `pooled` [batch, 3 * width], kept from before, spares the reading.
         """
+        if pooled is not None:
+            logits = self.classifier(pooled)
+            return SequenceClassifierOutput(loss=None if labels is None else self._loss(logits, labels), logits=logits)
         given = input_ids if inputs_embeds is None else inputs_embeds
         if given is None:
             raise ValueError("give input_ids or inputs_embeds")
@@ -455,8 +460,7 @@ class PoolingHead(nn.Module):
         logits: Tensor = self.out_proj(self.out_dropout(self.out_norm(hidden)))
         if self.value_range is None:
             return logits
-        low, high = self.value_range
-        return low + (high - low) * logits.float().sigmoid()
+        return scaled_sigmoid(logits, low=self.value_range[0], high=self.value_range[1])
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,23 +20,41 @@ from transformers import PreTrainedTokenizerBase
 
 from nlpbp.analysis.metrics import MAIN_METRIC, task_metrics
 from nlpbp.core.batch import Batch, LossFn
-from nlpbp.core.errors import ConfigError
+from nlpbp.core.errors import ConfigError, DataError
 from nlpbp.core.freezing import freeze_to
 from nlpbp.core.groups import LayerGroup, layer_groups
 from nlpbp.core.layers import fold_affine_, output_layer
-from nlpbp.core.losses import classifier_loss, task_outputs
+from nlpbp.core.losses import balanced_class_weights, classifier_loss, looks_normalised, task_outputs
 from nlpbp.core.schedules import Schedule
 from nlpbp.data.order import Ints, evaluation_batches, micro_seed, steps_per_epoch, training_plan
 from nlpbp.text.batches import Encoded, batched_steps, collate, encode
+from nlpbp.text.frozen_cache import FrozenCache, frozen_cache
 from nlpbp.train.evaluate import predict
 from nlpbp.train.loop import Step, train_steps
+from nlpbp.train.lr_finder import MakeSweep
+from nlpbp.train.weights import full_state
 from recipes.common import config as sections
+from recipes.common.finder import SWEEP, found_rate
 from recipes.common.fit import Metrics, Progress, Stage, fit
 from recipes.common.folder import CACHE, Run
-from recipes.common.inputs import Inputs, Loaded, targets_of
-from recipes.common.results import RunResult, decision_thresholds, finish
+from recipes.common.inputs import Inputs, Loaded, Part, targets_of
+from recipes.common.results import RunResult, decision_thresholds, finish, save_model
 
+SNAPSHOT_CARD = "A snapshot at the end of a cycle of warm restarts, made by nlpbp on the way to the model.\n"
 MAX_UNKNOWN = 0.1  # share of tokens; a language that the tokenizer was made for has hardly any
+
+
+class ClassifierOptim(Protocol):
+    """The fields of a Config's optim that do not depend on the model."""
+
+    @property
+    def max_grad_norm(self) -> float | None: ...  # noqa: D102
+    @property
+    def label_smoothing(self) -> float: ...  # noqa: D102
+    @property
+    def focal(self) -> float: ...  # noqa: D102
+    @property
+    def class_weights(self) -> str | None: ...  # noqa: D102
 
 
 class ClassifierConfig(Protocol):
@@ -45,6 +64,10 @@ class ClassifierConfig(Protocol):
     def data(self) -> sections.Data: ...  # noqa: D102
     @property
     def batch(self) -> sections.Batch: ...  # noqa: D102
+    @property
+    def optim(self) -> ClassifierOptim: ...  # noqa: D102
+    @property
+    def finder(self) -> sections.Finder: ...  # noqa: D102
     @property
     def checkpoint(self) -> sections.Checkpoints: ...  # noqa: D102
     @property
@@ -59,19 +82,37 @@ class ClassifierConfig(Protocol):
 
 @dataclass(frozen=True)
 class Training:
-    """One stage of a classifier's training: how long, what trains, and how it is optimised.
+    """One stage of a classifier's training: how long, what trains, on what, and how it is optimised.
 
-    `make_optimizer` is given the model's layer groups, frozen ones included; it sets each group's base rate. `train_last` counts
-    layer groups from the head; None trains all. `momentum` gives values of Adam's first beta, `average_from` is as in `fit`.
+    `make_optimizer` is given the model's layer groups, frozen ones included; it sets each group's base rate, which a sweep scales
+    where `sweep` is set. `train_last` counts layer groups from the head; None trains all. `momentum` gives values of Adam's first
+    beta, `average_from` and `ema` are as in `fit`. `max_length` and `batch_size` are the config's own where they are None.
+    `snapshots` tells, from the number of steps, after which of them the model is kept.
     """
 
     epochs: int
     make_optimizer: Callable[[nn.Module, Sequence[LayerGroup]], Optimizer]
     schedule: Schedule
     momentum: Schedule | None = None
+    sweep: bool = False
     train_last: int | None = None
+    max_length: int | None = None
+    batch_size: int | None = None
+    cache_frozen: bool = False
     average_from: float = 1.0
+    ema: float | None = None
+    snapshots: Callable[[int], Sequence[int]] = lambda total_steps: ()
     name: str = "training"
+
+
+@dataclass(frozen=True)
+class _Work:
+    """The texts of a stage, and how many steps they make."""
+
+    encoded: Encoded
+    size: int
+    per_epoch: int
+    total_steps: int
 
 
 def train_classifier(
@@ -81,8 +122,6 @@ def train_classifier(
     *,
     model: nn.Module,
     trainings: Sequence[Training],
-    max_grad_norm: float | None,
-    label_smoothing: float,
     tokenizer: PreTrainedTokenizerBase,
     encoded: Mapping[str, Encoded],
     base_model: str,
@@ -98,65 +137,104 @@ def train_classifier(
     0 where the run has made something else before, a language model for instance; `before` is how that ended, unless a later
     stage has left it behind, and `names` what checkpoints of all stages belong to.
     """
-    accelerator, fields = run.accelerator, inputs.fields
-    num_micro_batches, per_epoch = epoch_of(run, config, encoded["train"])
+    accelerator, fields, optim = run.accelerator, inputs.fields, config.optim
+    num_micro_batches, _ = epoch_of(run, config, inputs, encoded["train"])
+    works = [_work(run, config, inputs, training, encoded["train"], tokenizer) for training in trainings]
     output = output_layer(model, num_outputs=max(1, len(fields.labels)))
-    targets, scale, shift = standardised(inputs, can_shift=output.bias is not None)
-    lengths = encoded["train"].padded_lengths
+    value_range = outside_range(model, config.data.value_range)
+    targets, scale, shift = standardised(inputs, can_shift=output.bias is not None, value_range=config.data.value_range)
     progress = before or Progress(num_micro_batches)
     trained, optimizer = model, None
+    loss_fn = classifier_loss(
+        task=fields.task,
+        label_smoothing=optim.label_smoothing,
+        class_weights=weights_of_classes(inputs, optim.class_weights, device=accelerator.device),
+        focal_gamma=optim.focal,
+        value_range=value_range,
+    )
 
     def outputs_of(part: str, model: nn.Module) -> np.ndarray[Any, Any]:
         plan = evaluation_batches(encoded[part].padded_lengths, max_tokens=config.batch.evaluation_tokens)
         make_batch = partial(collate, encoded[part], tokenizer=tokenizer)
-        logits = predict(model, plan, make_batch, accelerator=accelerator).logits
-        return task_outputs(torch.from_numpy(logits), task=fields.task).numpy()
+        logits = torch.from_numpy(predict(model, plan, make_batch, accelerator=accelerator).logits)
+        if fields.task == "single_label" and looks_normalised(logits):
+            run.say("warning: the model's outputs are probabilities already, and its loss takes them for logits (practice A1)")
+        return task_outputs(logits, task=fields.task, value_range=value_range).numpy()
 
     def evaluate() -> Metrics:
         outputs = outputs_of("validation", trained) * scale + shift
         thresholds = decision_thresholds(inputs, outputs)
         return task_metrics(fields.task, targets_of(inputs.validation), outputs, thresholds=thresholds)
 
-    for index, training in enumerate(trainings):
+    def save_snapshot(number: int) -> None:
+        state = folded(trained, full_state(trained), output, scale=scale, shift=shift)
+        if accelerator.is_main_process:
+            folder = run.out / "snapshots" / str(number)
+            plain = accelerator.unwrap_model(trained)
+            save_model(plain, tokenizer, state, folder=folder, card=SNAPSHOT_CARD, max_length=max_length)
+
+    for index, (training, work) in enumerate(zip(trainings, works, strict=True)):
         groups = layer_groups(accelerator.unwrap_model(trained))
         freeze(groups, train_last=training.train_last)
         trained, optimizer = prepare_again(accelerator, trained, training.make_optimizer(model, groups))
-        later = sum(other.epochs for other in trainings[index + 1 :]) * per_epoch
+        plan = partial(
+            training_plan,
+            work.encoded.padded_lengths,
+            size=work.size,
+            min_size=num_micro_batches,
+            targets=classes_to_balance(inputs, config.data),
+        )
+        cached = cache_of(model, training)
         make_steps = partial(
             _steps,
             trained,
             optimizer,
-            training,
-            batches=partial(batched_steps, encoded=encoded["train"], tokenizer=tokenizer, labels=targets),
-            plan=partial(training_plan, lengths, size=config.batch.size, min_size=num_micro_batches, epochs=training.epochs),
+            batches=partial(batched_steps, encoded=work.encoded, tokenizer=tokenizer, labels=targets),
+            plan=plan,
             accelerator=accelerator,
-            loss_fn=classifier_loss(task=fields.task, label_smoothing=label_smoothing),
-            total_steps=per_epoch * training.epochs,
-            max_grad_norm=max_grad_norm,
-            seed=stage_seed(config.seed, first_stage + index),
+            loss_fn=loss_fn if cached is None else cached.loss_fn(loss_fn),
+            max_grad_norm=optim.max_grad_norm,
         )
-        alone = len(trainings) == 1 and first_stage == 0
+        later = sum(other.total_steps for other in works[index + 1 :])
+        is_alone = len(trainings) == 1 and first_stage == 0
+        stage = Stage()
+        if not is_alone:
+            stage = Stage(training.name, first_stage + index, later, new_metric=index == 0, keep_last=later > 0)
+        seed = stage_seed(config.seed, stage.index)
         ended = fit(
             run,
-            make_steps,
+            partial(make_steps, training, epochs=training.epochs, total_steps=work.total_steps, seed=seed),
             model=trained,
             optimizer=optimizer,
             groups=groups,
             evaluate=evaluate,
             metric=MAIN_METRIC[fields.task],
-            total_steps=per_epoch * training.epochs,
-            steps_per_epoch=per_epoch,
+            total_steps=work.total_steps,
+            steps_per_epoch=work.per_epoch,
             identity=names or identity(inputs, tokenizer),
             checkpoints=config.checkpoint,
             references=inputs.train.examples.references,
             before=progress,
-            stage=Stage()
-            if alone
-            else Stage(training.name, first_stage + index, later, new_metric=index == 0, keep_last=later > 0),
+            stage=stage,
             allow_data_change=config.data.allow_change,
             eval_steps=config.eval_steps,
             patience=config.patience,
             average_from=training.average_from,
+            ema=training.ema,
+            find_rate=partial(
+                found_rate,
+                run,
+                config.finder,
+                sweeps(make_steps, training, num_micro_batches=progress.num_micro_batches, seed=seed),
+                model=trained,
+                optimizer=optimizer,
+                stage=stage,
+                schedule=training.schedule,
+            )
+            if training.sweep
+            else None,
+            snapshots=training.snapshots(work.total_steps),
+            save_snapshot=save_snapshot,
         )
         progress = ended or progress
     for parameter in model.parameters():
@@ -176,6 +254,17 @@ def train_classifier(
     )
 
 
+def _work(
+    run: Run, config: ClassifierConfig, inputs: Inputs, training: Training, encoded: Encoded, tokenizer: PreTrainedTokenizerBase
+) -> _Work:
+    """Prepare the training texts of a stage: as they are, or cut to a length of its own."""
+    if training.max_length is not None:
+        encoded = encode_part(run, "train", inputs.train, tokenizer=tokenizer, max_length=training.max_length)
+    size = training.batch_size or config.batch.size
+    _, per_epoch = epoch_of(run, config, inputs, encoded, size=size)
+    return _Work(encoded, size, per_epoch, per_epoch * training.epochs)
+
+
 def _steps(
     model: nn.Module,
     optimizer: Optimizer,
@@ -187,12 +276,14 @@ def _steps(
     plan: Callable[..., Iterator[list[Ints]]],
     accelerator: Accelerator,
     loss_fn: LossFn,
+    epochs: int,
     total_steps: int,
     max_grad_norm: float | None,
     seed: int,
 ) -> Iterator[Step]:
     """Go through the rest of a stage from `first_step` on."""
     mine = plan(
+        epochs=epochs,
         num_micro_batches=num_micro_batches,
         seed=seed,
         first_step=first_step,
@@ -214,6 +305,19 @@ def _steps(
     )
 
 
+def sweeps(make_steps: Callable[..., Iterator[Step]], training: Training, *, num_micro_batches: int, seed: int) -> MakeSweep:
+    """Make the loops of a sweep from those of a stage: another schedule, and orders of the data that the training will not see."""
+
+    def make_sweep(schedule: Schedule, total_steps: int, order: int) -> Iterator[Step]:
+        swept = replace(training, schedule=schedule, momentum=None)
+        steps = make_steps(
+            swept, 0, num_micro_batches, epochs=total_steps, total_steps=total_steps, seed=micro_seed(seed, order, SWEEP)
+        )
+        return islice(steps, total_steps)
+
+    return make_sweep
+
+
 def stage_seed(seed: int, stage: int) -> int:
     """Return the seed of a stage's order and dropout; the first stage's is the run's own.
 
@@ -232,6 +336,16 @@ def freeze(groups: Sequence[LayerGroup], *, train_last: int | None) -> None:
         raise ConfigError(str(error), column="stages", hint=f"the groups are {names}") from error
 
 
+def cache_of(model: nn.Module, training: Training) -> FrozenCache | None:
+    """Make the cache of what a stage leaves frozen, where one is asked for; a stage that has no such part is the user's mistake."""
+    if not training.cache_frozen:
+        return None
+    try:
+        return frozen_cache(model, train_last=training.train_last)
+    except ValueError as error:
+        raise ConfigError(str(error), column="stages.cache_frozen", hint="leave it out") from error
+
+
 def prepare_again(accelerator: Accelerator, model: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Any]:
     """Give model and optimizer to accelerate for a stage; what a stage before made of the model is taken off first.
 
@@ -247,13 +361,15 @@ def prepare_again(accelerator: Accelerator, model: nn.Module, optimizer: Optimiz
     return prepared
 
 
-def epoch_of(run: Run, config: ClassifierConfig, encoded: Encoded) -> tuple[int, int]:
+def epoch_of(run: Run, config: ClassifierConfig, inputs: Inputs, encoded: Encoded, *, size: int | None = None) -> tuple[int, int]:
     """Return the number of micro-batches a step, and of steps an epoch.
 
     A step has so many examples at least, whatever it is split into later: were the steps to change, so would the result.
     """
-    num = check_micro_batches(run, config.batch.micro_batches, num_examples=len(encoded), size=config.batch.size)
-    return num, steps_per_epoch(encoded.padded_lengths, size=config.batch.size, min_size=num)
+    size = size or config.batch.size
+    num = check_micro_batches(run, config.batch.micro_batches, num_examples=len(encoded), size=size)
+    balanced = classes_to_balance(inputs, config.data)
+    return num, steps_per_epoch(encoded.padded_lengths, size=size, min_size=num, targets=balanced)
 
 
 def check_micro_batches(run: Run, wanted: int | None, *, num_examples: int, size: int) -> int:
@@ -281,29 +397,35 @@ def check_micro_batches(run: Run, wanted: int | None, *, num_examples: int, size
 
 def encode_parts(run: Run, inputs: Inputs, *, tokenizer: PreTrainedTokenizerBase, max_length: int) -> dict[str, Encoded]:
     """Tokenize every part (the main process first, the others from its cache), and say what was cut off."""
-    encoded = {}
-    for name, part in {"train": inputs.train, **inputs.scored}.items():
-        with run.accelerator.main_process_first():
-            encoded[name] = encode(
-                part.examples.texts,
-                part.examples.pairs,
-                tokenizer=tokenizer,
-                max_length=max_length,
-                cache=CACHE / "tokens",
-                show_progress=run.accelerator.is_main_process,
-            )
-        if cut := len(encoded[name].truncated):
-            run.say(
-                f"{name}: {cut:,} of {len(part):,} texts ({cut / len(part):.1%}) are cut to {max_length} tokens (--data.max_length)"
-            )
-        for index in encoded[name].clipped[:3]:
-            run.say(f"{part.examples.references[index]}: very long; only its beginning was tokenized")
+    encoded = {
+        name: encode_part(run, name, part, tokenizer=tokenizer, max_length=max_length)
+        for name, part in {"train": inputs.train, **inputs.scored}.items()
+    }
     share = _unknown_share(encoded["train"], tokenizer, pair=inputs.train.examples.pairs is not None)
     if share > MAX_UNKNOWN:
         run.say(
             f"warning: the tokenizer does not know {share:.0%} of the training tokens, so the model cannot tell them apart; "
             "choose a model or a tokenizer that was made for this language or these signs"
         )
+    return encoded
+
+
+def encode_part(run: Run, name: str, part: Part, *, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:
+    """Tokenize one part, and say what was cut off."""
+    with run.accelerator.main_process_first():
+        encoded = encode(
+            part.examples.texts,
+            part.examples.pairs,
+            tokenizer=tokenizer,
+            max_length=max_length,
+            cache=CACHE / "tokens",
+            show_progress=run.accelerator.is_main_process,
+        )
+    if cut := len(encoded.truncated):
+        share = f"{cut:,} of {len(part):,} texts ({cut / len(part):.1%})"
+        run.say(f"{name}: {share} are cut to {max_length} tokens (--data.max_length)")
+    for index in encoded.clipped[:3]:
+        run.say(f"{part.examples.references[index]}: very long; only its beginning was tokenized")
     return encoded
 
 
@@ -324,14 +446,80 @@ def identity(loaded: Loaded, tokenizer: PreTrainedTokenizerBase) -> dict[str, st
     }
 
 
-def standardised(inputs: Inputs, *, can_shift: bool) -> tuple[np.ndarray[Any, Any], float, float]:
-    """Return the training targets, with the scale and shift that turn outputs back: real values train at mean 0, deviation 1."""
+def standardised(
+    inputs: Inputs, *, can_shift: bool, value_range: tuple[float, float] | None
+) -> tuple[np.ndarray[Any, Any], float, float]:
+    """Return the training targets, with the scale and shift that turn outputs back: real values train at mean 0, deviation 1.
+
+    Values of a known range stay as they are, for the model answers within it; one outside raises `DataError`.
+    """
     targets = targets_of(inputs.train)
     if inputs.fields.task != "regression":
+        if value_range is not None:
+            raise ConfigError(
+                f"is for numbers, and the task is {inputs.fields.task}", column="data.value_range", hint="leave it out"
+            )
         return targets, 1.0, 0.0
+    if value_range is not None:
+        for part in (inputs.train, *inputs.scored.values()):
+            outside = np.flatnonzero((targets_of(part) < value_range[0]) | (targets_of(part) > value_range[1]))
+            if len(outside):
+                raise DataError(
+                    f"{part.examples.references[outside[0]]}: {targets_of(part)[outside[0]]} is outside the range {value_range}",
+                    column=inputs.fields.label,
+                    hint="widen --data.value_range, or repair the value",
+                )
+        return targets.astype(np.float32), 1.0, 0.0
     scale = float(targets.std()) or 1.0
     shift = float(targets.mean()) if can_shift else 0.0
     return ((targets - shift) / scale).astype(np.float32), scale, shift
+
+
+def outside_range(model: nn.Module, value_range: tuple[float, float] | None) -> tuple[float, float] | None:
+    """Tell the model the range of its answers, and return it where the model does not keep to it by itself.
+
+    A recurrent classifier's head does. A transformer's answers come out of `pipeline` without it: it stands in the model's config
+    as `value_range`, for who applies the scaled sigmoid outside, as `predict.py` does.
+    """
+    if value_range is None:
+        return None
+    config: Any = model.config
+    config.value_range = list(value_range)
+    return None if config.model_type == "awd_lstm" else value_range
+
+
+def weights_of_classes(inputs: Inputs, wanted: str | None, *, device: torch.device) -> torch.Tensor | None:
+    """Return a weight for each label, from how frequent it is among the training examples; None: all count the same."""
+    if wanted is None:
+        return None
+    task = inputs.fields.task
+    if task == "regression":
+        raise ConfigError("a number to predict has no classes", column="optim.class_weights", hint="leave it out")
+    targets = torch.from_numpy(targets_of(inputs.train))
+    return balanced_class_weights(targets, num_labels=len(inputs.fields.labels), task=task).to(device)
+
+
+def classes_to_balance(inputs: Inputs, data: sections.Data) -> Ints | None:
+    """Return the classes of the training examples where each is to be drawn equally often."""
+    if not data.balance:
+        return None
+    if inputs.fields.task != "single_label":
+        raise ConfigError(
+            f"needs one label a text, and the task is {inputs.fields.task}", column="data.balance", hint="leave it out"
+        )
+    return targets_of(inputs.train)
+
+
+def folded(
+    model: nn.Module, state: dict[str, torch.Tensor], output: nn.Module, *, scale: float, shift: float
+) -> dict[str, torch.Tensor]:
+    """Return a state dict whose `output` layer answers `scale * y + shift` where the model's answers y."""
+    if (scale, shift) == (1.0, 0.0) or not state:
+        return state
+    (name,) = (name.removeprefix("module.") for name, module in model.named_modules() if module is output)
+    weight, bias = f"{name}.weight", f"{name}.bias"
+    with_bias = {bias: state[bias] * scale + shift} if bias in state else {}
+    return {**state, weight: state[weight] * scale, **with_bias}
 
 
 def as_saved(accelerator: Accelerator, model: nn.Module) -> nn.Module:

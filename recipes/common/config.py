@@ -33,7 +33,9 @@ from recipes.common.secrets import redact
 
 C = TypeVar("C")
 Task = Literal["auto", "single_label", "multi_label", "regression"]
-RecurrentSchedule = Literal["one_cycle", "slanted_triangular", "cosine", "constant"]
+Rate = float | Literal["auto"] | None
+ScheduleName = Literal["cosine", "linear", "constant", "one_cycle", "slanted_triangular", "flat_cosine", "warm_restarts"]
+OptimizerName = Literal["adamw", "sgd"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +62,11 @@ class Data:
     """Share of the data to cut off for validation where none is given."""
     test_share: float = 0.1
     """Share of the data to cut off for the test where none is given; 0 for no test."""
+    value_range: tuple[float, float] | None = None
+    """Of a number to predict: the lowest and the highest that there is. The model then answers within it, a twentieth beyond either
+    end (practice A3)."""
+    balance: bool = False
+    """Draw every class equally often, rare examples several times an epoch, in an epoch as long as before."""
     sample: float = 1.0
     """Train on this share of the training part, stratified; a smaller sample is part of every larger one (practice D1)."""
     max_length: int = 256
@@ -69,32 +76,80 @@ class Data:
 
 
 @dataclasses.dataclass(frozen=True)
-class Optim:
-    """AdamW, its rates and their schedule."""
+class Cycles:
+    """The warm restarts of the schedule of that name (practice L4)."""
 
-    lr: float | None = None
-    """Base rate, of the body's last layer. Left out: 1e-4 below 50 million parameters, 3e-5 above."""
+    cycles: int = 3
+    """How often the rate falls to 0."""
+    cycle_len: int | None = None
+    """Epochs of the first cycle; the stage then takes as many epochs as its cycles do. Left out: they share the stage's epochs."""
+    cycle_mult: int = 2
+    """Each cycle is so many times as long as the one before it."""
+    cycle_decay: float = 1.0
+    """Each cycle's highest rate is so many times that of the one before it."""
+    snapshots: bool = False
+    """Keep the model at the end of each cycle, in snapshots/; `predict.py RUN --snapshots` answers with their mean."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Finder:
+    """The sweep over rates that a rate of `auto` makes (practice L1)."""
+
+    start: float = 1e-6
+    """The lowest rate of the sweep."""
+    end: float = 1.0
+    """The highest one; a sweep whose loss diverges ends before."""
+    num_steps: int = 100
+    """Steps of a sweep."""
+    orders: int = 3
+    """Sweeps, each over another order of the data: how far their suggestions lie apart is their interval."""
+    suggestion: Literal["steepest", "valley", "min_div_10"] = "valley"
+    """Which of the three suggestions to take."""
+    verify: bool = False
+    """Also train shortly at a third of it, at it and at three times it, and take the best of them."""
+    only: int | None = None
+    """Stop after the sweep of this stage, counted from 1."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Optim:
+    """The optimizer, its rates and their schedule."""
+
+    lr: Rate = None
+    """Base rate, of the body's last layer; auto: found by a sweep (practice L1). Left out: 1e-4 below 50 million parameters, 3e-5
+    above."""
     head_lr: float | None = None
-    """Rate of the head, which starts from nothing. Left out: the base rate."""
+    """Rate of the head, which starts from nothing; beside an lr of auto, a multiple of 1e-4. Left out: the base rate."""
     layer_decay: float = 0.9
     """Each layer below trains this much slower than the one above it; 1 for one rate (practice L2)."""
+    similarity: Literal["high", "low"] | None = None
+    """Three groups of layers in place of a decay a layer: each trains 10 times slower than the one above it where your texts are
+    like those of pretraining (high), 3 times where they are not (low)."""
+    optimizer: OptimizerName = "adamw"
+    """adamw, or sgd: with Nesterov's momentum, the first of the betas."""
     betas: tuple[float, float] = TRANSFORMER_BETAS
     """AdamW's running averages: RoBERTa's (practice N1)."""
     eps: float = TRANSFORMER_EPS
     """AdamW's epsilon: RoBERTa's."""
     weight_decay: float = 0.01
     """Decoupled decay (practice T4); never of biases, norms and embeddings."""
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    """How the rate falls after the warm-up (practice L3)."""
+    schedule: ScheduleName = "cosine"
+    """How the rate goes within a stage (practices L3, L4); one_cycle and slanted_triangular warm up by themselves."""
     warmup: float = 0.1
-    """Share of all steps in which the rate rises from 0."""
+    """Share of a stage's steps in which the rate rises from 0 before the others."""
     max_grad_norm: float | None = 1.0
     """Clip the gradient to this L2 norm; None for never (practice N3)."""
     label_smoothing: float = 0.0
     """Share of each target that moves to the uniform distribution."""
+    focal: float = 0.0
+    """Examples that are right already count less: by (1 - p) to this power (Lin et al. 2017). 0 for the plain loss."""
+    class_weights: Literal["balanced"] | None = None
+    """balanced: rare labels count more, in inverse proportion to how frequent they are."""
     average_from: float = 1.0
     """Beyond this share of the steps keep the mean of the weights since then, and not the weights themselves: for a rate that stays
     high, as under constant. 1 for never."""
+    ema: float | None = None
+    """Let that mean forget: a moving average with this decay a step, 0.99 for instance. Left out: all its steps count the same."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,10 +215,12 @@ class LanguageModel:
     """Windows to train on. Left out: `epochs` passes."""
     epochs: int = 1
     """Passes over the texts, where `steps` are not given."""
-    lr: float = 5e-3
-    """Highest rate."""
+    lr: float | Literal["auto"] = 5e-3
+    """Highest rate; auto: found by a sweep (practice L1)."""
     layer_decay: float = 1.0
     """Each layer below trains this much slower than the one above it."""
+    optimizer: OptimizerName = "adamw"
+    """adamw, or sgd: with Nesterov's momentum."""
     rows: int = 64
     """Parts of the stream that are read side by side: the batch."""
     window: int = 70
@@ -172,8 +229,8 @@ class LanguageModel:
     """Draw the windows' lengths, as AWD-LSTM does: one in twenty about half as long."""
     dropout: float = 1.0
     """Multiplies the five dropouts in their own ratio (practice N2)."""
-    schedule: RecurrentSchedule = "one_cycle"
-    """How the rate goes (practice L3)."""
+    schedule: ScheduleName = "one_cycle"
+    """How the rate goes (practices L3, L4)."""
     momentum: tuple[float, float] = RECURRENT_MOMENTUM
     """Adam's first beta where the rate is low and where it is high, under one_cycle; else the first is kept (practice N1)."""
     weight_decay: float = RECURRENT_WEIGHT_DECAY
@@ -189,29 +246,45 @@ class LanguageModel:
     average_from: float = 1.0
     """Beyond this share of the steps keep the mean of the weights since then, and not the weights themselves: for a rate that stays
     high, as under constant. 1 for never."""
+    ema: float | None = None
+    """Let that mean forget: a moving average with this decay a step, 0.99 for instance. Left out: all its steps count the same."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """A part of a classifier's training."""
+    """A part of a classifier's training; what it leaves out is as elsewhere in the config."""
 
-    epochs: int = 1
-    """Passes over the training data."""
-    lr: float = 1e-2
-    """Highest rate of the head."""
+    epochs: int | None = None
+    """Passes over the training data. Left out: `epochs` of the config, or 1."""
+    lr: Rate = None
+    """Highest rate; auto: found by a sweep (practice L1). Left out: optim.lr, or the recipe's own."""
     train_last: int | None = None
-    """Layer groups that train, counted from the head; the others are frozen. Left out: all train."""
+    """Layer groups that train, counted from the head; the others are frozen, their dropout is off and their norms' statistics stay
+    (practice T1). Left out: all train."""
+    max_length: int | None = None
+    """Tokens a training text at most; short texts first and long ones later save time (practice T2). Left out: data.max_length."""
+    batch_size: int | None = None
+    """Texts an optimizer step. Left out: batch.size."""
+    cache_frozen: bool = False
+    """Compute what the frozen layers answer once, and keep it in memory for the stage's later epochs."""
 
 
 @dataclasses.dataclass(frozen=True)
 class RecurrentOptim:
-    """AdamW for a recurrent classifier, and how its rates go."""
+    """The optimizer of a recurrent classifier, and how its rates go."""
 
+    lr: Rate = None
+    """Highest rate of every stage, in place of their own; auto: each is found by a sweep (practice L1)."""
+    similarity: Literal["high", "low"] | None = None
+    """Three groups of layers in place of group_ratio: each trains 10 times slower than the one above it where your texts are
+    like those of pretraining (high), 3 times where they are not (low)."""
+    optimizer: OptimizerName = "adamw"
+    """adamw, or sgd: with Nesterov's momentum."""
     group_ratio: float = 1.0
     """Each layer group trains so many times slower than the one above it (practice L2). ULMFiT's 2.6 is for a language model that
     has read far more than your texts; on one made in minutes it cost 8 points of accuracy."""
-    schedule: RecurrentSchedule = "one_cycle"
-    """How the rate goes within a stage (practice L3)."""
+    schedule: ScheduleName = "one_cycle"
+    """How the rate goes within a stage (practices L3, L4)."""
     momentum: tuple[float, float] = RECURRENT_MOMENTUM
     """Adam's first beta where the rate is low and where it is high, under one_cycle; else the first is kept (practice N1)."""
     weight_decay: float = 0.01
@@ -220,9 +293,15 @@ class RecurrentOptim:
     """Clip the gradient to this L2 norm; None for never (practice N3)."""
     label_smoothing: float = 0.0
     """Share of each target that moves to the uniform distribution."""
+    focal: float = 0.0
+    """Examples that are right already count less: by (1 - p) to this power (Lin et al. 2017). 0 for the plain loss."""
+    class_weights: Literal["balanced"] | None = None
+    """balanced: rare labels count more, in inverse proportion to how frequent they are."""
     average_from: float = 1.0
     """Beyond this share of a stage keep the mean of the weights since then, and not the weights themselves: for a rate that stays
     high, as under constant. 1 for never."""
+    ema: float | None = None
+    """Let that mean forget: a moving average with this decay a step, 0.99 for instance. Left out: all its steps count the same."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -292,7 +371,7 @@ def asdict(config: Any) -> dict[str, Any]:
     return {field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
 
 
-FREE_TO_CHANGE = ("out", "resume", "threads", "track", "push_to_hub", "checkpoint", "data.allow_change")
+FREE_TO_CHANGE = ("out", "resume", "threads", "track", "push_to_hub", "checkpoint", "data.allow_change", "finder.only")
 """What may differ when a run goes on: it changes where and how it runs, not what comes out."""
 
 
@@ -487,6 +566,21 @@ RANGES: dict[str, tuple[float, float, str]] = {
     "optim.max_grad_norm": (1e-12, math.inf, "above 0"),
     "optim.label_smoothing": (0.0, 0.99, "at least 0 and below 1"),
     "optim.average_from": (0.0, 1.0, "between 0 and 1"),
+    "optim.ema": (0.0, 0.999999, "at least 0 and below 1"),
+    "optim.focal": (0.0, 10.0, "between 0 and 10"),
+    "lm.ema": (0.0, 0.999999, "at least 0 and below 1"),
+    "cycles.cycles": (1, 1000, "between 1 and 1000"),
+    "cycles.cycle_len": (1, math.inf, "1 or more"),
+    "cycles.cycle_mult": (1, 10, "between 1 and 10"),
+    "cycles.cycle_decay": (1e-6, 1.0, "above 0 and at most 1"),
+    "finder.start": (1e-12, 10.0, "above 0 and at most 10"),
+    "finder.end": (1e-12, 100.0, "above 0 and at most 100"),
+    "finder.num_steps": (20, math.inf, "20 or more"),
+    "finder.orders": (1, 100, "between 1 and 100"),
+    "finder.only": (1, math.inf, "1 or more"),
+    "data.value_range": (-math.inf, math.inf, ""),
+    "stages.max_length": (4, math.inf, "4 or more"),
+    "stages.batch_size": (1, math.inf, "1 or more"),
     "optim.group_ratio": (1.0, 1000.0, "between 1 and 1000"),
     "optim.momentum": (0.0, 0.999999, "between 0 and 1"),
     "stages.epochs": (1, math.inf, "1 or more"),

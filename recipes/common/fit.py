@@ -21,6 +21,7 @@ from nlpbp.core.errors import EXIT_PREEMPTED, CheckpointError, ConfigError, Nlpb
 from nlpbp.core.groups import LayerGroup, group_hashes
 from nlpbp.train.checkpoint import Checkpoint, first_non_finite, needed_bytes, newest_checkpoint, write_checkpoint
 from nlpbp.train.loop import Step
+from nlpbp.train.lr_finder import set_highest_rate
 from nlpbp.train.signals import Stopped, StopRequest, requeue, stop_requests
 from nlpbp.train.tracking import log, truncate_jsonl
 from nlpbp.train.weights import (
@@ -60,6 +61,7 @@ class Progress:
     skipped: int = 0  # fp16 overflows
     skipped_in_a_row: int = 0
     seconds: float = 0.0  # in optimizer steps alone
+    lr: float = 0.0  # that a sweep found when the stage began
     scaler: dict[str, Any] = field(default_factory=dict)  # of fp16
     stage: int = 0
     first_step: int = 0  # of the stage: how many steps those before it took
@@ -111,13 +113,19 @@ def fit(
     eval_steps: int | None = None,
     patience: int | None = None,
     average_from: float = 1.0,
+    ema: float | None = None,
+    find_rate: Callable[[], float] | None = None,
+    snapshots: Sequence[int] = (),
+    save_snapshot: Callable[[int], None] = lambda number: None,
 ) -> Progress | None:
     """Train one stage to its end, or from the newest checkpoint of this run folder on, and leave the best weights in `model`.
 
     Evaluates every epoch (or every `eval_steps`); `patience` stops after that many evaluations in a row without a better
     `metric`. `identity` names what a checkpoint must belong to, `references` where each training example is from. When memory
     runs out, micro-batches are halved and their number doubled: the step stays the same. `before` is how the stage before ended.
-    Beyond the share `average_from` of the steps the mean of the weights since then is evaluated and kept, in place of the weights.
+    Beyond the share `average_from` of the steps the mean of the weights since then is evaluated and kept, in place of the weights;
+    with `ema` a moving one. `find_rate` is asked for the highest rate when the stage begins, and never again. After each of the
+    stage's steps `snapshots`, `save_snapshot` is called with its number, from 1.
     A stage that a later one has left behind is not run again, and None is returned. At its end exactly the `groups` whose
     parameters train must have changed. Raises `Stopped` after a signal, when everything is saved.
     """
@@ -127,16 +135,19 @@ def fit(
     newest = _newest(run, root, identity=must_match)
     if newest is not None and _progress(newest).stage > stage.index:
         return None
-    average = WeightAverage(model, after=int(average_from * total_steps))
+    average = WeightAverage(model, after=0 if ema and average_from == 1.0 else int(average_from * total_steps), decay=ema)
     resumed = _resume(
         run, newest, best_file, model=model, optimizer=optimizer, before=before, stage=stage, carried=carried, average=average
     )
     end = (resumed.first_step if resumed else before.step) + total_steps + stage.later_steps
     run.release(f"resumed from step {resumed.step} of {end}" if resumed else None)
     progress = resumed or _begin(before, stage, hashes=group_hashes(run.accelerator.unwrap_model(model), groups))
-    _check_disk(run, model, keep=checkpoints.keep, num_copies=4 if average_from == 1.0 else 5)
+    _check_disk(run, model, keep=checkpoints.keep, num_copies=4 if average.after >= total_steps else 5)
     if stage != Stage():
         run.say(f"stage {stage.index + 1}: {stage.name}, {trained_share(groups)}")
+    if find_rate is not None:
+        progress = progress if resumed else replace(progress, lr=find_rate())
+        set_highest_rate(optimizer, progress.lr)
     if average.after < total_steps:
         run.say(f"the mean of the weights after step {progress.first_step + average.after} is kept")
     every = eval_steps or steps_per_epoch
@@ -170,6 +181,9 @@ def fit(
                     f"fp16 has overflowed in the last {MAX_SKIPPED} steps", hint="use --precision bf16 or fp32, or lower --optim.lr"
                 )
             average.update(done)
+            if done in snapshots:
+                with average.applied():
+                    save_snapshot(list(snapshots).index(done) + 1)
             bar.update()
             bar.set_postfix(loss=f"{step.loss:.3f}", refresh=False)
             if done % every == 0 or done == total_steps:
@@ -218,6 +232,7 @@ def _end(
         "seconds": round(progress.seconds, 3),
         "trained": sorted(announced),
         "trained_parameters": sum(p.numel() for group in groups for _, p in group.parameters if p.requires_grad),
+        "lr": progress.lr or None,
         "metric": metric,
         "best": progress.best_score,
         "clipped": progress.clipped,
@@ -480,7 +495,8 @@ def _progress(found: Checkpoint) -> Progress:
     state = found.state if isinstance(found.state, dict) else {}
     containers = {"scaler": dict, "hashes": dict, "stages": list}
     numbers = {name: value for name, value in state.items() if name not in (*containers, "best_score")}
-    sound = state.keys() == blank.keys() and all(isinstance(state[name], kind) for name, kind in containers.items())
+    complete = {"lr": 0.0, **state}.keys() == blank.keys()  # the rate found is not in the first checkpoints that were written
+    sound = complete and all(isinstance(state[name], kind) for name, kind in containers.items())
     if not sound or not all(isinstance(value, int | float) for value in numbers.values()):
         raise CheckpointError("its state is not that of a training run", file=str(found.path), hint="resume from an earlier one")
     return Progress(**state)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,13 @@ from nlpbp import __version__
 from nlpbp.analysis.intervals import mean_interval
 from nlpbp.core.batch import Batch, LossFn
 from nlpbp.core.errors import DataError
-from nlpbp.core.groups import LayerGroup, layer_groups, no_decay_names, parameter_groups
+from nlpbp.core.groups import LayerGroup, layer_groups
 from nlpbp.core.losses import IGNORED
-from nlpbp.core.optim import RECURRENT_BETAS, RECURRENT_EPS, adamw
+from nlpbp.core.optim import RECURRENT_BETAS, RECURRENT_EPS
 from nlpbp.core.regularize import activation_penalty, gradient_only, temporal_penalty
 from nlpbp.core.schedules import Schedule
 from nlpbp.data.exports import code_span
+from nlpbp.data.order import micro_seed
 from nlpbp.text.batches import Encoded
 from nlpbp.text.lm_data import CarriedState, count_targets, evaluation_blocks, num_windows, stream_windows
 from nlpbp.text.tokenizer import END, START, frame_documents_
@@ -33,10 +34,11 @@ from nlpbp.train.loop import Step, train_steps
 from nlpbp.train.weights import full_state
 from recipes.common import config as sections
 from recipes.common.classifier import check_micro_batches, prepare_again, stage_seed
+from recipes.common.finder import SWEEP, SWEPT, found_rate
 from recipes.common.fit import Metrics, Progress, Stage, clean_up, fit
 from recipes.common.folder import Run
 from recipes.common.inputs import Corpus
-from recipes.common.recurrent import RECURRENT_SCHEDULES, momentum_of
+from recipes.common.optimize import make_optimizer, momentum_of, schedule_of
 from recipes.common.results import RunResult, announce, peak_rss_mib, save_model, training_record, upload, write_text
 from recipes.common.secrets import redact
 
@@ -89,8 +91,8 @@ def window_loss(model: nn.Module, batch: Batch) -> Tensor:
 class Training:
     """How a language model is trained on its stream: `num_rows` windows of `window` tokens are a step.
 
-    `make_optimizer` is given the model and its layer groups; `momentum` gives values of Adam's first beta; `average_from` is as in
-    `fit`.
+    `make_optimizer` is given the model and its layer groups; `momentum` gives values of Adam's first beta; `average_from` and `ema`
+    are as in `fit`. A `sweep` finds the highest rate first.
     """
 
     total_steps: int
@@ -101,8 +103,10 @@ class Training:
     momentum: Schedule | None = None
     max_grad_norm: float | None = None
     average_from: float = 1.0
+    ema: float | None = None
     random_windows: bool = False
     backwards: bool = False
+    sweep: bool = False
 
 
 def train_language_model(
@@ -115,6 +119,7 @@ def train_language_model(
     tokenizer: PreTrainedTokenizerBase,
     micro_batches: int | None,
     checkpoint: sections.Checkpoints,
+    finder: sections.Finder,
     identity: Mapping[str, str],
     seed: int,
     before: Progress | None = None,
@@ -135,7 +140,9 @@ def train_language_model(
     carried = CarriedState(num_rows) if reading.recurrent else None
     trained, optimizer = prepare_again(accelerator, model, training.make_optimizer(model, groups))
 
-    def make_steps(first_step: int, num_micro_batches: int) -> Iterator[Step]:
+    def steps_of(
+        training: Training, carried: CarriedState | None, first_step: int, num_micro_batches: int, seed: int
+    ) -> Iterator[Step]:
         windows = stream_windows(
             encoded["train"],
             num_rows=num_rows,
@@ -143,7 +150,7 @@ def train_language_model(
             pad=pad,
             num_micro_batches=num_micro_batches,
             total_steps=training.total_steps,
-            seed=stage_seed(seed, stage.index),
+            seed=seed,
             random_windows=training.random_windows,
             backwards=training.backwards,
             carried=carried,
@@ -163,8 +170,19 @@ def train_language_model(
             total_steps=training.total_steps,
             first_step=first_step,
             max_grad_norm=training.max_grad_norm,
-            seed=stage_seed(seed, stage.index),
+            seed=seed,
         )
+
+    def make_steps(first_step: int, num_micro_batches: int) -> Iterator[Step]:
+        return steps_of(training, carried, first_step, num_micro_batches, stage_seed(seed, stage.index))
+
+    def make_sweep(schedule: Schedule, total_steps: int, order: int) -> Iterator[Step]:
+        swept = replace(training, schedule=schedule, momentum=None, total_steps=total_steps)
+        state = CarriedState(num_rows) if reading.recurrent else None
+        for step in steps_of(swept, state, 0, num_micro_batches, micro_seed(seed, order, SWEEP)):
+            if state is not None:
+                state.commit()
+            yield step
 
     progress = fit(
         run,
@@ -186,32 +204,50 @@ def train_language_model(
         eval_steps=eval_steps,
         patience=patience,
         average_from=training.average_from,
+        ema=training.ema,
+        find_rate=partial(
+            found_rate,
+            run,
+            finder,
+            make_sweep,
+            model=trained,
+            optimizer=optimizer,
+            stage=stage,
+            schedule=training.schedule,
+        )
+        if training.sweep
+        else None,
     )
     return progress, trained
 
 
-def recurrent_training(lm: sections.LanguageModel, encoded: Mapping[str, Encoded], *, backwards: bool) -> Training:
+def recurrent_training(
+    lm: sections.LanguageModel, encoded: Mapping[str, Encoded], *, cycles: sections.Cycles, backwards: bool
+) -> Training:
     """Make the training of a recurrent language model from its settings: AdamW, by default under 1cycle."""
     check_rows(lm.rows, encoded)
     return Training(
         total_steps=windows_to_do(encoded["train"], steps=lm.steps, epochs=lm.epochs, num_rows=lm.rows, window=lm.window),
         num_rows=lm.rows,
         window=lm.window,
-        make_optimizer=partial(_make_optimizer, lm),
-        schedule=RECURRENT_SCHEDULES[lm.schedule],
+        make_optimizer=partial(
+            make_optimizer,
+            name=lm.optimizer,
+            lr=SWEPT if lm.lr == "auto" else lm.lr,
+            layer_decay=lm.layer_decay,
+            weight_decay=lm.weight_decay,
+            betas=(lm.momentum[0], RECURRENT_BETAS[1]),
+            eps=RECURRENT_EPS,
+        ),
+        schedule=schedule_of(lm.schedule, cycles),
         momentum=momentum_of(lm.schedule, lm.momentum),
         max_grad_norm=lm.max_grad_norm,
         average_from=lm.average_from,
+        ema=lm.ema,
         random_windows=lm.random_windows,
         backwards=backwards,
+        sweep=lm.lr == "auto",
     )
-
-
-def _make_optimizer(lm: sections.LanguageModel, model: nn.Module, groups: Sequence[LayerGroup]) -> Optimizer:
-    made = parameter_groups(
-        groups, lr=lm.lr, layer_decay=lm.layer_decay, weight_decay=lm.weight_decay, no_decay=no_decay_names(model)
-    )
-    return adamw(made, betas=(lm.momentum[0], RECURRENT_BETAS[1]), eps=RECURRENT_EPS)
 
 
 def windows_to_do(encoded: Encoded, *, steps: int | None, epochs: int, num_rows: int, window: int) -> int:

@@ -202,7 +202,10 @@ def predict_outputs(classifier: Classifier, examples: Examples, *, accelerator: 
         accelerator=accelerator,
         show_progress=True,
     )
-    return task_outputs(torch.from_numpy(made.logits), task=classifier.fields.task).numpy()
+    config: Any = classifier.model.config
+    outside = getattr(config, "value_range", None) if config.model_type != "awd_lstm" else None  # whose own head keeps to it
+    value_range = None if outside is None else (float(outside[0]), float(outside[1]))
+    return task_outputs(torch.from_numpy(made.logits), task=classifier.fields.task, value_range=value_range).numpy()
 
 
 def predictions(classifier: Classifier, examples: Examples, outputs: Array) -> dict[str, list[Any]]:

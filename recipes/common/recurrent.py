@@ -11,14 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
-from torch.optim import Optimizer
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from nlpbp.core.errors import ConfigError
-from nlpbp.core.groups import LayerGroup, no_decay_names, parameter_groups
-from nlpbp.core.optim import RECURRENT_BETAS, RECURRENT_EPS, adamw
-from nlpbp.core.schedules import Schedule, constant, cosine, one_cycle, one_cycle_momentum, slanted_triangular
+from nlpbp.core.optim import RECURRENT_BETAS, RECURRENT_EPS
 from nlpbp.text.awd_lstm import (
     CLASSIFIER_DROPOUTS,
     LANGUAGE_MODEL_DROPOUTS,
@@ -33,15 +29,12 @@ from nlpbp.text.transfer import use_vocabulary_
 from nlpbp.text.transformer import PROBLEM_TYPES, load_tokenizer
 from recipes.common import config as sections
 from recipes.common.classifier import Training, stage_seed
+from recipes.common.finder import SWEPT
 from recipes.common.folder import CACHE, Run
+from recipes.common.optimize import epochs_of, make_optimizer, momentum_of, schedule_of, snapshot_steps
 
 SIZES = {"tiny": (16, 24, 2), "small": (200, 512, 2), "paper": (400, 1152, 3)}  # embedding, hidden units, layers
-RECURRENT_SCHEDULES: dict[str, Schedule] = {
-    "one_cycle": one_cycle(),
-    "slanted_triangular": slanted_triangular(),
-    "cosine": cosine(),
-    "constant": constant(),
-}
+HEAD_LR = 1e-2  # of a stage that says nothing of it
 BATCH = sections.Batch(evaluation_tokens=16_384)  # an eighth faster than half of that, for the matrices are thin: one row a text
 WHOLE = 10_000_000  # tokens: documents of a language model are not cut
 
@@ -182,42 +175,44 @@ def new_classifier(
     return AWDLSTMForSequenceClassification(AWDLSTMConfig(**options | dropouts | of_task))
 
 
-def stage_trainings(run: Run, stages: Sequence[sections.Stage], optim: sections.RecurrentOptim) -> list[Training]:
+def stage_trainings(stages: Sequence[sections.Stage], optim: sections.RecurrentOptim, cycles: sections.Cycles) -> list[Training]:
     """Turn a config's stages into trainings: rates fall by `optim.group_ratio` from one layer group to the one below."""
-    return [
-        Training(
-            epochs=stage.epochs,
-            make_optimizer=partial(_make_optimizer, run, stage, optim),
-            schedule=RECURRENT_SCHEDULES[optim.schedule],
-            momentum=momentum_of(optim.schedule, optim.momentum),
-            train_last=stage.train_last,
-            average_from=optim.average_from,
-            name=_stage_name(stage.train_last),
-        )
-        for stage in stages
-    ]
+    return [_stage_training(stage, optim, cycles) for stage in stages]
 
 
-def momentum_of(schedule: str, momentum: tuple[float, float]) -> Schedule | None:
-    """Return how Adam's first beta goes the other way while 1cycle's rate goes; under other schedules it stays."""
-    return one_cycle_momentum(high=momentum[0], low=momentum[1]) if schedule == "one_cycle" else None
+def _stage_training(stage: sections.Stage, optim: sections.RecurrentOptim, cycles: sections.Cycles) -> Training:
+    wanted = HEAD_LR if optim.lr is None and stage.lr is None else optim.lr or stage.lr
+    lr = SWEPT if isinstance(wanted, str) or wanted is None else wanted
+    ratio = 1.0 if optim.similarity else optim.group_ratio
+    return Training(
+        epochs=epochs_of(stage.epochs or 1, optim.schedule, cycles),
+        make_optimizer=partial(
+            make_optimizer,
+            name=optim.optimizer,
+            lr=lr / ratio,
+            head_lr=lr,
+            layer_decay=1.0 / ratio,
+            similarity=optim.similarity,
+            weight_decay=optim.weight_decay,
+            betas=(optim.momentum[0], RECURRENT_BETAS[1]),
+            eps=RECURRENT_EPS,
+        ),
+        schedule=schedule_of(optim.schedule, cycles),
+        momentum=momentum_of(optim.schedule, optim.momentum),
+        sweep=wanted == "auto",
+        train_last=stage.train_last,
+        max_length=stage.max_length,
+        batch_size=stage.batch_size,
+        cache_frozen=stage.cache_frozen,
+        average_from=optim.average_from,
+        ema=optim.ema,
+        snapshots=partial(snapshot_steps, schedule=optim.schedule, cycles=cycles),
+        name=stage_name(stage.train_last),
+    )
 
 
-def _stage_name(train_last: int | None) -> str:
+def stage_name(train_last: int | None) -> str:
+    """Name a stage by what trains in it."""
     if train_last is None:
         return "all layers"
     return "head" if train_last == 1 else f"last {train_last} groups"
-
-
-def _make_optimizer(
-    run: Run, stage: sections.Stage, optim: sections.RecurrentOptim, model: nn.Module, layers: Sequence[LayerGroup]
-) -> Optimizer:
-    groups = parameter_groups(
-        layers,
-        lr=stage.lr / optim.group_ratio,
-        head_lr=stage.lr,
-        layer_decay=1.0 / optim.group_ratio,
-        weight_decay=optim.weight_decay,
-        no_decay=no_decay_names(model),
-    )
-    return adamw(groups, betas=(optim.momentum[0], RECURRENT_BETAS[1]), eps=RECURRENT_EPS)

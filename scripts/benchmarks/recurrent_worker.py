@@ -174,7 +174,7 @@ def language_model_pieces(folder: Path, given: Record) -> dict[str, Callable[[],
     encoded = read_documents(folder)
     tokenizer = word_tokenizer(json.loads((folder / "vocab.json").read_text(encoding="utf-8")))
     model = new_language_model(model_options(config.model, tokenizer), dropout=config.lm.dropout, seed=config.seed)
-    training = recurrent_training(config.lm, {"train": encoded}, backwards=False)
+    training = recurrent_training(config.lm, {"train": encoded}, cycles=config.cycles, backwards=False)
     carried, laps, estimates = CarriedState(training.num_rows), Laps(), True
     every_token = Reading(recurrent=True, activation=config.lm.activation, temporal=config.lm.temporal)
     as_it_comes = replace(every_token, num_sampled=config.lm.sampled)
@@ -249,12 +249,10 @@ def timed_loss(loss_fn: LossFn, laps: Laps, *, accelerator: Accelerator, body: n
 def classifier_pieces(folder: Path, given: Record) -> dict[str, Callable[[], Record]]:
     """Return the pieces of the classifier's worker: an epoch over the sample, unfrozen and frozen, and its prediction."""
     from recipes.common.classifier import prepare_again
-    from recipes.common.folder import Run
     from recipes.common.recurrent import model_options, new_classifier, stage_trainings
 
     config = recipe_config(short=given["short"])
     accelerator = start(seed=config.seed, precision=given["precision"], threads=given["threads"])
-    run = Run("benchmark", folder, accelerator)
     tokenizer = word_tokenizer(json.loads((folder / "vocab.json").read_text(encoding="utf-8")))
     labels = np.array(given["labels"])
     names = [str(label) for label in sorted(set(given["labels"]))]
@@ -271,7 +269,7 @@ def classifier_pieces(folder: Path, given: Record) -> dict[str, Callable[[], Rec
     ) -> Iterator[Step]:
         nonlocal trained
         stage = replace(config.stages[-1], train_last=train_last)
-        (training,) = stage_trainings(run, [stage], config.optim)
+        (training,) = stage_trainings([stage], config.optim, config.cycles)
         groups = layer_groups(accelerator.unwrap_model(trained))
         freeze_to(groups, train_last=train_last)
         trained, optimizer = prepare_again(accelerator, trained, training.make_optimizer(model, groups))

@@ -1,0 +1,231 @@
+"""Each practice is switched by a field: turning it changes the run, and leaving it alone repeats it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from nlpbp.core.errors import ConfigError, DataError
+from recipes.common.config import Cycles, Stage
+from recipes.common.results import RunResult
+
+TRANSFORMER_FIELDS = {
+    "optim.lr": 3e-3,
+    "optim.head_lr": 2e-2,
+    "optim.layer_decay": 0.5,
+    "optim.similarity": "high",
+    "optim.optimizer": "sgd",
+    "optim.betas": (0.8, 0.9),
+    "optim.eps": 1e-3,
+    "optim.weight_decay": 0.5,
+    "optim.schedule": "warm_restarts",
+    "optim.warmup": 0.5,
+    "optim.max_grad_norm": 0.1,
+    "optim.label_smoothing": 0.2,
+    "optim.focal": 2.0,
+    "optim.class_weights": "balanced",
+    "optim.average_from": 0.3,
+    "optim.ema": 0.5,
+    "data.balance": True,
+    "data.sample": 0.5,
+    "data.max_length": 8,
+    "dropout.scale": 3.0,
+    "batch.size": 8,
+    "stages": (Stage(train_last=1),),
+}
+RECURRENT_FIELDS = {
+    "optim.lr": 1e-2,
+    "optim.similarity": "low",
+    "optim.group_ratio": 2.6,
+    "optim.optimizer": "sgd",
+    "optim.schedule": "slanted_triangular",
+    "optim.momentum": (0.9, 0.5),
+    "optim.weight_decay": 0.5,
+    "optim.max_grad_norm": 0.1,
+    "optim.label_smoothing": 0.2,
+    "optim.focal": 2.0,
+    "optim.class_weights": "balanced",
+    "optim.average_from": 0.3,
+    "optim.ema": 0.5,
+    "data.balance": True,
+    "dropout.scale": 2.0,
+    "model.cell": "lstm",
+    "model.recurrent_init": "identity",
+    "stages": (Stage(epochs=1, lr=3e-2, train_last=1),),
+}
+LANGUAGE_MODEL_FIELDS = {
+    "lm.lr": 5e-3,
+    "lm.layer_decay": 0.5,
+    "lm.optimizer": "sgd",
+    "lm.schedule": "flat_cosine",
+    "lm.momentum": (0.9, 0.5),
+    "lm.weight_decay": 0.5,
+    "lm.max_grad_norm": 0.01,
+    "lm.activation": 20.0,
+    "lm.temporal": 20.0,
+    "lm.dropout": 1.5,
+    "lm.random_windows": True,
+    "lm.sampled": 20,
+    "lm.average_from": 0.3,
+    "lm.ema": 0.5,
+}
+CASES = [
+    *(("transformer_sentiment", name, value) for name, value in TRANSFORMER_FIELDS.items()),
+    *(("gru_classifier", name, value) for name, value in RECURRENT_FIELDS.items()),
+    *(("lm_awd_lstm", name, value) for name, value in LANGUAGE_MODEL_FIELDS.items()),
+]
+
+
+def short(recipe: ModuleType) -> Any:
+    """Return a config that trains a few steps, on labels of which one is rarer than the other."""
+    config = recipe.tiny()
+    if hasattr(config, "lm"):
+        return dataclasses.replace(config, lm=dataclasses.replace(config.lm, steps=12), eval_steps=12)
+    data = dataclasses.replace(config.data, train=rows())
+    stages = {"epochs": 1} if hasattr(config, "epochs") else {"stages": (Stage(epochs=1, lr=3e-2),)}
+    return dataclasses.replace(config, data=data, **stages)
+
+
+def rows() -> list[dict[str, str]]:
+    from nlpbp.data.tiny import tiny_reviews
+
+    table = tiny_reviews().columns
+    pairs = list(zip(table["text"], table["label"], strict=True))
+    return [{"text": text, "label": label} for index, (text, label) in enumerate(pairs) if label == "pos" or index % 3]
+
+
+def changed(config: Any, name: str, value: Any) -> Any:
+    """Return the config with one dotted field replaced."""
+    section, _, rest = name.partition(".")
+    new = changed(getattr(config, section), rest, value) if rest else value
+    return dataclasses.replace(config, **{section: new})
+
+
+def weights(recipe: ModuleType, config: Any, out: Path) -> str:
+    """Train, and hash every weight but the classifier's own shape."""
+    result = recipe.run(dataclasses.replace(config, out=str(out), threads=1, precision="fp32"))
+    state = load_file(result.out / "model" / "model.safetensors")
+    return hashlib.sha256(b"".join(state[name].numpy().tobytes() for name in sorted(state))).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def unchanged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    names = sorted({name for name, _, _ in CASES})
+    recipes = {name: importlib.import_module(f"recipes.{name}") for name in names}
+    return {name: weights(recipe, short(recipe), tmp_path_factory.mktemp("runs") / name) for name, recipe in recipes.items()}
+
+
+@pytest.mark.parametrize(("name", "field", "value"), CASES, ids=[f"{name}-{field}" for name, field, _ in CASES])
+def test_turning_a_field_changes_the_run(name: str, field: str, value: Any, unchanged: dict[str, str], tmp_path: Path) -> None:
+    recipe = importlib.import_module(f"recipes.{name}")
+    config = short(recipe)
+    assert changed(config, field, value) != config
+    assert weights(recipe, changed(config, field, value), tmp_path / "run") != unchanged[name]
+
+
+@pytest.mark.parametrize("name", ["transformer_sentiment", "gru_classifier", "lm_awd_lstm"])
+def test_leaving_them_alone_repeats_it(name: str, unchanged: dict[str, str], tmp_path: Path) -> None:
+    recipe = importlib.import_module(f"recipes.{name}")
+    assert weights(recipe, short(recipe), tmp_path / "run") == unchanged[name]
+
+
+def run_transformer(out: Path, **changes: Any) -> RunResult:
+    from recipes import transformer_sentiment
+
+    return transformer_sentiment.run(dataclasses.replace(transformer_sentiment.tiny(), out=str(out), threads=1, **changes))
+
+
+def test_stages_say_what_trains_and_on_how_many_texts_a_step_and_hold_to_it(tmp_path: Path) -> None:
+    stages = (
+        Stage(epochs=1, lr=2e-2, train_last=1, cache_frozen=True),
+        Stage(epochs=2, lr=1e-2, train_last=2, max_length=6, batch_size=40, cache_frozen=True),
+        Stage(epochs=1, lr=5e-3),
+    )
+    result = run_transformer(tmp_path / "run", stages=stages)
+    record = json.loads((result.out / "result.json").read_text())["stages"]
+    assert [stage["name"] for stage in record] == ["head", "last 2 groups", "all layers"]
+    assert record[0]["trained"] == ["head"]
+    assert record[0]["trained_parameters"] < record[1]["trained_parameters"] < record[2]["trained_parameters"]
+    assert record[2]["trained_parameters"] == result.num_parameters
+    steps = [json.loads(line) for line in (result.out / "metrics.jsonl").read_text().splitlines()]
+    sizes = {name: [step["num_items"] for step in steps if step.get("stage") == name] for name in ("head", "last 2 groups")}
+    assert sum(sizes["head"]) / len(sizes["head"]) < 20 < 30 < sum(sizes["last 2 groups"]) / len(sizes["last 2 groups"])
+
+
+def test_the_cache_of_frozen_layers_changes_the_time_and_not_the_result(tmp_path: Path) -> None:
+    results = [
+        run_transformer(
+            tmp_path / str(cached), precision="fp32", stages=(Stage(epochs=3, lr=2e-2, train_last=2, cache_frozen=cached),)
+        )
+        for cached in (False, True)
+    ]
+    first, second = (load_file(result.out / "model" / "model.safetensors") for result in results)
+    assert all((first[name] - second[name]).abs().max() < 1e-4 for name in first)
+    with pytest.raises(ConfigError, match="no block") as error:
+        run_transformer(tmp_path / "none", stages=(Stage(cache_frozen=True),))
+    assert error.value.column == "stages.cache_frozen"
+
+
+def test_warm_restarts_come_back_to_their_peak_and_leave_a_snapshot_a_cycle(tmp_path: Path) -> None:
+    from recipes import transformer_sentiment
+
+    optim = dataclasses.replace(transformer_sentiment.tiny().optim, schedule="warm_restarts")
+    cycles = Cycles(cycles=2, cycle_len=1, cycle_mult=2, cycle_decay=0.5, snapshots=True)
+    result = run_transformer(tmp_path / "run", optim=optim, cycles=cycles)
+    lines = [json.loads(line) for line in (result.out / "metrics.jsonl").read_text().splitlines()]
+    rates = [line["lr"] for line in lines if "split" not in line]
+    per_epoch = len(rates) // 3
+    assert len(rates) % 3 == 0
+    assert rates[0] > 0.9 * optim.lr and rates[per_epoch - 1] < 0.1 * optim.lr
+    assert 0.45 * optim.lr < rates[per_epoch] < 0.5 * optim.lr
+    assert sorted(folder.name for folder in (result.out / "snapshots").iterdir()) == ["1", "2"]
+    last = load_file(result.out / "snapshots" / "2" / "model.safetensors")
+    first = load_file(result.out / "snapshots" / "1" / "model.safetensors")
+    assert any(not first[name].equal(last[name]) for name in last)
+
+
+def numbers(*, beyond: bool = False) -> list[dict[str, Any]]:
+    words = ["dull", "weak", "fair", "good", "great", "superb"]
+    made = [{"text": f"a {words[i % 6]} film number {i}", "label": float(i % 6) + 0.001 * (i % 7)} for i in range(240)]
+    return [*made, {"text": "off the scale", "label": 99.0}] if beyond else made
+
+
+@pytest.mark.parametrize("name", ["transformer_sentiment", "gru_classifier"])
+def test_answers_stay_within_a_known_range_and_reach_its_ends(name: str, tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    from nlpbp.train.setup import start
+    from recipes.common import predict
+
+    recipe = importlib.import_module(f"recipes.{name}")
+    data = dataclasses.replace(recipe.tiny().data, train=numbers(), label="label", value_range=(0.0, 5.1))
+    result = recipe.run(dataclasses.replace(recipe.tiny(), data=data, out=str(tmp_path / "run"), threads=1))
+    answers = pq.read_table(result.out / "predictions.parquet").to_pydict()
+    assert all(-0.256 <= value <= 5.356 for value in answers["prediction"])
+    assert result.metrics["test"]["mae"] < result.baselines["majority"]["test"]["mae"]
+    classifier = predict.load_run(result.out, accelerator=start(seed=0, precision="fp32", threads=1))
+    from nlpbp.data.readers import read_source
+
+    table = read_source([{"text": row["text"]} for row in numbers()])
+    examples = predict.read_texts(classifier, table)
+    again = predict.predict_outputs(classifier, examples, accelerator=start(seed=0, precision="fp32", threads=1))
+    by_text = dict(zip(examples.texts, again.tolist(), strict=True))
+    texts = [row["text"] for row in numbers()]
+    assert [by_text[texts[i]] for i in answers["id"]] == pytest.approx(answers["prediction"], abs=1e-4)
+
+
+def test_a_value_outside_the_range_is_named_with_its_row(tmp_path: Path) -> None:
+    from recipes import transformer_sentiment
+
+    data = dataclasses.replace(transformer_sentiment.tiny().data, train=numbers(beyond=True), label="label", value_range=(0.0, 5.1))
+    with pytest.raises(DataError, match="99") as error:
+        run_transformer(tmp_path / "run", data=data)
+    assert "241" in str(error.value) or "240" in str(error.value)
