@@ -82,7 +82,14 @@ def _train(run: Run, config: Config) -> RunResult:
     fields = inputs.fields
     tokenizer = tokenizer_for(run, joined_texts(inputs.train.examples), config.tokenizer)
     options = model_options(config.model, tokenizer)
-    model = new_classifier(options, task=fields.task, labels=fields.labels, dropout=config.dropout.scale, seed=config.seed)
+    model = new_classifier(
+        options,
+        task=fields.task,
+        labels=fields.labels,
+        dropout=config.dropout.scale,
+        seed=config.seed,
+        value_range=config.data.value_range,
+    )
     return train_classifier(
         run,
         config,

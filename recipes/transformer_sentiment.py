@@ -13,12 +13,9 @@ from torch import nn
 from torch.optim import Optimizer
 from transformers import PreTrainedTokenizerBase
 
-from nlpbp.core.errors import ConfigError
 from nlpbp.core.groups import LayerGroup
 from nlpbp.data.columns import Examples
-from nlpbp.data.packaged import packaged_model
 from nlpbp.text.batches import Encoded, encode
-from nlpbp.text.tiny import tiny_bert
 from nlpbp.text.transformer import length_limit, load_classifier, load_config, load_masked_lm, load_tokenizer
 from nlpbp.train.setup import Precision
 from recipes.common import config as sections
@@ -29,6 +26,7 @@ from recipes.common.folder import CACHE, Run, open_run
 from recipes.common.inputs import Inputs, fingerprint, joined_texts, load_inputs, load_texts, the_same_everywhere
 from recipes.common.masked_lm import adapt, copy_body_
 from recipes.common.optimize import epochs_of, schedule_of, snapshot_steps, transformer_optimizer
+from recipes.common.pretrained import check_length, model_path
 from recipes.common.recurrent import stage_name
 from recipes.common.results import RunResult
 
@@ -229,21 +227,3 @@ def adapt_to_texts(
     )
     copy_body_(model, adapted)
     return progress, names
-
-
-def model_path(name: str) -> str:
-    """Return the folder of a packaged model; any other name as it is."""
-    if name == "demo:minilm":
-        return str(packaged_model())
-    return str(tiny_bert(CACHE / "tiny-bert")) if name == "tiny:bert" else name
-
-
-def check_length(max_length: int, *, limit: int) -> int:
-    """Raise `ConfigError` for texts longer than the model has positions."""
-    if max_length > limit:
-        raise ConfigError(
-            f"{max_length} tokens are asked for, and the model reads {limit} tokens at most",
-            column="data.max_length",
-            hint=f"give {limit} or less",
-        )
-    return max_length

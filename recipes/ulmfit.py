@@ -156,7 +156,12 @@ def _train(run: Run, config: Config) -> RunResult:
         progress, model = make_language_model(run, config, texts, model=model, tokenizer=tokenizer, names=names, later_steps=later)
 
     classifier = new_classifier(
-        options, task=inputs.fields.task, labels=inputs.fields.labels, dropout=config.dropout.scale, seed=config.seed
+        options,
+        task=inputs.fields.task,
+        labels=inputs.fields.labels,
+        dropout=config.dropout.scale,
+        seed=config.seed,
+        value_range=config.data.value_range,
     )
     if not config.lm.skip:
         classifier.model.load_state_dict(model.model.state_dict())

@@ -3,6 +3,7 @@
 python scripts/predict.py runs/transformer_sentiment-1 --data new.csv --out predictions.csv
 echo "a joy from start to end" | python scripts/predict.py runs/transformer_sentiment-1
 python scripts/predict.py runs/forward runs/backward --data new.csv
+python scripts/predict.py runs/restarts --snapshots --data new.csv
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         prog="predict.py", description="Answer for new texts with a finished run, or with the mean of several."
     )
     parser.add_argument("run", nargs="+", help="a run folder, or a model folder; of several the mean probabilities or values count")
+    parser.add_argument("--snapshots", action="store_true", help="the mean of the models that the one run kept after its cycles")
     parser.add_argument("--data", help="a file with texts, as for training (default: standard input, one text a line)")
     parser.add_argument("--out", help="a .csv, .tsv, .jsonl or .parquet file to write (default: standard output)")
     parser.add_argument("--text", nargs="+", default=[], help="the text column, or two for a pair (default: as in training)")
@@ -29,6 +31,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     given = parser.parse_args(arguments)
     if given.threads is not None and given.threads < 1:
         parser.error("--threads must be 1 or more")
+    if given.snapshots and len(given.run) > 1:
+        parser.error("--snapshots are of one run")
     return given
 
 
@@ -45,7 +49,10 @@ def answer(arguments: Sequence[str]) -> None:
     if given.out:
         predict.check_predictions_file(Path(given.out))
     accelerator = start(seed=0, precision="fp32", threads=given.threads)
-    classifiers = predict.load_runs(given.run, accelerator=accelerator)
+    if given.snapshots:
+        classifiers = predict.load_snapshots(given.run[0], accelerator=accelerator)
+    else:
+        classifiers = predict.load_runs(given.run, accelerator=accelerator)
     classifier = predict.combined(classifiers)
     table = (
         read_source(given.data, split="test") if given.data else predict.read_lines(sys.stdin.buffer.read(), name="standard input")

@@ -481,11 +481,11 @@ def outside_range(model: nn.Module, value_range: tuple[float, float] | None) -> 
     A recurrent classifier's head does. A transformer's answers come out of `pipeline` without it: it stands in the model's config
     as `value_range`, for who applies the scaled sigmoid outside, as `predict.py` does.
     """
-    if value_range is None:
-        return None
     config: Any = model.config
+    if value_range is None or config.model_type == "awd_lstm":
+        return None
     config.value_range = list(value_range)
-    return None if config.model_type == "awd_lstm" else value_range
+    return value_range
 
 
 def weights_of_classes(inputs: Inputs, wanted: str | None, *, device: torch.device) -> torch.Tensor | None:

@@ -85,6 +85,21 @@ def load_runs(paths: Sequence[str | Path], *, accelerator: Accelerator) -> list[
     return classifiers
 
 
+def load_snapshots(path: str | Path, *, accelerator: Accelerator) -> list[Classifier]:
+    """Load the models that a run with `--cycles.snapshots` kept, to answer with the run's own columns and thresholds.
+
+    Raises `ConfigError` for a run that kept none.
+    """
+    folders = sorted(Path(path, "snapshots").glob("*/config.json"), key=lambda file: int(file.parent.name))
+    if not folders:
+        raise ConfigError(
+            f"{path} has no snapshots", column="snapshots", hint="train with --optim.schedule warm_restarts --cycles.snapshots"
+        )
+    whole = load_run(path, accelerator=accelerator)
+    loaded = [load_run(file.parent, accelerator=accelerator) for file in folders]
+    return [replace(one, fields=whole.fields, thresholds=whole.thresholds) for one in loaded]
+
+
 def _described(fields: Fields) -> tuple[str, str, str]:
     """Say what must be the same in runs that answer together; the columns of a model folder alone are not known."""
     texts = {0: "", 1: "one text"}.get(len(fields.text), "a pair of texts")

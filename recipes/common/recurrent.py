@@ -161,7 +161,13 @@ def start_from(
 
 
 def new_classifier(
-    options: dict[str, Any], *, task: str, labels: Sequence[str], dropout: float, seed: int
+    options: dict[str, Any],
+    *,
+    task: str,
+    labels: Sequence[str],
+    dropout: float,
+    seed: int,
+    value_range: tuple[float, float] | None = None,
 ) -> AWDLSTMForSequenceClassification:
     """Make an AWD-LSTM classifier with weights that follow from the seed."""
     torch.manual_seed(stage_seed(seed, 1))
@@ -170,6 +176,7 @@ def new_classifier(
         "id2label": dict(enumerate(names)),
         "label2id": {label: index for index, label in enumerate(names)},
         "problem_type": PROBLEM_TYPES[task],
+        "value_range": None if value_range is None else list(value_range),
     }
     dropouts = CLASSIFIER_DROPOUTS.scaled(dropout).as_config()
     return AWDLSTMForSequenceClassification(AWDLSTMConfig(**options | dropouts | of_task))

@@ -103,7 +103,7 @@ def test_balanced_ids_hold_each_class_equally_often_and_use_its_examples_evenly(
     assert np.bincount(TARGETS[ids]).tolist() == [1251, 1251, 1251, 1250]
     assert np.bincount(TARGETS).min() < 10
     for value in range(4):
-        uses = np.bincount(ids, minlength=5003)[TARGETS == value]
+        uses = np.bincount(ids, minlength=5003)[value == TARGETS]
         assert uses.max() - uses.min() <= 1
     assert abs(np.corrcoef(TARGETS[ids] == 0, np.arange(5003))[0, 1]) < 0.05  # the classes are mixed
 

@@ -18,7 +18,6 @@ GROUPS = {
     "G": "security",
 }
 PARTS = {
-    "finder": "nlpbp/train/lr_finder.py",
     "calibration": "nlpbp/analysis/calibration.py",
     "report": "nlpbp/analysis/report.py",
     "images": "nlpbp/vision/images.py",
@@ -101,7 +100,7 @@ ROWS = (
     Row("C10", "texts longer than the model's positions"),
     Row("C11", "a class number without a class"),
     Row("C12", "a class that is absent from training"),
-    Row("C13", "a learning rate search that diverges, is flat, has one point", waits_for="finder"),
+    Row("C13", "a learning rate search that diverges, is flat, has one point"),
     Row("C14", "a metric that is undefined"),
     Row("C15", "a constant target"),
     Row("C16", "logits of ten thousand"),

@@ -25,7 +25,7 @@ from nlpbp.analysis.intervals import bootstrap_intervals
 from nlpbp.analysis.metrics import task_metrics
 from nlpbp.core.batch import Batch
 from nlpbp.core.errors import CheckpointError, ConfigError, DataError, NumericError
-from nlpbp.core.losses import task_loss
+from nlpbp.core.losses import balanced_class_weights, task_loss
 from nlpbp.core.optim import adamw
 from nlpbp.core.schedules import constant
 from nlpbp.data.order import evaluation_batches, grouped_steps, steps_per_epoch
@@ -34,6 +34,7 @@ from nlpbp.data.tiny import tiny_reviews
 from nlpbp.train import checkpoint
 from nlpbp.train.evaluate import predict
 from nlpbp.train.loop import train_steps
+from nlpbp.train.lr_finder import find_rate
 from recipes.common import classifier, fit, folder
 from recipes.common.config import Data
 from recipes.common.inputs import load_inputs
@@ -329,7 +330,9 @@ def test_class_numbers_with_a_class_become_its_name(tmp_path: Path) -> None:
 
 @pytest.mark.fault("C12")
 def test_a_class_that_is_absent_from_training_divides_nothing_by_zero() -> None:
-    """There are no class weights yet: what counts classes are the baselines and the metrics."""
+    """What counts classes are the weights by their frequency, the baselines and the metrics."""
+    weights = balanced_class_weights(torch.tensor([0, 2, 2, 0]), num_labels=3, task="single_label")
+    assert weights.isfinite().all()
     targets = np.array([0, 2, 2, 0])
     texts = ["good fun", "bad plot", "so bad", "so good"]
     (tfidf,) = tfidf_baseline("single_label", texts, targets, [["good plot", "bad"]], num_labels=3)
@@ -339,6 +342,55 @@ def test_a_class_that_is_absent_from_training_divides_nothing_by_zero() -> None:
         assert outputs[:, 1].max() == 0.0
         metrics = task_metrics("single_label", np.array([1, 0]), outputs)
         assert all(value is not None and math.isfinite(value) for value in metrics.values())
+
+
+@pytest.mark.fault("C13")
+@pytest.mark.parametrize(
+    ("start", "end", "num_steps", "told"),
+    [(10.0, 1e9, 40, "diverged"), (1e-12, 1e-11, 40, "noise"), (1e-6, 1.0, 1, "only 0 steps")],
+    ids=["diverges", "flat", "one point"],
+)
+def test_a_rate_search_that_finds_nothing_suggests_nothing_and_leaves_the_model_alone(
+    start: float, end: float, num_steps: int, told: str
+) -> None:
+    model = linear()
+    before = copy.deepcopy(model.state_dict())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def make_steps(schedule: Any, total_steps: int, order: int) -> Any:
+        numbers = np.random.default_rng(order)
+        batches = [[batch(numbers.integers(0, 50, size=4).tolist())] for _ in range(total_steps)]
+        return train_steps(
+            model,
+            batches,
+            optimizer,
+            accelerator=Accelerator(cpu=True),
+            loss_fn=lambda model, batch: loss_of(model, batch) * (1e30 if start > 1.0 else 1.0),
+            schedule=schedule,
+            total_steps=total_steps,
+            max_grad_norm=None,
+        )
+
+    found = find_rate(
+        make_steps,
+        model=model,
+        optimizer=optimizer,
+        accelerator=Accelerator(cpu=True),
+        start=start,
+        end=end,
+        num_steps=num_steps,
+    )
+    assert found.suggestions == {}
+    assert found.refused is not None and told in found.refused
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.fault("C13")
+def test_a_run_whose_rate_is_not_found_stops_with_the_fix_and_its_curve(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="found no rate") as error:
+        train(tmp_path / "run", optim={"lr": "auto"}, finder={"start": 1e-12, "end": 1e-11, "orders": 1})
+    assert error.value.column == "optim.lr"
+    assert (tmp_path / "run" / "lr_finder_1.svg").exists()
 
 
 @pytest.mark.fault("C14")

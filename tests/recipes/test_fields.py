@@ -10,10 +10,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from safetensors.torch import load_file
 
 from nlpbp.core.errors import ConfigError, DataError
+from nlpbp.data.readers import read_table
+from nlpbp.train.setup import start
+from recipes.common import predict
 from recipes.common.config import Cycles, Stage
 from recipes.common.results import RunResult
 
@@ -190,6 +194,14 @@ def test_warm_restarts_come_back_to_their_peak_and_leave_a_snapshot_a_cycle(tmp_
     last = load_file(result.out / "snapshots" / "2" / "model.safetensors")
     first = load_file(result.out / "snapshots" / "1" / "model.safetensors")
     assert any(not first[name].equal(last[name]) for name in last)
+    accelerator = start(seed=0, precision="fp32", threads=1)
+    snapshots = predict.load_snapshots(result.out, accelerator=accelerator)
+    examples = predict.read_texts(snapshots[0], read_table([{"text": "a wonderful film"}, {"text": "dull"}]))
+    each = [predict.predict_outputs(one, examples, accelerator=accelerator) for one in snapshots]
+    assert abs(each[0] - each[1]).max() > 1e-4
+    assert predict.mean_outputs(snapshots, examples, accelerator=accelerator) == pytest.approx((each[0] + each[1]) / 2, abs=1e-6)
+    with pytest.raises(ConfigError, match="no snapshots"):
+        predict.load_snapshots(tmp_path, accelerator=accelerator)
 
 
 def numbers(*, beyond: bool = False) -> list[dict[str, Any]]:
@@ -200,11 +212,6 @@ def numbers(*, beyond: bool = False) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("name", ["transformer_sentiment", "gru_classifier"])
 def test_answers_stay_within_a_known_range_and_reach_its_ends(name: str, tmp_path: Path) -> None:
-    import pyarrow.parquet as pq
-
-    from nlpbp.train.setup import start
-    from recipes.common import predict
-
     recipe = importlib.import_module(f"recipes.{name}")
     data = dataclasses.replace(recipe.tiny().data, train=numbers(), label="label", value_range=(0.0, 5.1))
     result = recipe.run(dataclasses.replace(recipe.tiny(), data=data, out=str(tmp_path / "run"), threads=1))
@@ -212,9 +219,7 @@ def test_answers_stay_within_a_known_range_and_reach_its_ends(name: str, tmp_pat
     assert all(-0.256 <= value <= 5.356 for value in answers["prediction"])
     assert result.metrics["test"]["mae"] < result.baselines["majority"]["test"]["mae"]
     classifier = predict.load_run(result.out, accelerator=start(seed=0, precision="fp32", threads=1))
-    from nlpbp.data.readers import read_source
-
-    table = read_source([{"text": row["text"]} for row in numbers()])
+    table = read_table([{"text": row["text"]} for row in numbers()])
     examples = predict.read_texts(classifier, table)
     again = predict.predict_outputs(classifier, examples, accelerator=start(seed=0, precision="fp32", threads=1))
     by_text = dict(zip(examples.texts, again.tolist(), strict=True))

@@ -16,13 +16,14 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
 
 from nlpbp.core.errors import CheckpointError, ConfigError, NumericError
 from nlpbp.train import loop
 from nlpbp.train.signals import Stopped
-from recipes import RECIPES, transformer_sentiment, ulmfit
-from recipes.common import fit
-from recipes.common.config import Batch, Checkpoints
+from recipes import RECIPES, lm_awd_lstm, transformer_sentiment, ulmfit
+from recipes.common import finder, fit
+from recipes.common.config import Batch, Checkpoints, Cycles, Finder, Stage
 
 ARTEFACTS = ("model/model.safetensors", "metrics.jsonl", "predictions.parquet", "language_model/model.safetensors")
 
@@ -31,7 +32,7 @@ class Killed(BaseException):
     """Ends a run as a kill does: nothing of the product catches it."""
 
 
-@pytest.fixture(scope="module", params=list(RECIPES))
+@pytest.fixture(scope="module", params=[name for name in RECIPES if name != "transformers_trainer"])  # which does not resume
 def recipe(request: pytest.FixtureRequest) -> ModuleType:
     return importlib.import_module(RECIPES[request.param][0])
 
@@ -375,3 +376,76 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(
         train(recipe, tmp_path / "run")
     assert error.value.code == 5
     assert (tmp_path / "run" / "checkpoints" / "step-00000006").is_dir()
+
+
+SWEPT: dict[str, dict[str, Any]] = {
+    "transformer_sentiment": {"stages": (Stage(epochs=1, lr=2e-2, train_last=1), Stage(epochs=1, lr="auto"))},
+    "lm_awd_lstm": {"lm": dataclasses.replace(lm_awd_lstm.tiny().lm, lr="auto", epochs=1)},
+}
+
+
+@pytest.fixture(scope="module", params=list(SWEPT))
+def swept(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[ModuleType, dict[str, Any], Path]:
+    recipe, out = importlib.import_module(f"recipes.{request.param}"), tmp_path_factory.mktemp("runs") / "swept"
+    options = {**SWEPT[request.param], "finder": Finder(num_steps=60, orders=2, start=1e-4)}
+    train(recipe, out, **options)
+    return recipe, options, out
+
+
+@pytest.mark.parametrize("after", [0, 5])
+def test_a_run_with_a_found_rate_goes_on_with_it_bit_for_bit(
+    swept: tuple[ModuleType, dict[str, Any], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    recipe, options, whole = swept
+    first = min(line["step"] for line in metrics(whole) if line.get("stage", "training") != "head" and "split" not in line)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(fit, "log", at_step(first + after, die))
+        train(recipe, tmp_path / "run", **options)
+    sweeps = []
+    original = finder.find_rate
+    monkeypatch.setattr(finder, "find_rate", lambda *given, **options: sweeps.append(1) or original(*given, **options))
+    train(recipe, tmp_path / "run", **options)
+    assert artefacts(tmp_path / "run") == artefacts(whole)
+    found = json.loads((tmp_path / "run" / "result.json").read_text())["stages"][-1]["lr"]
+    assert 1e-4 < found < 1.0
+    assert max(line["lr"] for line in metrics(whole) if "split" not in line and line["step"] >= first) == pytest.approx(found, rel=0.2)
+    assert len(sweeps) == (after == 0), "a stage that was saved is not swept again"
+
+
+STAGES = (
+    Stage(epochs=2, lr=2e-2, train_last=1, cache_frozen=True),
+    Stage(epochs=1, lr=1e-2, train_last=2, max_length=6, batch_size=24),
+    Stage(epochs=1, lr=5e-3),
+)
+
+
+@pytest.mark.parametrize("place", [3, 17, 30, 38, 46])
+def test_stages_of_a_transformer_go_on_bit_for_bit_but_for_a_cache_that_begins_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: int
+) -> None:
+    options = {"stages": STAGES, "precision": "fp32"}
+    train(transformer_sentiment, tmp_path / "whole", **options)
+    assert place < num_steps(tmp_path / "whole")
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(fit, "log", at_step(place, die))
+        train(transformer_sentiment, tmp_path / "run", **options)
+    train(transformer_sentiment, tmp_path / "run", **options)
+    whole, again = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("whole", "run"))
+    assert all((whole[name] - again[name]).abs().max() < 1e-5 for name in whole)
+    steps = [line for line in metrics(tmp_path / "run") if "split" not in line]
+    assert [line["stage"] for line in steps] == [line["stage"] for line in metrics(tmp_path / "whole") if "split" not in line]
+
+
+def test_snapshots_of_a_run_that_was_killed_are_those_of_one_that_was_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    optim = dataclasses.replace(transformer_sentiment.tiny().optim, schedule="warm_restarts")
+    options = {"optim": optim, "cycles": Cycles(cycles=2, cycle_mult=1, snapshots=True)}
+    train(transformer_sentiment, tmp_path / "whole", **options)
+    half = num_steps(tmp_path / "whole") // 2
+    for step in (half - 1, half, half + 1):
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(fit, "log", at_step(step, die))
+            train(transformer_sentiment, tmp_path / "run", **options)
+    train(transformer_sentiment, tmp_path / "run", **options)
+    for number in ("1", "2"):
+        mine, theirs = (tmp_path / name / "snapshots" / number / "model.safetensors" for name in ("run", "whole"))
+        assert mine.read_bytes() == theirs.read_bytes()
