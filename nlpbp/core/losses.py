@@ -118,7 +118,7 @@ def looks_normalised(logits: Tensor) -> bool:
 def classifier_loss(
     *, task: str, label_smoothing: float = 0.0, class_weights: Tensor | None = None, focal_gamma: float = 0.0
 ) -> LossFn:
-    """Make the loss function of a model whose output has `logits`, for `train_steps` or any other loop; options as in `task_loss`."""
+    """Make the loss function of a model whose output has `logits`, for `train_steps` or any other loop, from `task_loss`."""
 
     def loss_fn(model: nn.Module, batch: Batch) -> Tensor:
         if batch.labels is None:
