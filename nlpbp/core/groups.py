@@ -135,9 +135,9 @@ def parameter_groups(
     """Make optimizer groups with layer-wise rates: the last body group trains at `lr`, each one below at `layer_decay` times less.
 
     The head trains at `head_lr` (default: `lr`). `similarity` stands in place of `layer_decay`: three coarse groups, the head at
-    `lr` and each one below 10 times (high) or 3 times (low) slower, as fast.ai has it. Each layer group becomes one or two optimizer
-    groups, with and without `weight_decay`. Frozen parameters are included, so unfreezing them later trains them. Keys added for
-    readers: `name`, `base_lr`. Decay per layer as in ELECTRA and BEiT; fast.ai calls the idea discriminative rates.
+    `lr` and each one below 10 times (high) or 3 times (low) slower, as fast.ai has it. Each layer group becomes one or two
+    optimizer groups, with and without `weight_decay`. Frozen parameters are included, so unfreezing them later trains them. Keys
+    added for readers: `name`, `base_lr`. Decay per layer as in ELECTRA and BEiT; fast.ai calls it discriminative rates.
 
     >>> linear = nn.Linear(2, 2)
     >>> head = LayerGroup("head", tuple(linear.named_parameters()))

@@ -69,9 +69,9 @@ def lsuv_(
 ) -> None:
     """Initialise linear and convolution layers in place so that each one's output on this batch has a standard deviation of 1.
 
-    From the input on, each layer gets orthogonal weights and a bias of 0 and is scaled until it is within `tolerance` (Mishkin and
-    Matas 2015, LSUV): it suits any nonlinearity and any wiring. `inputs` are a tensor, or keyword arguments of `module`. Layers whose
-    weight is named in `skip`, or marked as loaded, stay as they are. Raises `ValueError` where an output does not vary, or does not come near 1.
+    From the input on, each layer gets orthogonal weights and a bias of 0 and is scaled until it is within `tolerance` (Mishkin
+    and Matas 2015, LSUV): it suits any nonlinearity and any wiring. `inputs` are a tensor, or keyword arguments of `module`. Layers
+    whose weight is named in `skip`, or marked as loaded, stay as they are. Raises `ValueError` where an output does not vary.
 
     >>> net = nn.Sequential(nn.Linear(9, 9), nn.Sigmoid(), nn.Linear(9, 9))
     >>> batch = torch.randn(50, 9)
@@ -132,14 +132,13 @@ def init_report(module: nn.Module, forward: Callable[[], object]) -> list[LayerR
     1 ReLU 1.5 0.5
     """
     reports: list[LayerReport] = []
-    names = {layer: name for name, layer in module.named_modules() if isinstance(layer, (*LINEAR, *NORMS, nn.ReLU))}
+    kinds = (*LINEAR, *NORMS, nn.ReLU)
+    names: dict[nn.Module, str] = {layer: name for name, layer in module.named_modules() if isinstance(layer, kinds)}
 
     def note(layer: nn.Module, args: Any, output: Tensor) -> None:
         values = output.float()
         zeros = (values == 0).float().mean().item()
-        report = LayerReport(
-            names[layer], type(layer).__name__, values.mean().item(), values.std(correction=0).item(), zeros
-        )
+        report = LayerReport(names[layer], type(layer).__name__, values.mean().item(), values.std(correction=0).item(), zeros)
         reports.append(report)
 
     hooks = [layer.register_forward_hook(note) for layer in names]
@@ -162,7 +161,7 @@ def _leaving_no_trace(module: nn.Module, hooks: Collection[Any]) -> Iterator[Non
             buffer.copy_(before)
 
 
-def _stays(name: str, parameter: nn.Parameter, skip: Collection[str]) -> bool:
+def _stays(name: str, parameter: Tensor, skip: Collection[str]) -> bool:
     return name in skip or getattr(parameter, "_is_hf_initialized", False)
 
 

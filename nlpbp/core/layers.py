@@ -53,7 +53,7 @@ def scaled_sigmoid(values: Tensor, *, low: float, high: float, margin: float = 0
 
 
 class AdaptiveConcatPool2d(nn.Module):
-    """Join the greatest and the mean of each channel of images of any size, [batch, channels, height, width] to [batch, 2 * channels].
+    """Join the greatest and the mean of each channel, [batch, channels, height, width] of any size to [batch, 2 * channels].
 
     >>> AdaptiveConcatPool2d()(torch.tensor([[[[1.0, 2.0], [3.0, 6.0]]]])).tolist()
     [[6.0, 3.0]]

@@ -64,9 +64,7 @@ def _balanced(lengths: Ints, targets: Ints, *, seed: int, epoch: int) -> tuple[I
     return np.concatenate(ids), np.concatenate(bounds)
 
 
-def grouped_steps(
-    lengths: Ints, *, size: int, seed: int, epoch: int, min_size: int = 1, targets: Ints | None = None
-) -> list[Ints]:
+def grouped_steps(lengths: Ints, *, size: int, seed: int, epoch: int, min_size: int = 1, targets: Ints | None = None) -> list[Ints]:
     """Cut an epoch into steps of similar length and about equal cost: many short examples or few long ones, `size` on average.
 
     `lengths` [n] are in tokens. Returns arrays of example indices, each example once, none with fewer than `min_size`, in random

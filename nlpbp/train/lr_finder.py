@@ -131,7 +131,9 @@ def read_curves(curves: Sequence[Curve]) -> Finding:
     """Smooth the curves and read rates from them; from each alone, and from their mean whether there is a valley at all."""
     length = min(len(curve.rates) for curve in curves)
     if length < 10:
-        return Finding(tuple(curves), (), (), {}, {}, f"only {length} steps were done before the loss diverged: begin at a lower rate")
+        return Finding(
+            tuple(curves), (), (), {}, {}, f"only {length} steps were done before the loss diverged: begin at a lower rate"
+        )
     rates = curves[0].rates[:length]
     mean = np.mean([curve.losses[:length] for curve in curves], axis=0)
     level, _, errors = smooth(np.log10(rates), mean)

@@ -131,8 +131,12 @@ class ResidualBlock(nn.Module):
         self.shortcut: nn.Module | None = None
         if residual:
             keeps_shape = stride == 1 and in_channels == out_channels
-            self.shortcut = nn.Identity() if keeps_shape else conv_block(
-                in_channels, out_channels, kernel_size=1, stride=stride, norm=norm, downsample=downsample, activation=False
+            self.shortcut = (
+                nn.Identity()
+                if keeps_shape
+                else conv_block(
+                    in_channels, out_channels, kernel_size=1, stride=stride, norm=norm, downsample=downsample, activation=False
+                )
             )
             if zero_init:
                 for parameter in second[-1].parameters():
@@ -232,7 +236,7 @@ def residual_net(
 ) -> ResidualNet:
     """Make a small residual net: a stem, a group of `num_blocks` blocks for each width, concat pooling, dropout, a linear layer.
 
-    The first group keeps the size, each later one halves it. The defaults are for small images, with 176,000 parameters.
+    The first group keeps the size, each later one halves it. The defaults are for small images, with 176,000 parameters for digits.
 
     >>> import torch
     >>> from nlpbp.core.groups import layer_groups

@@ -35,15 +35,15 @@ def test_answers_stay_inside_the_widened_range_in_fp32() -> None:
     assert (made.diff() > 0).all()
 
 
-def steps_to_learn(*, scaled: bool, margin: float = 0.05) -> int:
-    """Count the steps until stars from 1 to 5, many of them 1 and 5, are known with a squared error below 0.1."""
+def steps_to_learn(*, scaled: bool) -> int:
+    """Count the steps until stars from 1 to 5, many of them 1 and 5, are known with a squared error below 0.2."""
     torch.manual_seed(0)
     inputs = torch.randn(500, 5)
     stars = (3.0 + 2.0 * inputs[:, :1]).round().clamp(1.0, 5.0)
-    layer = nn.Linear(5, 1)
-    optimizer = torch.optim.Adam(layer.parameters(), lr=0.05)
+    net = nn.Sequential(nn.Linear(5, 32), nn.ReLU(), nn.Linear(32, 1))
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
     for step in range(1000):
-        answers = scaled_sigmoid(layer(inputs), low=1.0, high=5.0, margin=margin) if scaled else layer(inputs)
+        answers = scaled_sigmoid(net(inputs), low=1.0, high=5.0) if scaled else net(inputs)
         loss = (answers - stars).square().mean()
         if loss < 0.2:
             return step
@@ -54,7 +54,7 @@ def steps_to_learn(*, scaled: bool, margin: float = 0.05) -> int:
 
 
 def test_a_known_range_is_learned_in_fewer_steps() -> None:
-    assert steps_to_learn(scaled=True) < 0.6 * steps_to_learn(scaled=False)
+    assert steps_to_learn(scaled=True) < 0.3 * steps_to_learn(scaled=False) < 300
 
 
 def test_a_range_that_goes_down_is_refused() -> None:

@@ -91,7 +91,7 @@ def test_another_kind_is_refused() -> None:
 
 
 def texts_with_one_telling_token(num: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Make texts [num, 60, 8] of noise, of 30 to 60 tokens; in each, one token anywhere has feature 0 or 1 set, which is its label."""
+    """Make texts [num, 60, 8] of noise, of 30 to 60 tokens; in each, one token anywhere has feature 0 or 1 set: the label."""
     lengths = torch.randint(30, 61, (num, 1))
     labels = torch.randint(2, (num,))
     hidden = 0.5 * torch.randn(num, 60, 8)
@@ -100,7 +100,9 @@ def texts_with_one_telling_token(num: int) -> tuple[Tensor, Tensor, Tensor]:
     return hidden, torch.arange(60) < lengths, labels
 
 
-@pytest.mark.parametrize(("kind", "low", "high"), [("last", 0.4, 0.62), ("cls", 0.4, 0.62), ("max", 0.98, 1.0), ("concat", 0.97, 1.0)])
+@pytest.mark.parametrize(
+    ("kind", "low", "high"), [("last", 0.4, 0.62), ("cls", 0.4, 0.62), ("max", 0.98, 1.0), ("concat", 0.97, 1.0)]
+)
 def test_a_trained_head_finds_one_telling_token_anywhere_through_the_greatest_alone(kind: Pooling, low: float, high: float) -> None:
     torch.manual_seed(0)
     (hidden, mask, labels), (new_hidden, new_mask, new_labels) = (texts_with_one_telling_token(num) for num in (400, 400))

@@ -93,7 +93,9 @@ def test_evaluation_covers_each_example_and_every_rank_has_the_same_number_of_ba
     assert {i for share in shares for batch in share for i in batch.tolist()} == set(range(107))
 
 
-TARGETS = (np.random.default_rng(1).random(5003) < 0.04).astype(np.int64) + 2 * (np.arange(5003) % 50 == 0)  # four classes, all but one rare
+TARGETS = (np.random.default_rng(1).random(5003) < 0.04).astype(np.int64) + 2 * (
+    np.arange(5003) % 50 == 0
+)  # four classes, all but one rare
 
 
 @pytest.mark.parametrize("epoch", [0, 1, 7])
@@ -103,7 +105,7 @@ def test_balanced_ids_hold_each_class_equally_often_and_use_its_examples_evenly(
     assert np.bincount(TARGETS[ids]).tolist() == [1251, 1251, 1251, 1250]
     assert np.bincount(TARGETS).min() < 10
     for value in range(4):
-        uses = np.bincount(ids, minlength=5003)[value == TARGETS]
+        uses = np.bincount(ids, minlength=5003)[np.equal(TARGETS, value)]
         assert uses.max() - uses.min() <= 1
     assert abs(np.corrcoef(TARGETS[ids] == 0, np.arange(5003))[0, 1]) < 0.05  # the classes are mixed
 
@@ -113,7 +115,7 @@ def test_balanced_ids_are_a_function_of_seed_and_epoch_and_all_examples_have_the
     assert np.array_equal(draws[1], balanced_ids(TARGETS, seed=0, epoch=1))
     assert not np.array_equal(draws[1], balanced_ids(TARGETS, seed=1, epoch=1))
     assert len(set(draws[0].tolist())) < 1800
-    assert len(set(np.concatenate(draws).tolist())) == 5003  # 4671 common ones, 1251 an epoch
+    assert len(set(np.concatenate(draws).tolist())) == 5003  # 4713 common ones, 1251 an epoch
     assert np.bincount(balanced_ids(np.array([7, 7, 7, 9]), seed=0, epoch=0), minlength=4)[3] == 2
 
 
@@ -131,8 +133,13 @@ def test_a_balanced_plan_has_its_classes_its_steps_and_its_lengths(num_examples:
         assert counts.sum() == num_examples
         assert counts.max() - counts.min() <= 1
         shapes.add(tuple(sorted(map(len, steps))))
-        assert sum(len(step) * lengths[step].max() for step in steps) / sum(lengths[step].sum() for step in steps) < 1.35
     assert len(shapes) == 1
+
+
+def test_a_balanced_plan_needs_little_padding_too() -> None:
+    for epoch in range(3):
+        steps = grouped_steps(LENGTHS, size=32, seed=0, epoch=epoch, targets=TARGETS)
+        assert sum(len(step) * LENGTHS[step].max() for step in steps) / sum(LENGTHS[step].sum() for step in steps) < 1.05
 
 
 def test_a_balanced_plan_can_start_at_any_step_and_ranks_share_it() -> None:
@@ -152,7 +159,7 @@ def test_a_balanced_plan_can_start_at_any_step_and_ranks_share_it() -> None:
 def test_a_plan_without_targets_is_what_it_was() -> None:
     plan = training_plan(LENGTHS[:200], size=16, num_micro_batches=2, epochs=2, seed=3)
     digest = hashlib.sha256(repr([[part.tolist() for part in step] for step in plan]).encode()).hexdigest()
-    assert digest[:16] == "FILL"
+    assert digest[:16] == "91209790683a4268"
 
 
 def test_balancing_several_labels_is_refused() -> None:

@@ -408,7 +408,9 @@ def test_a_run_with_a_found_rate_goes_on_with_it_bit_for_bit(
     assert artefacts(tmp_path / "run") == artefacts(whole)
     found = json.loads((tmp_path / "run" / "result.json").read_text())["stages"][-1]["lr"]
     assert 1e-4 < found < 1.0
-    assert max(line["lr"] for line in metrics(whole) if "split" not in line and line["step"] >= first) == pytest.approx(found, rel=0.2)
+    assert max(line["lr"] for line in metrics(whole) if "split" not in line and line["step"] >= first) == pytest.approx(
+        found, rel=0.2
+    )
     assert len(sweeps) == (after == 0), "a stage that was saved is not swept again"
 
 
