@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from torch import nn
 
@@ -32,8 +33,12 @@ def freeze_to(groups: Sequence[LayerGroup], *, train_last: int | None) -> int:
     return sum(parameter.numel() for group in groups[first:] for _, parameter in group.parameters)
 
 
-def train_mode(model: nn.Module) -> None:
+def train_mode(model: nn.Module, *, norms: Literal["trained", "frozen"] = "trained") -> None:
     """Put `model` into training mode, but keep every module whose parameters are all frozen in evaluation mode.
+
+    So frozen layers drop nothing, and their normalisation keeps its statistics. With `norms` frozen all batch normalisation keeps
+    them, while its scale and shift go on training: for data like those of pretraining (fast.ai's bn_freeze). Give
+    `train_steps` the function with that choice, `set_mode=partial(train_mode, norms="frozen")`.
 
     >>> model = nn.Sequential(nn.Linear(2, 2).requires_grad_(False), nn.Dropout(), nn.Linear(2, 2))
     >>> train_mode(model); [module.training for module in model]
@@ -42,5 +47,6 @@ def train_mode(model: nn.Module) -> None:
     model.train()
     for module in model.modules():
         parameters = list(module.parameters())
-        if parameters and not any(p.requires_grad for p in parameters):
+        is_frozen = bool(parameters) and not any(p.requires_grad for p in parameters)
+        if is_frozen or (norms == "frozen" and isinstance(module, nn.modules.batchnorm._BatchNorm)):
             module.eval()

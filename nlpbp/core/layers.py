@@ -37,6 +37,15 @@ def fold_affine_(layer: nn.Linear, *, scale: float, shift: float) -> None:
         raise ValueError("a layer without a bias cannot take up a shift")
 
 
+def widened(low: float, high: float, *, margin: float = 0.05) -> tuple[float, float]:
+    """Return a range that is wider on both sides by `margin` times its length: what `scaled_sigmoid` answers within.
+
+    >>> widened(1.0, 5.0, margin=0.25)
+    (0.0, 6.0)
+    """
+    return low - margin * (high - low), high + margin * (high - low)
+
+
 def scaled_sigmoid(values: Tensor, *, low: float, high: float, margin: float = 0.05) -> Tensor:
     """Keep answers inside a range that is known, such as 1 to 5 stars, so that the model need not learn it; in fp32.
 

@@ -126,7 +126,7 @@ def classifier_loss(
 ) -> LossFn:
     """Make the loss function of a model whose output has `logits`, for `train_steps` or any other loop; options as in `task_loss`.
 
-    With a `value_range` a regression's logits are taken into it first, by `scaled_sigmoid`.
+    With a `value_range` a regression's logits are taken into it first, by `scaled_sigmoid` without a margin.
     """
 
     def loss_fn(model: nn.Module, batch: Batch) -> Tensor:
@@ -134,7 +134,7 @@ def classifier_loss(
             raise ValueError("a batch without labels cannot be trained on")
         logits = model(**batch.inputs).logits
         return task_loss(
-            logits if value_range is None else scaled_sigmoid(logits, low=value_range[0], high=value_range[1]),
+            logits if value_range is None else scaled_sigmoid(logits, low=value_range[0], high=value_range[1], margin=0.0),
             batch.labels,
             task=task,
             label_smoothing=label_smoothing,
@@ -159,7 +159,9 @@ def task_outputs(logits: Tensor, *, task: str, value_range: tuple[float, float] 
         return logits.softmax(dim=-1)
     if task == "multi_label":
         return logits.sigmoid()
-    return (logits if value_range is None else scaled_sigmoid(logits, low=value_range[0], high=value_range[1])).squeeze(-1)
+    return (logits if value_range is None else scaled_sigmoid(logits, low=value_range[0], high=value_range[1], margin=0.0)).squeeze(
+        -1
+    )
 
 
 LOGITS_AT_A_TIME = 1 << 21  # 8 MB of them in fp32: measured the fastest on CPUs with 2 MB of cache a core ...

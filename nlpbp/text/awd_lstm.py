@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ from transformers.utils.generic import ModelOutput
 from nlpbp.core.init import Hidden, init_recurrent_
 from nlpbp.core.layers import scaled_sigmoid
 from nlpbp.core.losses import chunked_cross_entropy, sampled_cross_entropy, task_loss
-from nlpbp.core.pooling import concat_pool
+from nlpbp.core.pooling import Pooling, pool
 
 State = tuple[Tensor, ...]
 CELLS = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
@@ -64,8 +64,8 @@ class AWDLSTMConfig(PreTrainedConfig):
     `cell` is lstm, gru or rnn (with `nonlinearity` tanh or relu). The last layer is as wide as the embedding when they are tied.
     `recurrent_init` is of the hidden-to-hidden matrices: orthogonal, identity or default; None: identity for a ReLU, else
     orthogonal. A `backwards` model reads a text from its end. `chunk_length` tokens are read at a time by the classifier, with the
-    state carried on and the gradient cut; the last `pooled_length` are pooled and trained on. `value_range` is that of
-    what a regression answers, which goes a twentieth beyond it on either side.
+    state carried on and the gradient cut; the last `pooled_length` are pooled, by `pooling`, and trained on. `value_range` bounds
+    what a regression answers.
     """
 
     model_type = "awd_lstm"
@@ -89,6 +89,7 @@ class AWDLSTMConfig(PreTrainedConfig):
     backwards: bool = False
     head_size: int = 50
     head_dropout: float = 0.1
+    pooling: str = "concat"
     chunk_length: int = 72
     pooled_length: int = 1440
     value_range: list[float] | None = None
@@ -103,6 +104,8 @@ class AWDLSTMConfig(PreTrainedConfig):
             raise ValueError(f"the cell is lstm, gru or rnn, not {self.cell!r}")
         if self.nonlinearity not in ("tanh", "relu"):
             raise ValueError(f"the nonlinearity is tanh or relu, not {self.nonlinearity!r}")
+        if self.pooling not in get_args(Pooling):
+            raise ValueError(f"the pooling is one of {', '.join(get_args(Pooling))}, not {self.pooling!r}")
         if self.value_range is not None and not self.value_range[0] < self.value_range[1]:
             raise ValueError(f"value_range goes from low to high, and is {self.value_range}")
 
@@ -368,7 +371,7 @@ class AWDLSTMForCausalLM(AWDLSTMPreTrainedModel, GenerationMixin):
 
 
 class AWDLSTMForSequenceClassification(AWDLSTMPreTrainedModel):
-    """A classifier or regressor over [last, max, mean] of all that an AWD-LSTM reads, however long."""
+    """A classifier or regressor over all that an AWD-LSTM reads, however long, pooled to [last, max, mean] by default."""
 
     def __init__(self, config: AWDLSTMConfig) -> None:
         super().__init__(config)
@@ -408,7 +411,9 @@ class AWDLSTMForSequenceClassification(AWDLSTMPreTrainedModel):
         words = None if input_ids is None else input_ids.gather(1, order)
         embedded = self.model.drop_words(embedded, words, masks)
         hidden = torch.cat(list(self._read_in_chunks(embedded, mask, masks)), dim=1)
-        logits = self.classifier(concat_pool(hidden, _last(mask, self.config.pooled_length)[:, -hidden.shape[1] :]))
+        logits = self.classifier(
+            pool(hidden, _last(mask, self.config.pooled_length)[:, -hidden.shape[1] :], kind=self.config.pooling)
+        )
         outputs = SequenceClassifierOutput(
             loss=None if labels is None else self._loss(logits, labels),
             logits=logits,
@@ -437,7 +442,7 @@ class AWDLSTMForSequenceClassification(AWDLSTMPreTrainedModel):
 
 
 class PoolingHead(nn.Module):
-    """ULMFiT's head: two blocks of normalisation, dropout and a linear layer over pooled vectors [batch, 3 * width].
+    """ULMFiT's head: two blocks of normalisation, dropout and a linear layer over pooled vectors, by default [batch, 3 * width].
 
     The normalisation is over a text's features and not over the batch as in the paper: so a text's answer and gradient never
     depend on its neighbours, and several processes train what one does.
@@ -445,7 +450,7 @@ class PoolingHead(nn.Module):
 
     def __init__(self, config: AWDLSTMConfig) -> None:
         super().__init__()
-        width = 3 * config.layer_sizes()[-1][1]
+        width = config.layer_sizes()[-1][1] * (3 if config.pooling == "concat" else 1)
         self.norm = nn.LayerNorm(width)
         self.dropout = nn.Dropout(config.output_dropout)
         self.dense = nn.Linear(width, config.head_size)
@@ -460,7 +465,7 @@ class PoolingHead(nn.Module):
         logits: Tensor = self.out_proj(self.out_dropout(self.out_norm(hidden)))
         if self.value_range is None:
             return logits
-        return scaled_sigmoid(logits, low=self.value_range[0], high=self.value_range[1])
+        return scaled_sigmoid(logits, low=self.value_range[0], high=self.value_range[1], margin=0.0)
 
 
 @dataclass(frozen=True)

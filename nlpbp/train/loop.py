@@ -9,7 +9,7 @@ It keeps no state of its own: rates follow from the step's number, randomness fr
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -55,6 +55,7 @@ def train_steps(
     first_step: int = 0,
     count: Count = count_examples,
     max_grad_norm: float | None = 1.0,
+    set_mode: Callable[[nn.Module], None] = train_mode,
     seed: int = 0,
 ) -> Iterator[Step]:
     """Train `model` one optimizer step at a time; each item of `batches` is this process's micro-batches of one step.
@@ -63,7 +64,7 @@ def train_steps(
     says how many items a batch's mean was over). The rate of step i is the group's base rate times
     `schedule((i + 0.5) / total_steps)`: the middle of the step, so that neither the first nor the last one is lost to a rate of 0.
     `momentum`, where given, is Adam's first beta at the same progress. `max_grad_norm` clips the global L2 norm (None: never).
-    `model` and `optimizer` come from `accelerator.prepare`.
+    `set_mode` puts the model into training mode before each step. `model` and `optimizer` come from `accelerator.prepare`.
 
     Raises `NumericError`, before the optimizer moves, when the loss or (outside fp16) the gradient is not finite.
 
@@ -81,7 +82,7 @@ def train_steps(
     """
     world_size = accelerator.num_processes
     for index, (window, num_items) in enumerate(_counted(accelerator, batches, count), start=first_step):
-        train_mode(model)
+        set_mode(model)
         progress = (index + 0.5) / total_steps
         set_rates(optimizer, schedule(progress))
         if momentum is not None:

@@ -23,7 +23,7 @@ from nlpbp.core.batch import Batch, LossFn
 from nlpbp.core.errors import ConfigError, DataError
 from nlpbp.core.freezing import freeze_to
 from nlpbp.core.groups import LayerGroup, layer_groups
-from nlpbp.core.layers import fold_affine_, output_layer
+from nlpbp.core.layers import fold_affine_, output_layer, widened
 from nlpbp.core.losses import balanced_class_weights, classifier_loss, looks_normalised, task_outputs
 from nlpbp.core.schedules import Schedule
 from nlpbp.data.order import Ints, evaluation_batches, micro_seed, steps_per_epoch, training_plan
@@ -476,7 +476,7 @@ def standardised(
 
 
 def outside_range(model: nn.Module, value_range: tuple[float, float] | None) -> tuple[float, float] | None:
-    """Tell the model the range of its answers, and return it where the model does not keep to it by itself.
+    """Tell the model the range of its answers, a little wider than that of the targets, and return it where the model does not keep to it by itself.
 
     A recurrent classifier's head does. A transformer's answers come out of `pipeline` without it: it stands in the model's config
     as `value_range`, for who applies the scaled sigmoid outside, as `predict.py` does.
@@ -484,8 +484,8 @@ def outside_range(model: nn.Module, value_range: tuple[float, float] | None) -> 
     config: Any = model.config
     if value_range is None or config.model_type == "awd_lstm":
         return None
-    config.value_range = list(value_range)
-    return value_range
+    config.value_range = list(widened(*value_range))
+    return widened(*value_range)
 
 
 def weights_of_classes(inputs: Inputs, wanted: str | None, *, device: torch.device) -> torch.Tensor | None:

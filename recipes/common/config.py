@@ -200,6 +200,8 @@ class Recurrent:
     """Of a plain rnn."""
     recurrent_init: Literal["orthogonal", "identity", "default"] | None = None
     """Of the hidden-to-hidden matrices. Left out: identity for a ReLU, else orthogonal."""
+    pooling: Literal["concat", "last", "mean", "max"] = "concat"
+    """What a classifier's head sees of its states; concat: the last, the greatest and the mean (practice N10)."""
     backwards: bool = False
     """Read texts from their end; a forward and a backward model make an ensemble."""
 
@@ -501,9 +503,23 @@ def _fits(annotation: Any, value: Any) -> bool:
 
 def _refuse(annotation: Any, value: Any, *, name: str, file: str | None) -> Any:
     choices = [str(choice) for choice in get_args(annotation)] if get_origin(annotation) is Literal else []
-    expected = f"one of {', '.join(choices)}" if choices else getattr(annotation, "__name__", str(annotation))
+    expected = f"one of {', '.join(choices)}" if choices else _in_words(annotation)
     hint = nearest(str(value), choices) if choices else f"give {expected}"
     raise ConfigError(f"{name} must be {expected}", file=file, column=name, excerpt=value, hint=hint)
+
+
+def _in_words(annotation: Any) -> str:
+    """Name a type as a reader would.
+
+    >>> _in_words(float | Literal["auto"] | None)
+    'float, auto or None'
+    """
+    if get_origin(annotation) is Literal:
+        return " or ".join(map(str, get_args(annotation)))
+    if get_origin(annotation) in (Union, types.UnionType):
+        *first, last = ["None" if choice is type(None) else _in_words(choice) for choice in get_args(annotation)]
+        return f"{', '.join(first)} or {last}"
+    return getattr(annotation, "__name__", str(annotation))
 
 
 def refuse_misspelt(cls: type[Any], arguments: Sequence[str], *, others: Sequence[str] = ()) -> None:
@@ -578,7 +594,7 @@ RANGES: dict[str, tuple[float, float, str]] = {
     "finder.num_steps": (20, math.inf, "20 or more"),
     "finder.orders": (1, 100, "between 1 and 100"),
     "finder.only": (1, math.inf, "1 or more"),
-    "data.value_range": (-math.inf, math.inf, ""),
+    "data.value_range": (-1e12, 1e12, "between -1e12 and 1e12"),
     "stages.max_length": (4, math.inf, "4 or more"),
     "stages.batch_size": (1, math.inf, "1 or more"),
     "optim.group_ratio": (1.0, 1000.0, "between 1 and 1000"),

@@ -14,6 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from nlpbp.core.errors import ConfigError
+from nlpbp.core.layers import widened
 from nlpbp.core.optim import RECURRENT_BETAS, RECURRENT_EPS
 from nlpbp.text.awd_lstm import (
     CLASSIFIER_DROPOUTS,
@@ -95,6 +96,7 @@ def model_options(wanted: sections.Recurrent, tokenizer: PreTrainedTokenizerBase
         "cell": wanted.cell,
         "nonlinearity": wanted.nonlinearity,
         "recurrent_init": wanted.recurrent_init,
+        "pooling": wanted.pooling,
         "backwards": wanted.backwards,
         "pad_token_id": tokenizer.pad_token_id,
         "bos_token_id": tokenizer.bos_token_id,
@@ -176,7 +178,7 @@ def new_classifier(
         "id2label": dict(enumerate(names)),
         "label2id": {label: index for index, label in enumerate(names)},
         "problem_type": PROBLEM_TYPES[task],
-        "value_range": None if value_range is None else list(value_range),
+        "value_range": None if value_range is None else list(widened(*value_range)),
     }
     dropouts = CLASSIFIER_DROPOUTS.scaled(dropout).as_config()
     return AWDLSTMForSequenceClassification(AWDLSTMConfig(**options | dropouts | of_task))

@@ -96,3 +96,23 @@ def test_the_mean_is_far_nearer_where_the_rate_stays_high_and_not_where_it_falls
 
     assert gain(falls=False) > 5.0
     assert gain(falls=True) < 2.0
+
+
+def test_a_moving_average_forgets_and_is_that_worked_out_by_hand() -> None:
+    layer = layer_of(0.0)
+    average = WeightAverage(layer, after=0, decay=0.5)
+    for step, (weight, mean) in enumerate([(8.0, 8.0), (4.0, 6.0), (0.0, 3.0)], start=1):
+        nn.init.constant_(layer.weight, weight)
+        average.update(step)
+        with average.applied():
+            assert layer.weight[0].item() == pytest.approx(mean)
+
+
+def test_a_moving_average_goes_on_from_what_was_saved() -> None:
+    layer = layer_of(6.0)
+    average = WeightAverage(layer, after=0, decay=0.5)
+    average.begin()  # the weights as the mean was saved
+    nn.init.constant_(layer.weight, 0.0)
+    average.update(3)
+    average.keep()
+    assert layer.weight[0].item() == pytest.approx(3.0)

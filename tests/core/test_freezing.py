@@ -74,3 +74,35 @@ def test_the_statistics_of_a_frozen_normalisation_stay() -> None:
         train_mode(model)
         model(torch.randn(8, 3))
         assert norm.running_mean.equal(before) is stays
+
+
+def test_frozen_statistics_of_batch_normalisation_stay_bit_for_bit_while_its_scale_trains() -> None:
+    model = Model()
+    norm = model.body["layers"][1]
+    assert isinstance(norm, nn.BatchNorm1d)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    statistics = {}
+    for norms in ("frozen", "trained"):
+        before = {name: value.clone() for name, value in norm.state_dict().items()}
+        for step in range(5):
+            train_mode(model, norms=norms)
+            torch.manual_seed(step)
+            model(5.0 + torch.randn(8, 3)).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        after = norm.state_dict()
+        statistics[norms] = [
+            torch.equal(before[name], after[name]) for name in ("running_mean", "running_var", "num_batches_tracked")
+        ]
+        assert not torch.equal(before["weight"], after["weight"])
+    assert statistics == {"frozen": [True] * 3, "trained": [False] * 3}
+
+
+def test_the_statistics_of_frozen_layers_stay_whatever_is_chosen() -> None:
+    model = Model()
+    freeze_to(groups_of(model), train_last=1)
+    norm = model.body["layers"][1]
+    before = norm.running_mean.clone()
+    train_mode(model)
+    model(torch.randn(8, 3))
+    assert torch.equal(norm.running_mean, before)

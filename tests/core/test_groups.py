@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import pytest
 import torch
@@ -9,15 +10,21 @@ from transformers import (
     AlbertConfig,
     AutoModelForSequenceClassification,
     BertConfig,
+    DebertaV2Config,
     DistilBertConfig,
+    ElectraConfig,
     GPT2Config,
+    LlamaConfig,
+    ModernBertConfig,
+    MPNetConfig,
     PreTrainedConfig,
     RobertaConfig,
     T5Config,
+    XLNetConfig,
 )
 
-from nlpbp.core.groups import layer_groups, no_decay_names, parameter_groups
-from nlpbp.core.optim import TRANSFORMER_BETAS, TRANSFORMER_EPS, adamw, set_rates
+from nlpbp.core.groups import coarse_groups, layer_groups, no_decay_names, parameter_groups
+from nlpbp.core.optim import TRANSFORMER_BETAS, TRANSFORMER_EPS, adamw, set_momentum, set_rates, sgd
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 16, "vocab_size": 20}
 CONFIGS: list[Callable[[], PreTrainedConfig]] = [
@@ -27,6 +34,12 @@ CONFIGS: list[Callable[[], PreTrainedConfig]] = [
     lambda: GPT2Config(n_embd=16, n_layer=3, n_head=2, vocab_size=20, pad_token_id=0),
     lambda: T5Config(d_model=16, d_ff=16, d_kv=8, num_layers=2, num_heads=2, vocab_size=20, pad_token_id=0),
     lambda: AlbertConfig(**SMALL, embedding_size=8),
+    lambda: ElectraConfig(**SMALL, embedding_size=8),
+    lambda: DebertaV2Config(**SMALL, relative_attention=True, pos_att_type=["c2p", "p2c"]),
+    lambda: MPNetConfig(**SMALL),
+    lambda: ModernBertConfig(**SMALL, pad_token_id=0, bos_token_id=1, eos_token_id=2, cls_token_id=1, sep_token_id=2),
+    lambda: XLNetConfig(vocab_size=20, d_model=16, n_layer=3, n_head=2, d_inner=16),
+    lambda: LlamaConfig(**SMALL, pad_token_id=0),
 ]
 
 
@@ -84,3 +97,24 @@ def test_frozen_parameters_are_in_the_optimizer_so_that_unfreezing_trains_them()
     model.bert.requires_grad_(False)
     made = parameter_groups(layer_groups(model), lr=1.0)
     assert sum(len(group["params"]) for group in made) == len(list(model.parameters()))
+
+
+@pytest.mark.parametrize(("similarity", "ratio"), [("high", 10.0), ("low", 3.0)])
+def test_rates_by_similarity_are_of_three_groups(similarity: Literal["high", "low"], ratio: float) -> None:
+    model = AutoModelForSequenceClassification.from_config(BertConfig(**{**SMALL, "num_hidden_layers": 5}))
+    groups = layer_groups(model)
+    assert [group.name for group in coarse_groups(groups)] == ["embeddings - block.1", "block.2 - block.4", "head"]
+    made = parameter_groups(groups, lr=1.0, similarity=similarity)
+    rates = {group["name"].removesuffix(", no decay"): group["lr"] for group in made}
+    assert rates == pytest.approx({"embeddings - block.1": ratio**-2, "block.2 - block.4": 1 / ratio, "head": 1.0})
+    assert sorted(id(p) for group in made for p in group["params"]) == sorted(id(p) for p in model.parameters())
+
+
+def test_sgd_takes_the_same_groups_and_its_momentum_is_set() -> None:
+    model = AutoModelForSequenceClassification.from_config(BertConfig(**SMALL))
+    optimizer = sgd(parameter_groups(layer_groups(model), lr=1.0, layer_decay=0.5), momentum=0.8)
+    set_momentum(optimizer, 0.7)
+    set_rates(optimizer, 0.5)
+    assert {group["momentum"] for group in optimizer.param_groups} == {0.7}
+    assert max(group["lr"] for group in optimizer.param_groups) == 0.5
+    assert all(group["nesterov"] for group in optimizer.param_groups)

@@ -3,7 +3,19 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nlpbp.core.schedules import constant, cosine, linear, one_cycle, one_cycle_momentum, slanted_triangular, warm_up
+from nlpbp.core.schedules import (
+    constant,
+    cosine,
+    cycle_ends,
+    flat_cosine,
+    joined,
+    linear,
+    one_cycle,
+    one_cycle_momentum,
+    slanted_triangular,
+    warm_restarts,
+    warm_up,
+)
 
 
 def test_closed_form_values() -> None:
@@ -53,3 +65,44 @@ def test_one_cycle_has_fastais_numbers_and_momentum_goes_the_other_way() -> None
     progress = [i / 200 for i in range(201)]
     assert max(progress, key=schedule) == min(progress, key=momentum) == 0.25
     assert all(0.0 < schedule(p) <= 1.0 for p in progress)
+
+
+def test_warm_restarts_have_the_two_setups_of_the_course() -> None:
+    first, second = warm_restarts(cycles=3, mult=2), warm_restarts(cycles=3)  # 1 + 2 + 4 = 7 epochs, 2 + 2 + 2 = 6
+    assert cycle_ends(cycles=3, mult=2) == pytest.approx((1 / 7, 3 / 7, 1.0))
+    assert cycle_ends(cycles=3) == pytest.approx((1 / 3, 2 / 3, 1.0))
+    assert [first(epoch / 7) for epoch in (0, 1, 3)] == pytest.approx([1.0, 1.0, 1.0])
+    assert [first(epoch / 7) for epoch in (0.5, 2, 5)] == pytest.approx([0.5, 0.5, 0.5])
+    assert [second(epoch / 6) for epoch in (0, 2, 4)] == pytest.approx([1.0, 1.0, 1.0])
+    assert [second(epoch / 6 - 1e-9) for epoch in (2, 4, 6)] == pytest.approx([0.0, 0.0, 0.0], abs=1e-6)
+    assert second(1.0) == pytest.approx(0.0)
+
+
+def test_each_peak_of_warm_restarts_falls_by_the_decay_and_one_cycle_is_the_cosine() -> None:
+    schedule = warm_restarts(cycles=3, mult=1, decay=0.5)
+    assert [schedule(p) for p in (0.0, 1 / 3 + 1e-12, 2 / 3 + 1e-12)] == pytest.approx([1.0, 0.5, 0.25])
+    single = warm_restarts(cycles=1)
+    assert [single(p) for p in (0.0, 0.3, 1.0)] == pytest.approx([cosine()(p) for p in (0.0, 0.3, 1.0)])
+
+
+@pytest.mark.parametrize(("cycles", "mult"), [(0, 1.0), (2, 0.0), (2, -1.0)])
+def test_cycles_that_are_none_are_refused(cycles: int, mult: float) -> None:
+    with pytest.raises(ValueError, match="no schedule"):
+        warm_restarts(cycles=cycles, mult=mult)
+
+
+def test_flat_cosine_stays_and_then_falls() -> None:
+    schedule = flat_cosine(flat=0.72)
+    assert [schedule(p) for p in (0.0, 0.5, 0.7199)] == [1.0, 1.0, 1.0]
+    assert [schedule(p) for p in (0.86, 1.0)] == pytest.approx([0.5, 0.0])
+
+
+def test_joined_schedules_each_see_their_own_progress() -> None:
+    schedule = joined((linear(), 0.25), (constant(), 0.25), (cosine(), 0.5))
+    assert [schedule(p) for p in (0.0, 0.125, 0.3, 0.5, 0.75, 1.0)] == pytest.approx([1.0, 0.5, 1.0, 1.0, 0.5, 0.0])
+
+
+@pytest.mark.parametrize("shares", [(0.5, 0.4), (1.5, -0.5), (1.0, 0.0)])
+def test_shares_that_do_not_make_a_whole_are_refused(shares: tuple[float, float]) -> None:
+    with pytest.raises(ValueError, match="sum to 1"):
+        joined((linear(), shares[0]), (constant(), shares[1]))

@@ -63,6 +63,7 @@ RECURRENT_FIELDS = {
     "dropout.scale": 2.0,
     "model.cell": "lstm",
     "model.recurrent_init": "identity",
+    "model.pooling": "mean",
     "stages": (Stage(epochs=1, lr=3e-2, train_last=1),),
 }
 LANGUAGE_MODEL_FIELDS = {

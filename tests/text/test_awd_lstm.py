@@ -344,8 +344,8 @@ def test_a_document_of_a_megabyte_has_an_answer_and_only_what_is_pooled_is_kept(
     model = classifier(embedding_size=2, hidden_size=2, chunk_length=1000, pooled_length=1500)
     words = torch.randint(4, 12, (1, 200_000))  # tokens, of five letters each
     kept: list[int] = []
-    original = awd_lstm.concat_pool
-    monkeypatch.setattr(awd_lstm, "concat_pool", lambda hidden, mask: kept.append(hidden.shape[1]) or original(hidden, mask))
+    original = awd_lstm.pool
+    monkeypatch.setattr(awd_lstm, "pool", lambda hidden, mask: kept.append(hidden.shape[1]) or original(hidden, mask))
     with torch.inference_mode():
         whole = model(words).logits
         assert whole.isfinite().all()
