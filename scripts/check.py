@@ -50,7 +50,7 @@ def check(arguments: Sequence[str]) -> None:
     for finding in findings:
         print(escape(str(finding), limit=None))
     warnings = sum(finding.level == "warning" for finding in findings)
-    print(f"{warnings} warnings, {len(findings) - warnings} notes")
+    print(f"warnings: {warnings}, notes: {len(findings) - warnings}")
     if given.json:
         try:
             Path(given.json).write_text(json.dumps([dataclasses.asdict(f) for f in findings], indent=2) + "\n", encoding="utf-8")

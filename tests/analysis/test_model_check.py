@@ -17,18 +17,16 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification, PreTrainedConfig
 
+from nlpbp.analysis.batch_check import dead_relus, normalised_outputs, weak_initialisation
 from nlpbp.analysis.model_check import (
     bias_before_norm,
     check_model,
-    dead_relus,
     frozen_norm_in_training_mode,
-    normalised_outputs,
     plain_rnn_without_clipping,
     range_without_scaled_sigmoid,
     relu_rnn_default_init,
     softmax_before_loss,
     softmax_for_multi_label,
-    weak_initialisation,
 )
 from nlpbp.core.freezing import train_mode
 from nlpbp.core.groups import layer_groups, no_decay_names, parameter_groups

@@ -11,6 +11,7 @@ import yaml
 from transformers import AutoModelForImageClassification, ResNetConfig
 
 import check
+from nlpbp.core.errors import ConfigError
 from nlpbp.text.awd_lstm import AWDLSTMConfig, AWDLSTMForCausalLM, AWDLSTMForSequenceClassification
 from nlpbp.text.tiny import tiny_bert, tiny_gpt
 from run_script import run_script
@@ -30,7 +31,7 @@ def test_saved_models_of_every_kind_are_loaded_and_sound(tmp_path: Path, capsys:
     images = ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1], layer_type="basic")
     AutoModelForImageClassification.from_config(images).save_pretrained(tmp_path / "resnet")
     for name in ("bert", "gpt", "lm", "resnet"):
-        assert run(capsys, str(tmp_path / name)) == (0, "0 warnings, 0 notes\n")
+        assert run(capsys, str(tmp_path / name)) == (0, "warnings: 0, notes: 0\n")
 
 
 def test_a_note_is_printed_and_written_and_the_exit_code_stays_0(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -40,7 +41,7 @@ def test_a_note_is_printed_and_written_and_the_exit_code_stays_0(tmp_path: Path,
     code, out = run(capsys, str(tmp_path / "model"), "--json", str(tmp_path / "found.json"))
     assert code == 0
     assert out.startswith("note L5, model.layers.0: ")
-    assert out.endswith("\n0 warnings, 1 notes\n")
+    assert out.endswith("\nwarnings: 0, notes: 1\n")
     (written,) = json.loads((tmp_path / "found.json").read_text())
     assert {key: written[key] for key in ("practice", "level", "module")} == {"practice": "L5", "level": "note", "module": "model.layers.0"}
     assert "init_recurrent_" in written["fix"]
@@ -63,7 +64,7 @@ def test_a_run_is_checked_as_it_ends_and_a_fault_in_its_settings_makes_the_exit_
 def test_a_run_that_is_under_way_has_no_model_yet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "config.yaml").write_text("optim: {schedule: constant}\n")
     code, out = run(capsys, str(tmp_path))
-    assert (code, out.splitlines()[-1]) == (0, "0 warnings, 1 notes")
+    assert (code, out.splitlines()[-1]) == (0, "warnings: 0, notes: 1")
 
 
 def test_what_is_neither_and_what_is_damaged_is_an_error_with_its_exit_code(tmp_path: Path) -> None:
@@ -79,6 +80,6 @@ def test_what_is_neither_and_what_is_damaged_is_an_error_with_its_exit_code(tmp_
 
 def test_findings_that_cannot_be_written_are_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "config.yaml").write_text("seed: 0\n")
-    with pytest.raises(ValueError, match="--json"):
+    with pytest.raises(ConfigError, match="--json"):
         check.check([str(tmp_path), "--json", str(tmp_path / "nowhere" / "found.json")])
-    assert "0 warnings" in capsys.readouterr().out
+    assert "warnings: 0" in capsys.readouterr().out
