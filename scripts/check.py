@@ -3,7 +3,7 @@
 python scripts/check.py runs/transformer_sentiment-1
 python scripts/check.py path/to/model --json findings.json
 
-Exit code: 0 when there is nothing above a note, 1 when there are warnings, else as of every script (2 a wrong path or a damaged file).
+Exit code: 0 when there is nothing above a note, 1 when there are warnings, else as of every script (2: a path or file is wrong).
 """
 
 from __future__ import annotations
@@ -55,7 +55,9 @@ def check(arguments: Sequence[str]) -> None:
         try:
             Path(given.json).write_text(json.dumps([dataclasses.asdict(f) for f in findings], indent=2) + "\n", encoding="utf-8")
         except OSError as error:
-            raise ConfigError(f"{given.json} cannot be written: {error.strerror}", column="json", hint="name another file") from error
+            raise ConfigError(
+                f"{given.json} cannot be written: {error.strerror}", column="json", hint="name another file"
+            ) from error
     sys.exit(1 if warnings else 0)
 
 

@@ -24,11 +24,12 @@ Forward = Callable[[], Any]
 MAX_DEAD = 0.9  # a deep net whose activations have collapsed has half of its units at zero by chance alone, trained ones have more
 MAX_SCALE_CHANGE = 1e3  # torch's own initialisation loses a factor of 2.4 a ReLU layer, He's none
 MIN_LAYERS = 4
+MIN_VALUES = 8  # of each unit
 RETURN_LOGITS = "return logits: the losses of torch, transformers and nlpbp take these"
 
 
 def normalised_outputs(outputs: Any) -> list[Finding]:
-    """Tell from a model's outputs [n, labels] for a sample batch that they are not logits but probabilities, or their logarithms (A1).
+    """Tell from outputs [n, labels] for a sample batch that they are not logits but probabilities, or their logarithms (A1).
 
     `outputs` is a tensor, an array, or an output of transformers with `logits`. Sigmoids cannot be told from small logits.
 
@@ -50,17 +51,17 @@ def normalised_outputs(outputs: Any) -> list[Finding]:
 
 
 def dead_relus(model: nn.Module, forward: Forward, *, max_share: float = MAX_DEAD) -> list[Finding]:
-    """Find the ReLU layers of which more than `max_share` of the units are zero on the whole sample batch (T3).
+    """Find the ReLU layers of which more than `max_share` of the units get negative values from the whole sample batch (T3).
 
-    A unit is a channel of [n, channels, height, width], else an entry of the last dimension. ReLUs that are called as functions
-    are not seen. A batch that is small, or whose examples are all alike, says little.
+    A unit is a channel of [n, channels, height, width], else an entry of the last dimension; fewer than 8 values of each say
+    nothing. Exact zeros come from branches that begin at zero, and are not dead. ReLUs that are called as functions are not seen.
 
     >>> model = nn.Sequential(nn.Linear(2, 4), nn.ReLU())
     >>> _ = nn.init.constant_(model[0].bias, -100.0)
     >>> [finding.module for finding in dead_relus(model, lambda: model(torch.rand(8, 2)))]
     ['1']
     """
-    with measuring(model, kinds=(nn.ReLU,), measure=_live_units) as seen:
+    with measuring(model, kinds=(nn.ReLU,), measure=_live_units, of_inputs=True) as seen:
         forward()
     live: dict[str, Tensor] = {}
     for name, units in seen:  # a layer may be called several times
@@ -71,7 +72,7 @@ def dead_relus(model: nn.Module, forward: Forward, *, max_share: float = MAX_DEA
             "T3",
             "warning",
             name,
-            f"{share:.0%} of its units are zero for the whole batch, and get no gradient",
+            f"{share:.0%} of its units are zero for the whole batch, so nothing trains them",
             "initialise the layer before it with kaiming_normal_, lower the rate, or clip",
         )
         for name, share in shares.items()
@@ -93,7 +94,7 @@ def weak_initialisation(model: nn.Module, forward: Forward) -> list[Finding]:
         return []
     with measuring(model, kinds=(nn.Linear, _ConvNd), measure=_spread) as seen:
         forward()
-    hidden = [(name, spread) for name, spread in seen if spread is not None][:-1]  # an output layer may begin at 0
+    hidden = seen[:-1]  # an output layer may begin at 0
     if len(hidden) < MIN_LAYERS or hidden[0][1] == 0:
         return []
     (first, before), (last, after) = hidden[0], hidden[-1]
@@ -146,9 +147,11 @@ def has_bias(module: nn.Module) -> bool:
 
 @contextmanager
 def measuring(
-    model: nn.Module, *, kinds: tuple[type[nn.Module], ...] = (), measure: Callable[[Tensor], T]
+    model: nn.Module, *, kinds: tuple[type[nn.Module], ...] = (), measure: Callable[[Tensor], T | None], of_inputs: bool = False
 ) -> Iterator[list[tuple[str, T]]]:
-    """Evaluate in the body, and measure each output of modules of these kinds at once: what comes later may change it in place.
+    """Evaluate in the body, and measure what leaves modules of these kinds (or enters them), in the order of calls.
+
+    It is measured at once: what comes later may change it in place. None is no measurement.
 
     >>> model = nn.Sequential(nn.Linear(2, 3), nn.Dropout())
     >>> with measuring(model, kinds=(nn.Linear,), measure=lambda output: output.shape[1]) as seen:
@@ -158,15 +161,15 @@ def measuring(
     """
     seen: list[tuple[str, T]] = []
 
-    def note(name: str, output: Any) -> None:
-        if isinstance(output, Tensor) and output.ndim > 1:
-            seen.append((name, measure(output)))
+    def note(name: str, values: Any) -> None:
+        if isinstance(values, Tensor) and values.ndim > 1 and (measured := measure(values)) is not None:
+            seen.append((name, measured))
 
-    handles = [
-        module.register_forward_hook(lambda _, __, output, name=name: note(name, output))
-        for name, module in model.named_modules()
-        if isinstance(module, kinds)
-    ]
+    modules = [(name, module) for name, module in model.named_modules() if isinstance(module, kinds)]
+    if of_inputs:
+        handles = [m.register_forward_pre_hook(lambda _, given, name=name: note(name, given[0])) for name, m in modules]
+    else:
+        handles = [m.register_forward_hook(lambda _, __, output, name=name: note(name, output)) for name, m in modules]
     with _evaluating(model, handles):
         yield seen
 
@@ -193,9 +196,10 @@ def _logits(outputs: Any) -> Tensor | None:
     return outputs if isinstance(outputs, Tensor) else None
 
 
-def _live_units(output: Tensor) -> Tensor:
-    units = 1 if output.ndim > 3 else output.ndim - 1
-    return (output != 0).movedim(units, 0).flatten(1).any(dim=1)
+def _live_units(inputs: Tensor) -> Tensor | None:
+    units = 1 if inputs.ndim > 3 else inputs.ndim - 1
+    by_unit = inputs.movedim(units, 0).flatten(1)
+    return (by_unit >= 0).any(dim=1) if by_unit.shape[1] >= MIN_VALUES else None
 
 
 def _spread(output: Tensor) -> float | None:

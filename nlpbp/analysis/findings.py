@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+Level = Literal["warning", "note"]
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -19,7 +21,7 @@ class Finding:
     """
 
     practice: str
-    level: Literal["warning", "note"]
+    level: Level
     module: str
     message: str
     fix: str

@@ -175,7 +175,9 @@ def range_without_scaled_sigmoid(targets: Any, config: Any) -> list[Finding]:
     if not low < high or (values == low).sum() < enough or (values == high).sum() < enough:
         return []
     message = f"the targets pile up at {low:g} and {high:g}, and its outputs are not held between them"
-    return [Finding("A3", "note", "model", message, "answer low + (high - low) * sigmoid(x), with 5 to 10 % of margin at both ends")]
+    return [
+        Finding("A3", "note", "model", message, "answer low + (high - low) * sigmoid(x), with 5 to 10 % of margin at both ends")
+    ]
 
 
 def plain_rnn_without_clipping(model: nn.Module, *, max_grad_norm: float | None) -> list[Finding]:
@@ -200,7 +202,9 @@ def plain_rnn_without_clipping(model: nn.Module, *, max_grad_norm: float | None)
 
 
 def relu_rnn_default_init(model: nn.Module) -> list[Finding]:
-    """Find plain ReLU recurrent layers whose hidden-to-hidden matrices are neither near the identity nor orthogonal, at any scale (L5).
+    """Find plain ReLU recurrent layers whose hidden-to-hidden matrices are far from a multiple of an orthogonal one (L5).
+
+    The identity, which they want, is one; so a net that training has moved away from it is seldom taken for an untrained one.
 
     >>> from nlpbp.core.init import init_recurrent_
     >>> rnn = nn.RNN(8, 8, nonlinearity="relu")
@@ -208,7 +212,7 @@ def relu_rnn_default_init(model: nn.Module) -> list[Finding]:
     >>> relu_rnn_default_init(rnn)
     []
     """
-    message = "the hidden-to-hidden matrix of a ReLU is neither the identity nor orthogonal: what it remembers dies out"
+    message = "the hidden-to-hidden matrix of a ReLU is far from the identity and from orthogonal ones: what it remembers dies out"
     return [
         Finding("L5", "note", name or "model", message, 'nlpbp.core.init.init_recurrent_(rnn, hidden="identity") before training')
         for name, module in model.named_modules()
@@ -269,7 +273,7 @@ def _named_as_pair(layer: str, norm: str) -> bool:
 
 
 def _ending(model: nn.Module) -> tuple[str, nn.Module | None, int]:
-    """Return the layer that `model` ends in, and how many outputs the linear layer before it has; None where this cannot be known."""
+    """Return the layer that `model` ends in and how many outputs the linear layer before it has; None where that is not known."""
     path, module = "", model
     while children := list(module.named_children()):
         if module is not model and not isinstance(module, nn.Sequential):

@@ -20,7 +20,7 @@ MIN_LAYER_GROUPS = 3  # that train: below, there are no lower layers to train mo
 
 
 def decay_on_norms(optimizer: Optimizer, model: nn.Module) -> list[Finding]:
-    """Find weight decay on biases and norms, which pulls them towards 0 for nothing, and on embeddings, where it hits rare words (T4).
+    """Find weight decay on biases and norms, which go towards 0 for nothing, and on embeddings, where it hits rare words (T4).
 
     >>> from torch.optim import AdamW
     >>> model = nn.Sequential(nn.Embedding(4, 2), nn.LayerNorm(2))
@@ -52,7 +52,9 @@ def no_decay_at_all(optimizer: Optimizer) -> list[Finding]:
     name = type(getattr(optimizer, "optimizer", optimizer)).__name__
     if not name.startswith("AdamW") or any(group.get("weight_decay", 0.0) != 0 for group in optimizer.param_groups):
         return []
-    return [Finding("T4", "note", "optimizer", f"{name} with weight decay 0 is Adam", "set weight_decay, 0.01 to 0.1, or call it Adam")]
+    return [
+        Finding("T4", "note", "optimizer", f"{name} with weight decay 0 is Adam", "set weight_decay, 0.01 to 0.1, or call it Adam")
+    ]
 
 
 def one_rate_for_all_layers(optimizer: Optimizer, model: nn.Module, *, pretrained: bool) -> list[Finding]:
@@ -88,7 +90,9 @@ def optimizer_misses_parameters(optimizer: Optimizer, model: nn.Module) -> list[
     fix = "build the optimizer over all parameters, frozen ones included, and freeze by requires_grad alone"
     findings = []
     if training:
-        message = f"{_count(training, 'trainable parameter', 'trainable parameters')} in no group of the optimizer, so never trained"
+        message = (
+            f"{_count(training, 'trainable parameter', 'trainable parameters')} in no group of the optimizer, so never trained"
+        )
         findings.append(Finding("N6", "warning", training[0], message, fix))
     if frozen:
         message = f"{_count(frozen, 'frozen parameter', 'frozen parameters')} in no group: unfreezing would not train them"

@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from nlpbp.analysis.findings import Finding
+from nlpbp.analysis.findings import Finding, Level
 from nlpbp.analysis.metrics import MAIN_METRIC, higher_is_better
 from nlpbp.core.errors import ConfigError, escape
 
@@ -91,11 +91,17 @@ def no_test_part(result: Record) -> list[Finding]:
     if not parts or "test" in parts:
         return []
     message = "there is no test part, and the validation part has chosen the weights: its score is a little too good"
-    return [Finding("D2", "note", "result.json: metrics", message, "keep some labelled data aside: --data.test, or --data.test_share 0.1")]
+    return [
+        Finding(
+            "D2", "note", "result.json: metrics", message, "keep some labelled data aside: --data.test, or --data.test_share 0.1"
+        )
+    ]
 
 
 def not_better_than_baseline(result: Record) -> list[Finding]:
     """Find that a run's main score is no better than that of a baseline, or that the score's interval holds the baseline's (D4).
+
+    Beside a perfect score it is a note: the baseline does as well, and costs less.
 
     >>> scores = {"metrics": {"test": {"accuracy": 0.8}}, "intervals": {"test": {"accuracy": [0.7, 0.9]}}, "task": "single_label"}
     >>> print(not_better_than_baseline(scores | {"baselines": {"tfidf": {"test": {"accuracy": 0.85}}}})[0].message)
@@ -109,22 +115,23 @@ def not_better_than_baseline(result: Record) -> list[Finding]:
         return []
     better = 1.0 if higher_is_better(name) else -1.0
     interval = _at(result, "intervals", part, name)
-    numbers = [_finite(bound) for bound in interval] if isinstance(interval, list) else []
-    low, high = numbers if len(numbers) == 2 and None not in numbers else (score, score)
+    bounds = [bound for bound in map(_finite, interval) if bound is not None] if isinstance(interval, list) else []
+    low, high = bounds if len(bounds) == 2 else (score, score)
     findings = []
     for kind in _section(result, "baselines"):
         baseline = _number(result, "baselines", kind, part, name)
         if baseline is None or better * baseline < min(better * low, better * high):
             continue
-        said = f"{part} {name} is {score:.4g}, and {baseline:.4g} for the {escape(str(kind))} baseline"
         if better * score < better * baseline:
-            said += ": the model is worse"
+            verdict = "the model is worse"
         elif score == baseline:
-            said += ": the model is not better"
+            verdict = "the model is not better"
         else:
-            said += f": within its interval [{low:.4g}, {high:.4g}], so it may be luck"
+            verdict = f"within its interval [{low:.4g}, {high:.4g}], so it may be luck"
+        said = f"{part} {name} is {score:.4g}, and {baseline:.4g} for the {escape(str(kind))} baseline: {verdict}"
         fix = "look at what it gets wrong and at what the tokenizer made of it; train longer, on more data, or use the baseline"
-        findings.append(Finding("D4", "warning", f"result.json: metrics.{part}", said, fix))
+        level: Level = "note" if score == (1.0 if better > 0 else 0.0) else "warning"  # a perfect score cannot be beaten
+        findings.append(Finding("D4", level, f"result.json: metrics.{part}", said, fix))
     return findings
 
 
@@ -236,7 +243,9 @@ def _read(path: Path, parse: Any) -> dict[str, Any]:
         data = parse(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ConfigError(f"cannot be read: {escape(reason)}", file=str(path), hint="give a run folder as nlpbp wrote it") from error
+        raise ConfigError(
+            f"cannot be read: {escape(reason)}", file=str(path), hint="give a run folder as nlpbp wrote it"
+        ) from error
     if not isinstance(data, dict):
         raise ConfigError("holds no names with values", file=str(path), hint="give a run folder as nlpbp wrote it")
     return data

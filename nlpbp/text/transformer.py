@@ -158,7 +158,7 @@ def load_trained(name: str) -> PreTrainedModel:
 
 
 def load_saved(name: str) -> PreTrainedModel:
-    """Load a model as its config's `architectures` say, in fp32 and in evaluation mode: a classifier, a language model, or a bare body."""
+    """Load a classifier, a language model or a bare body, as its config's `architectures` say, in fp32 and in evaluation mode."""
     config = _from_pretrained(AutoConfig, name)
     architecture = str(next(iter(config.architectures or ()), ""))
     auto = next((auto for ending, auto in AUTO_MODELS.items() if architecture.endswith(ending)), AutoModel)

@@ -140,7 +140,14 @@ def test_outputs_of_any_kind_are_taken_and_those_without_classes_left_alone() ->
     probabilities = torch.tensor([[0.5, 0.5]])
     for outputs in (SimpleNamespace(logits=probabilities), (probabilities, None), probabilities.numpy()):
         assert len(normalised_outputs(outputs)) == 1
-    for outputs in (torch.ones(4, 1), torch.zeros(0, 2), torch.ones(3), torch.tensor([[1, 0]]), None, torch.full((2, 2), torch.nan)):
+    for outputs in (
+        torch.ones(4, 1),
+        torch.zeros(0, 2),
+        torch.ones(3),
+        torch.tensor([[1, 0]]),
+        None,
+        torch.full((2, 2), torch.nan),
+    ):
         assert normalised_outputs(outputs) == []
 
 
@@ -155,7 +162,13 @@ def test_a_softmax_for_rows_of_several_labels_cannot_learn_them_and_is_found() -
     assert [f.practice for f in softmax_for_multi_label(single, several)] == ["A2"]
     assert [f.practice for f in softmax_for_multi_label(single, torch.tensor(several))] == ["A2"]
     multi = SimpleNamespace(problem_type="multi_label_classification")
-    for config, targets in ((multi, several), (single, [[1, 0], [0.1, 0.9], [0.5, 0.5]]), (single, [2, 1]), (single, None), (None, several)):
+    for config, targets in (
+        (multi, several),
+        (single, [[1, 0], [0.1, 0.9], [0.5, 0.5]]),
+        (single, [2, 1]),
+        (single, None),
+        (None, several),
+    ):
         assert softmax_for_multi_label(config, targets) == []
 
 
@@ -291,6 +304,16 @@ def test_units_that_are_zero_for_the_whole_batch_are_found_and_those_of_a_sound_
     assert dead_relus(model, lambda: model(inputs), max_share=0.95) == []
 
 
+def test_a_branch_that_begins_at_zero_and_a_batch_of_a_few_values_are_not_dead() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(inplace=True))
+    nn.init.zeros_(model[0].weight)
+    nn.init.zeros_(model[0].bias)  # as the last norm of a residual branch often begins
+    assert dead_relus(model, lambda: model(torch.randn(64, 4))) == []
+    nn.init.constant_(model[0].bias, -1.0)
+    assert len(dead_relus(model, lambda: model(torch.randn(8, 4)))) == 1
+    assert dead_relus(model, lambda: model(torch.randn(7, 4))) == []
+
+
 def test_a_channel_is_dead_only_when_it_is_zero_at_every_place_and_in_every_call() -> None:
     model = nn.Sequential(nn.Identity(), nn.ReLU(inplace=True))
     images = -torch.ones(2, 3, 4, 4)
@@ -310,18 +333,24 @@ TEXT_MODELS: dict[str, Make] = {
     "distilbert": lambda: transformers.DistilBertConfig(dim=32, n_layers=2, n_heads=2, hidden_dim=32, vocab_size=40),
     "deberta-v2": lambda: transformers.DebertaV2Config(**WIDE, relative_attention=True, pos_att_type=["p2c", "c2p"]),
     "albert": lambda: transformers.AlbertConfig(**WIDE, embedding_size=16),
-    "gpt2": lambda: transformers.GPT2Config(n_embd=32, n_layer=2, n_head=2, vocab_size=40, pad_token_id=0, bos_token_id=1, eos_token_id=1),
+    "gpt2": lambda: transformers.GPT2Config(
+        n_embd=32, n_layer=2, n_head=2, vocab_size=40, pad_token_id=0, bos_token_id=1, eos_token_id=1
+    ),
     "llama": lambda: transformers.LlamaConfig(**WIDE, pad_token_id=0),
     "modernbert": lambda: transformers.ModernBertConfig(
         **WIDE, pad_token_id=0, bos_token_id=1, eos_token_id=1, cls_token_id=1, sep_token_id=1
     ),
-    "t5": lambda: transformers.T5Config(d_model=32, d_ff=32, d_kv=16, num_layers=2, num_heads=2, vocab_size=40),
+    "t5": lambda: transformers.T5Config(
+        d_model=32, d_ff=32, d_kv=16, num_layers=2, num_heads=2, vocab_size=40, decoder_start_token_id=0
+    ),
     "awd_lstm": lambda: AWDLSTMConfig(vocab_size=40, embedding_size=16, hidden_size=24, num_hidden_layers=2, pad_token_id=0),
 }
 IMAGE_MODELS: dict[str, Make] = {
     "resnet": lambda: transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[2, 2], layer_type="basic"),
     "convnext": lambda: transformers.ConvNextConfig(hidden_sizes=[8, 16], depths=[2, 2], num_stages=2),
-    "vit": lambda: transformers.ViTConfig(hidden_size=32, num_attention_heads=2, intermediate_size=32, num_hidden_layers=2, **IMAGE),
+    "vit": lambda: transformers.ViTConfig(
+        hidden_size=32, num_attention_heads=2, intermediate_size=32, num_hidden_layers=2, **IMAGE
+    ),
     "swin": lambda: transformers.SwinConfig(embed_dim=16, depths=[2, 2], num_heads=[2, 2], image_size=32, window_size=4),
     "mobilenet_v2": lambda: transformers.MobileNetV2Config(image_size=32, depth_multiplier=0.25),
 }

@@ -87,6 +87,14 @@ def test_a_result_that_does_not_beat_a_baseline_is_told_so(result: dict[str, Any
     assert all(words in finding.message for words, finding in zip(said, findings, strict=True))
 
 
+def test_a_baseline_as_good_as_a_perfect_score_is_a_note() -> None:
+    for result in (
+        scores("single_label", "accuracy", 1.0, [1.0, 1.0], tfidf=1.0),
+        scores("regression", "rmse", 0.0, None, tfidf=0.0),
+    ):
+        assert found(not_better_than_baseline(result)) == [("D4", "note", "result.json: metrics.test")]
+
+
 def test_a_baseline_of_one_part_is_not_compared_with_another() -> None:
     result = scores("language_model", "loss", 7.0, None)
     assert not_better_than_baseline(result | {"baselines": {"before": {"validation": {"loss": 6.0}}}}) == []
@@ -103,7 +111,9 @@ def test_clipping_in_more_than_nine_of_ten_steps_is_a_note() -> None:
 
 
 def test_a_rate_that_never_falls_is_a_note_unless_weights_are_averaged() -> None:
-    assert found(constant_rate({"optim": {"schedule": "constant", "average_from": 1.0}})) == [("L3", "note", "config.yaml: optim.schedule")]
+    assert found(constant_rate({"optim": {"schedule": "constant", "average_from": 1.0}})) == [
+        ("L3", "note", "config.yaml: optim.schedule")
+    ]
     assert found(constant_rate({"lm": {"schedule": "constant"}})) == [("L3", "note", "config.yaml: lm.schedule")]
     for optim in ({"schedule": "constant", "average_from": 0.75}, {"schedule": "cosine"}, {}):
         assert constant_rate({"optim": optim}) == []
@@ -128,7 +138,9 @@ def test_a_plain_cell_that_trained_without_clipping_is_found() -> None:
         (0.1, [0.7, 0.6, 0.5], False),
     ],
 )
-def test_overfitting_is_a_training_loss_far_below_a_validation_loss_that_rose(train: float, validation: list[float], fires: bool) -> None:
+def test_overfitting_is_a_training_loss_far_below_a_validation_loss_that_rose(
+    train: float, validation: list[float], fires: bool
+) -> None:
     records: list[dict[str, Any]] = []
     for epoch, loss in enumerate(validation):
         records += [{"step": 10 * epoch + i, "loss": train if epoch else 0.9} for i in range(1, 11)]
@@ -139,8 +151,15 @@ def test_overfitting_is_a_training_loss_far_below_a_validation_loss_that_rose(tr
 def test_a_run_folder_is_read_whole_and_half_a_last_line_is_no_fault(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("data: {train: a.csv, test: a.csv}\noptim: {schedule: constant}\n")
     (tmp_path / "result.json").write_text(json.dumps(scores("single_label", "accuracy", 0.5, [0.4, 0.6], majority=0.5)))
-    (tmp_path / "metrics.jsonl").write_text("".join(f'{{"step": {i}, "clipped": true}}\n' for i in range(1, 31)) + '{"step": 31, "cl')
-    assert [(f.practice, f.level) for f in check_run(tmp_path)] == [("D2", "warning"), ("D4", "warning"), ("N3", "note"), ("L3", "note")]
+    (tmp_path / "metrics.jsonl").write_text(
+        "".join(f'{{"step": {i}, "clipped": true}}\n' for i in range(1, 31)) + '{"step": 31, "cl'
+    )
+    assert [(f.practice, f.level) for f in check_run(tmp_path)] == [
+        ("D2", "warning"),
+        ("D4", "warning"),
+        ("N3", "note"),
+        ("L3", "note"),
+    ]
     (tmp_path / "result.json").unlink()  # under way
     assert [f.practice for f in check_run(tmp_path)] == ["D2", "N3", "L3"]
 
@@ -168,11 +187,11 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, file: str, text: st
 @pytest.mark.parametrize("file", ["config.yaml", "result.json"])
 def test_values_of_the_wrong_kind_are_not_asked_about(tmp_path: Path, file: str) -> None:
     (tmp_path / "config.yaml").write_text("seed: 0\n")
-    wrong = {name: 3 for name in ("data", "optim", "lm", "model", "metrics", "intervals", "baselines", "task")}
+    wrong = dict.fromkeys(("data", "optim", "lm", "model", "metrics", "intervals", "baselines", "task"), 3)
     (tmp_path / file).write_text(json.dumps(wrong))
     assert check_run(tmp_path) == []
 
 
 def test_what_is_no_run_folder_is_said_so(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no config.yaml"):
+    with pytest.raises(ConfigError, match="it has no config"):
         check_run(tmp_path)
