@@ -374,3 +374,4 @@ def test_well_known_architectures_with_our_own_optimizer_raise_no_warning(name: 
         targets=torch.tensor([0, 1, 1, 0]),
     )
     assert findings == []
+    assert check_model(model) == []  # by structure alone
