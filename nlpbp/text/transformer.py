@@ -159,8 +159,8 @@ def load_trained(name: str) -> PreTrainedModel:
 
 def load_saved(name: str) -> PreTrainedModel:
     """Load a classifier, a language model or a bare body, as its config's `architectures` say, in fp32 and in evaluation mode."""
-    config = _from_pretrained(AutoConfig, name)
-    architecture = str(next(iter(config.architectures or ()), ""))
+    names = _from_pretrained(AutoConfig, name).architectures
+    architecture = str(names[0]) if isinstance(names, list) and names else ""
     auto = next((auto for ending, auto in AUTO_MODELS.items() if architecture.endswith(ending)), AutoModel)
     model: PreTrainedModel = _from_pretrained(auto, name, dtype="float32", use_safetensors=True)
     return model.eval()

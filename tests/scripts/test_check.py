@@ -95,6 +95,17 @@ def test_what_is_neither_and_what_is_damaged_is_an_error_with_its_exit_code(tmp_
         assert words in err
 
 
+@pytest.mark.parametrize("architectures", [5, [5], ["\x1b[2J"], [], None])
+def test_a_config_that_names_no_architecture_gives_the_bare_body_or_an_error(
+    tmp_path: Path, run: Run, architectures: object
+) -> None:
+    tiny_bert(tmp_path / "bert")
+    file = tmp_path / "bert/config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"architectures": architectures}))
+    code, out, err = run(tmp_path / "bert")
+    assert (code, out) == (0, "warnings: 0, notes: 0\n") or (code, err[:7]) == (2, "error: ")
+
+
 def test_findings_that_cannot_be_written_are_an_error_after_they_were_printed(tmp_path: Path, run: Run) -> None:
     (tmp_path / "config.yaml").write_text("seed: 0\n")
     code, out, err = run(tmp_path, "--json", tmp_path / "nowhere" / "found.json")
