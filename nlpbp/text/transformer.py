@@ -12,7 +12,9 @@ import torch
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForCausalLM,
+    AutoModelForImageClassification,
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -30,6 +32,13 @@ PROBLEM_TYPES = {
     "single_label": "single_label_classification",
     "multi_label": "multi_label_classification",
     "regression": "regression",
+}
+AUTO_MODELS = {  # by the ending of a class's name
+    "ForSequenceClassification": AutoModelForSequenceClassification,
+    "ForImageClassification": AutoModelForImageClassification,
+    "ForMaskedLM": AutoModelForMaskedLM,
+    "ForCausalLM": AutoModelForCausalLM,
+    "LMHeadModel": AutoModelForCausalLM,
 }
 
 
@@ -145,6 +154,15 @@ def _faster_on_cpu(model: PreTrainedModel) -> PreTrainedModel:
 def load_trained(name: str) -> PreTrainedModel:
     """Load a classifier with the head it was saved with, in fp32 and in evaluation mode."""
     model: PreTrainedModel = _from_pretrained(AutoModelForSequenceClassification, name, dtype="float32", use_safetensors=True)
+    return model.eval()
+
+
+def load_saved(name: str) -> PreTrainedModel:
+    """Load a classifier, a language model or a bare body, as its config's `architectures` say, in fp32 and in evaluation mode."""
+    names = _from_pretrained(AutoConfig, name).architectures
+    architecture = str(names[0]) if isinstance(names, list) and names else ""
+    auto = next((auto for ending, auto in AUTO_MODELS.items() if architecture.endswith(ending)), AutoModel)
+    model: PreTrainedModel = _from_pretrained(auto, name, dtype="float32", use_safetensors=True)
     return model.eval()
 
 

@@ -1,0 +1,30 @@
+"""What a rule of `model_check`, `optimizer_check` or `run_check` says: the practice, the place, why it matters, and the fix."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Level = Literal["warning", "note"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that a rule has found.
+
+    `practice` is its id in the README's table. A "warning" is for what makes training go wrong, or a score mean something else; a
+    "note" for what costs a little, or may well be meant. `module` is the dotted name of the module or parameter ("model" for all of
+    it), or the file of a run.
+
+    >>> print(Finding("A1", "warning", "head.2", "a softmax before the loss", "remove it"))
+    warning A1, head.2: a softmax before the loss. Fix: remove it
+    """
+
+    practice: str
+    level: Level
+    module: str
+    message: str
+    fix: str
+
+    def __str__(self) -> str:
+        return f"{self.level} {self.practice}, {self.module}: {self.message}. Fix: {self.fix}"
