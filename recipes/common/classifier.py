@@ -476,7 +476,7 @@ def standardised(
 
 
 def outside_range(model: nn.Module, value_range: tuple[float, float] | None) -> tuple[float, float] | None:
-    """Tell the model the range of its answers, a little wider than that of the targets, and return it where the model does not keep to it by itself.
+    """Tell the model the range of its answers, wider than the targets'; return it where the model does not keep to it by itself.
 
     A recurrent classifier's head does. A transformer's answers come out of `pipeline` without it: it stands in the model's config
     as `value_range`, for who applies the scaled sigmoid outside, as `predict.py` does.

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification, Trainer, TrainingArguments
 
 from nlpbp.core.init import init_recurrent_
+from nlpbp.core.pooling import Pooling
 from nlpbp.text import awd_lstm
 from nlpbp.text.awd_lstm import (
     LANGUAGE_MODEL_DROPOUTS,
@@ -345,7 +346,12 @@ def test_a_document_of_a_megabyte_has_an_answer_and_only_what_is_pooled_is_kept(
     words = torch.randint(4, 12, (1, 200_000))  # tokens, of five letters each
     kept: list[int] = []
     original = awd_lstm.pool
-    monkeypatch.setattr(awd_lstm, "pool", lambda hidden, mask: kept.append(hidden.shape[1]) or original(hidden, mask))
+
+    def keep(hidden: torch.Tensor, mask: torch.Tensor, *, kind: Pooling) -> torch.Tensor:
+        kept.append(hidden.shape[1])
+        return original(hidden, mask, kind=kind)
+
+    monkeypatch.setattr(awd_lstm, "pool", keep)
     with torch.inference_mode():
         whole = model(words).logits
         assert whole.isfinite().all()
