@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from nlpbp.data.tiny import tiny_reviews
 from run_script import run_script
 
 ROOT = Path(__file__).parent.parent
@@ -17,10 +18,12 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.S)
 COMMANDS = [line.strip().split("  #")[0] for line in re.findall(r"^    (?=\S)(.*)$", README, flags=re.M) if "import" not in line]
 OF_ULMFIT = ("L5", "A4", "N4", "N5", "N6", "N10")
+TINY_CSV = "".join(f"{text},{label}\n" for text, label in zip(*tiny_reviews().columns.values(), strict=True))
+TINY_CSV = f"{','.join(tiny_reviews().columns)}\n{TINY_CSV}"
 ROWS = [[cell.strip() for cell in line.strip("|").split("|")] for line in re.findall(r"^\| [A-Z]\d+ .*$", README, flags=re.M)]
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=["recipe", "pieces", "recurrent"])
+@pytest.mark.parametrize("block", BLOCKS, ids=["recipe", "pieces", "plain loop", "recurrent"])
 def test_the_python_blocks_run(block: str, tmp_path: Path) -> None:
     small = block.replace(
         "transformer_sentiment.Config(", 'transformer_sentiment.Config(model=transformer_sentiment.Model("tiny:bert"), '
@@ -34,13 +37,30 @@ def test_the_python_blocks_run(block: str, tmp_path: Path) -> None:
 
 def test_the_commands_run_in_their_tiny_form(tmp_path: Path) -> None:
     found = {word for command in COMMANDS for word in re.findall(r"scripts/(\w+)\.py", command)}
-    assert found == {"finetune", "predict"}
+    assert found == {"finetune", "predict", "lr_find", "check"}
     assert run_script("finetune", "--tiny", cwd=tmp_path).returncode == 0
     (tmp_path / "new.csv").write_text("text\na wonderful film\nthe plot was dull\n")
     (command,) = [command for command in COMMANDS if "predict" in command]
     done = run_script("predict", *shlex.split(command)[2:], cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert len((tmp_path / "predictions.csv").read_text().splitlines()) == 3
+    (command,) = [command for command in COMMANDS if "check.py" in command]
+    done = run_script("check", *shlex.split(command)[2:], cwd=tmp_path)
+    assert done.returncode == 0, done.stdout
+    (command,) = [command for command in COMMANDS if "lr_find" in command]
+    (tmp_path / "reviews.csv").write_text(TINY_CSV)
+    done = run_script("lr_find", "--tiny", *shlex.split(command)[2:], "--finder.orders", "1", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "runs" / "rate" / "lr_finder_1.svg").exists()
+
+
+def test_the_stages_of_the_yaml_run(tmp_path: Path) -> None:
+    (block,) = re.findall(r"```yaml\n(.*?)```", README, flags=re.S)
+    (tmp_path / "reviews.csv").write_text(TINY_CSV)
+    (tmp_path / "config.yaml").write_text(f"model: {{name: 'tiny:bert'}}\ndata: {{train: reviews.csv, max_length: 64}}\n{block}")
+    done = run_script("finetune", "--config", "config.yaml", "--finder.orders", "1", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "stage 3: all layers" in done.stdout
 
 
 def test_every_flag_that_the_readme_names_exists(tmp_path: Path) -> None:
