@@ -12,6 +12,7 @@ from recipes.common import config as sections
 from recipes.common.classifier import encode_parts, identity, train_classifier
 from recipes.common.folder import Run, open_run
 from recipes.common.inputs import joined_texts, load_inputs, the_same_everywhere
+from recipes.common.ranges import check_ranges
 from recipes.common.recurrent import BATCH, model_options, new_classifier, stage_trainings, tokenizer_for
 from recipes.common.results import RunResult
 
@@ -70,7 +71,7 @@ def run(config: Config) -> RunResult:
 
     Raises `NlpbpError` (with the place and the fix) for whatever a user can repair.
     """
-    sections.check_ranges(config)
+    check_ranges(config)
     with open_run(NAME, config) as run:
         return _train(run, config)
 

@@ -32,6 +32,7 @@ from recipes.common.language_model import (
     windows_to_do,
 )
 from recipes.common.optimize import schedule_of, transformer_optimizer
+from recipes.common.ranges import check_ranges
 from recipes.common.recurrent import encode_documents
 from recipes.common.results import RunResult
 
@@ -103,7 +104,7 @@ def run(config: Config) -> RunResult:
 
     Raises `NlpbpError` (with the place and the fix) for whatever a user can repair.
     """
-    sections.check_ranges(config)
+    check_ranges(config)
     if config.model.name is None:
         hint = "a folder saved by save_pretrained, or a hub id"
         raise ConfigError("name the model to go on with", column="model.name", hint=hint)

@@ -27,6 +27,7 @@ from recipes.common.inputs import Inputs, fingerprint, joined_texts, load_inputs
 from recipes.common.masked_lm import adapt, copy_body_
 from recipes.common.optimize import epochs_of, schedule_of, snapshot_steps, transformer_optimizer
 from recipes.common.pretrained import check_length, model_path
+from recipes.common.ranges import check_ranges
 from recipes.common.recurrent import stage_name
 from recipes.common.results import RunResult
 
@@ -101,7 +102,7 @@ def run(config: Config) -> RunResult:
 
     Raises `NlpbpError` (with the place and the fix) for whatever a user can repair.
     """
-    sections.check_ranges(config)
+    check_ranges(config)
     with open_run(NAME, config) as run:
         return _fine_tune(run, config)
 

@@ -43,6 +43,7 @@ from recipes.common.folder import Run, open_run
 from recipes.common.inputs import Inputs, load_inputs, targets_of
 from recipes.common.optimize import schedule_of, transformer_optimizer
 from recipes.common.pretrained import check_length, model_path
+from recipes.common.ranges import check_ranges
 from recipes.common.results import RunResult, decision_thresholds, finish
 
 NAME = "transformers_trainer"
@@ -99,7 +100,7 @@ def run(config: Config) -> RunResult:
 
     Raises `NlpbpError` (with the place and the fix) for whatever a user can repair.
     """
-    sections.check_ranges(config)
+    check_ranges(config)
     for name in ("max_length", "batch_size", "cache_frozen"):
         if any(getattr(stage, name) for stage in config.stages):
             raise ConfigError("is not shown with Trainer", column=f"stages.{name}", hint="take transformer_sentiment")

@@ -20,6 +20,7 @@ from recipes.common.fit import Progress, Stage
 from recipes.common.folder import Run, open_run
 from recipes.common.inputs import Inputs, fingerprint, joined_texts, load_inputs, load_texts, the_same_everywhere
 from recipes.common.language_model import Reading, recurrent_training, save_language_model, train_language_model
+from recipes.common.ranges import check_ranges
 from recipes.common.recurrent import (
     BATCH,
     encode_documents,
@@ -114,7 +115,7 @@ def run(config: Config) -> RunResult:
 
     Raises `NlpbpError` (with the place and the fix) for whatever a user can repair.
     """
-    sections.check_ranges(config)
+    check_ranges(config)
     if config.lm.skip and (config.lm.init or config.lm.pretrain_data or config.lm.unlabelled):
         others = "--lm.init, --lm.pretrain_data or --lm.unlabelled"
         raise ConfigError(f"leaves out what {others} name", column="lm.skip", hint="one or the other")

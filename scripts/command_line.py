@@ -76,7 +76,7 @@ def choose_recipe(arguments: Sequence[str], *, usage: str) -> tuple[ModuleType, 
     name = DEFAULT_RECIPE if not rest or rest[0].startswith("-") else rest.pop(0).replace("-", "_")
     if name not in recipes:
         from nlpbp.core.errors import ConfigError
-        from recipes.common.config import nearest
+        from recipes.common.config_files import nearest
 
         raise ConfigError(f"there is no recipe {name!r}", hint=nearest(name, list(recipes)))
     leave_out_broken_torchvision()
@@ -103,7 +103,7 @@ def parse_config(recipe: ModuleType, arguments: Sequence[str], *, program: str) 
     import tyro
 
     from nlpbp.core.errors import ConfigError
-    from recipes.common.config import load, refuse_misspelt
+    from recipes.common.config_files import load, refuse_misspelt
 
     rest = list(arguments)
     file = take_value(rest, "--config")

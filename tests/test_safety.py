@@ -32,8 +32,7 @@ from nlpbp.text.tiny import tiny_bert
 from nlpbp.text.transformer import load_classifier, load_config, load_tokenizer
 from nlpbp.train.checkpoint import find_fault, newest_checkpoint, write_checkpoint
 from recipes import transformer_sentiment
-from recipes.common import config as config_files
-from recipes.common import predict
+from recipes.common import config_files, predict
 from recipes.common.secrets import redact
 from run_script import ROOT
 

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from nlpbp.core.errors import ConfigError, DistributedError, NlpbpError, escape
 from nlpbp.data.exports import printable
 from nlpbp.train.setup import Precision, describe, precision_of, start
-from recipes.common import config as config_files
+from recipes.common import config_files
 from recipes.common.secrets import redact
 
 CACHE = Path(os.environ.get("NLPBP_CACHE", Path.home() / ".cache" / "nlpbp"))

@@ -30,8 +30,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 from nlpbp.train import checkpoint
 from nlpbp.train.setup import start
-from recipes.common import classifier, folder, predict
-from recipes.common import config as config_files
+from recipes.common import classifier, config_files, folder, predict
 
 ASSETS = Path(__file__).parents[2] / "tests" / "assets" / "malicious"
 PICKLES = ("pickle_text.bin", "pickle_binary.bin")

@@ -23,7 +23,8 @@ from nlpbp.core.errors import ConfigError, DataError
 from nlpbp.data.tiny import tiny_reviews
 from nlpbp.text.tiny import tiny_bert
 from recipes import transformer_sentiment
-from recipes.common.config import check_ranges, load
+from recipes.common.config_files import load
+from recipes.common.ranges import check_ranges
 from run_script import ROOT
 
 

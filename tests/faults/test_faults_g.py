@@ -31,7 +31,7 @@ from nlpbp.data.tiny import tiny_reviews
 from nlpbp.text.tiny import tiny_bert
 from recipes import transformer_sentiment
 from recipes.common import classifier, predict
-from recipes.common.config import load
+from recipes.common.config_files import load
 from run_script import ROOT
 
 

@@ -9,7 +9,9 @@ import pytest
 
 from nlpbp.core.errors import ConfigError
 from recipes import RECIPES
-from recipes.common.config import RANGES, Data, _numbers, asdict, check_ranges, load, save
+from recipes.common.config import Data
+from recipes.common.config_files import asdict, load, save
+from recipes.common.ranges import RANGES, _numbers, check_ranges
 from recipes.transformer_sentiment import Config
 
 

@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from nlpbp.analysis.metrics import MAIN_METRIC
 from nlpbp.core.errors import ConfigError
 from recipes import RECIPES
-from recipes.common import config as config_files
+from recipes.common import config_files
 from recipes.common.results import RunResult
 
 BASELINES = {"language_model": ("unigram",)}

@@ -9,7 +9,7 @@ import pytest
 
 from nlpbp.core.errors import DataError
 from recipes import transformer_sentiment
-from recipes.common import config as config_files
+from recipes.common import config_files
 
 
 def fail(out: Path) -> None:
