@@ -126,8 +126,8 @@ class Optim:
     """Share of each target that moves to the uniform distribution."""
     focal: float = 0.0
     """Examples that are right already count less: by (1 - p) to this power (Lin et al. 2017). 0 for the plain loss."""
-    class_weights: Literal["balanced"] | None = None
-    """balanced: rare labels count more, in inverse proportion to how frequent they are."""
+    class_weights: Literal["auto"] | None = None
+    """auto: rare labels count more, in inverse proportion to how frequent they are."""
     average_from: float = 1.0
     """Beyond this share of the steps keep the mean of the weights since then, and not the weights themselves: for a rate that stays
     high, as under constant. 1 for never."""
@@ -280,8 +280,8 @@ class RecurrentOptim:
     """Share of each target that moves to the uniform distribution."""
     focal: float = 0.0
     """Examples that are right already count less: by (1 - p) to this power (Lin et al. 2017). 0 for the plain loss."""
-    class_weights: Literal["balanced"] | None = None
-    """balanced: rare labels count more, in inverse proportion to how frequent they are."""
+    class_weights: Literal["auto"] | None = None
+    """auto: rare labels count more, in inverse proportion to how frequent they are."""
     average_from: float = 1.0
     """Beyond this share of a stage keep the mean of the weights since then, and not the weights themselves: for a rate that stays
     high, as under constant. 1 for never."""
