@@ -14,7 +14,7 @@ from recipes.common.classifier import as_saved, identity
 from recipes.common.folder import Run, open_run
 from recipes.common.inputs import load_corpus, the_same_everywhere
 from recipes.common.language_model import Reading, finish_language_model, recurrent_training, score, train_language_model
-from recipes.common.ranges import check_ranges
+from recipes.common.ranges import check_ranges, refuse_classifier_settings
 from recipes.common.recurrent import (
     encode_documents,
     load_language_model,
@@ -76,6 +76,7 @@ def run(config: Config) -> RunResult:
     Raises `NlpbpError` (with the place and the fix) for whatever a user can repair.
     """
     check_ranges(config)
+    refuse_classifier_settings(config)
     if config.lm.steps == 0:
         raise ConfigError("trains nothing", column="lm.steps", hint="give 1 or more")
     with open_run(NAME, config) as run:

@@ -13,6 +13,7 @@ import torch
 from transformers.pytorch_utils import Conv1D
 
 from nlpbp.core.errors import ConfigError
+from nlpbp.core.groups import layer_groups
 from nlpbp.text.lm_data import append_token
 from nlpbp.text.tiny import tiny_gpt
 from nlpbp.text.transformer import length_limit, load_causal_lm, load_tokenizer
@@ -32,7 +33,7 @@ from recipes.common.language_model import (
     windows_to_do,
 )
 from recipes.common.optimize import schedule_of, transformer_optimizer
-from recipes.common.ranges import check_ranges
+from recipes.common.ranges import check_ranges, refuse_classifier_settings
 from recipes.common.recurrent import encode_documents
 from recipes.common.results import RunResult
 
@@ -108,9 +109,7 @@ def run(config: Config) -> RunResult:
     if config.model.name is None:
         hint = "a folder saved by save_pretrained, or a hub id"
         raise ConfigError("name the model to go on with", column="model.name", hint=hint)
-    for name in ("label_smoothing", "focal", "class_weights"):
-        if getattr(config.optim, name):
-            raise ConfigError("is for classifiers", column=f"optim.{name}", hint="leave it out")
+    refuse_classifier_settings(config)
     with open_run(NAME, config) as run:
         return _train(run, config, config.model.name)
 
@@ -131,6 +130,8 @@ def _train(run: Run, config: Config, name: str) -> RunResult:
     if end is not None and encoded["train"].tokens[-1] != end:
         encoded = {part: append_token(documents, end) for part, documents in encoded.items()}
     check_rows(config.batch.size, encoded)
+    if optim.head_lr is not None and not any(group.name == "head" for group in layer_groups(model)):
+        raise ConfigError("the model's head is its embedding", column="optim.head_lr", hint="leave it out")
     if config.lora.rank is not None:
         model = with_adapters(model, config.lora, seed=config.seed)
 

@@ -13,6 +13,7 @@ from torch import nn
 from torch.optim import Optimizer
 from transformers import PreTrainedTokenizerBase
 
+from nlpbp.core.errors import ConfigError
 from nlpbp.core.groups import LayerGroup
 from nlpbp.data.columns import Examples
 from nlpbp.text.batches import Encoded, encode
@@ -26,14 +27,12 @@ from recipes.common.folder import CACHE, Run, open_run
 from recipes.common.inputs import Inputs, fingerprint, joined_texts, load_inputs, load_texts, the_same_everywhere
 from recipes.common.masked_lm import adapt, copy_body_
 from recipes.common.optimize import epochs_of, schedule_of, snapshot_steps, transformer_optimizer
-from recipes.common.pretrained import check_length, model_path
+from recipes.common.pretrained import check_length, default_rate, model_path
 from recipes.common.ranges import check_ranges
 from recipes.common.recurrent import stage_name
 from recipes.common.results import RunResult
 
 NAME = "transformer_sentiment"
-LARGE_MODEL = 50_000_000  # parameters: above, fine-tuning wants a lower rate
-DEFAULT_LR = {"small": 1e-4, "large": 3e-5}
 
 
 @dataclass(frozen=True)
@@ -103,6 +102,9 @@ def run(config: Config) -> RunResult:
     Raises `NlpbpError` (with the place and the fix) for whatever a user can repair.
     """
     check_ranges(config)
+    if config.mlm.steps is not None and config.finder.only == 1:
+        message = "stage 1 is the masked language model, whose rate is mlm.lr"
+        raise ConfigError(message, column="finder.only", hint="name a later one")
     with open_run(NAME, config) as run:
         return _fine_tune(run, config)
 
@@ -126,10 +128,9 @@ def _fine_tune(run: Run, config: Config) -> RunResult:
     )
     encoded = encode_parts(run, inputs, tokenizer=tokenizer, max_length=max_length)
 
-    default = DEFAULT_LR["large" if sum(p.numel() for p in model.parameters()) > LARGE_MODEL else "small"]
     for stage in config.stages:
-        check_length(stage.max_length or max_length, limit=length_limit(model_config, tokenizer))
-    trainings = [stage_training(run, stage, config, default=default) for stage in config.stages]
+        check_length(stage.max_length or max_length, limit=length_limit(model_config, tokenizer), column="stages.max_length")
+    trainings = [stage_training(run, stage, config, default=default_rate(model)) for stage in config.stages]
 
     before, names = None, identity(inputs, tokenizer)
     if config.mlm.steps is not None:
@@ -162,6 +163,8 @@ def _fine_tune(run: Run, config: Config) -> RunResult:
 def stage_training(run: Run, stage: sections.Stage, config: Config, *, default: float) -> Training:
     """Turn a stage of the config into a training, with what it leaves out from the rest of the config; `default` is a rate."""
     optim = config.optim
+    if config.cycles.cycle_len is not None and (stage.epochs is not None or config.epochs != Config().epochs):
+        raise ConfigError("sets the epochs, which are given too", column="cycles.cycle_len", hint="leave one of them out")
     wanted = stage.lr or optim.lr or default
     lr = SWEPT if isinstance(wanted, str) else wanted
     build = transformer_optimizer(optim, lr=lr)
@@ -170,7 +173,7 @@ def stage_training(run: Run, stage: sections.Stage, config: Config, *, default: 
         optimizer = build(model, layers)
         if wanted != "auto":
             rates = [group["lr"] for group in optimizer.param_groups]
-            run.say(f"rates: {lr:.1e} for the last layer and {rates[0]:.1e} for the first of {len(layers)} groups")
+            run.say(f"rates: {max(rates):.1e} for the fastest of {len(layers)} layer groups, {min(rates):.1e} for the slowest")
         return optimizer
 
     return Training(

@@ -42,11 +42,29 @@ from recipes.common.fit import Progress
 from recipes.common.folder import Run, open_run
 from recipes.common.inputs import Inputs, load_inputs, targets_of
 from recipes.common.optimize import schedule_of, transformer_optimizer
-from recipes.common.pretrained import check_length, model_path
+from recipes.common.pretrained import check_length, default_rate, model_path
 from recipes.common.ranges import check_ranges
 from recipes.common.results import RunResult, decision_thresholds, finish
 
 NAME = "transformers_trainer"
+NOT_SHOWN = (
+    "data.balance",
+    "data.value_range",
+    "batch.micro_batches",
+    "optim.average_from",
+    "optim.ema",
+    "optim.class_weights",
+    "optim.focal",
+    "cycles.cycle_len",
+    "cycles.snapshots",
+    "finder.orders",
+    "finder.verify",
+    "finder.only",
+    "stages.max_length",
+    "stages.batch_size",
+    "stages.cache_frozen",
+)
+"""Settings that the other recipes have and this one does not."""
 
 
 @dataclass(frozen=True)
@@ -101,12 +119,17 @@ def run(config: Config) -> RunResult:
     Raises `NlpbpError` (with the place and the fix) for whatever a user can repair.
     """
     check_ranges(config)
-    for name in ("max_length", "batch_size", "cache_frozen"):
-        if any(getattr(stage, name) for stage in config.stages):
-            raise ConfigError("is not shown with Trainer", column=f"stages.{name}", hint="take transformer_sentiment")
-    for name, default in (("average_from", 1.0), ("ema", None), ("class_weights", None), ("focal", 0.0)):
-        if getattr(config.optim, name) != default:
-            raise ConfigError("is not shown with Trainer", column=f"optim.{name}", hint="take transformer_sentiment")
+    usual = Config()
+    for column in NOT_SHOWN:
+        section, name = column.split(".")
+        given = config.stages if section == "stages" else (getattr(config, section),)
+        plain = usual.stages[0] if section == "stages" else getattr(usual, section)
+        if any(getattr(one, name) != getattr(plain, name) for one in given):
+            raise ConfigError("is not shown with Trainer", column=column, hint="take transformer_sentiment")
+    if config.resume != "never":
+        raise ConfigError("Trainer's checkpoints are turned off", column="resume", hint="take transformer_sentiment")
+    if config.precision == "fp16":
+        raise ConfigError("is not shown with Trainer", column="precision", hint="bf16 or fp32")
     with open_run(NAME, config) as run:
         if run.accelerator.num_processes > 1:
             raise DistributedError("the demonstration runs on one process", hint="take transformer_sentiment")
@@ -172,7 +195,7 @@ def _train_stage(
     optim, task = config.optim, inputs.fields.task
     groups = layer_groups(model)
     freeze(groups, train_last=stage.train_last)
-    wanted = stage.lr or optim.lr or SWEPT
+    wanted = stage.lr or optim.lr or default_rate(model)
     optimizer = transformer_optimizer(optim, lr=SWEPT if wanted == "auto" else wanted)(model, groups)
 
     def collate_rows(rows: Sequence[int]) -> dict[str, Tensor]:
@@ -191,6 +214,7 @@ def _train_stage(
             eval_strategy="no",
             report_to="none",
             logging_steps=1,
+            logging_nan_inf_filter=False,
             disable_tqdm=True,
             remove_unused_columns=False,
             use_cpu=run.accelerator.device.type == "cpu",
@@ -254,7 +278,7 @@ def _swept_rate(
     finder, steps = config.finder, []
 
     def on_log(step: Step) -> bool:
-        steps.append(step)
+        steps.extend([step] if np.isfinite(step.loss) else [])
         return bool(np.isfinite(step.loss))
 
     with restored(model, optimizer, accelerator=run.accelerator):

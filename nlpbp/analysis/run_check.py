@@ -168,7 +168,9 @@ def constant_rate(config: Record) -> list[Finding]:
             "anneal it (cosine, one_cycle), or keep the mean of the last weights (average_from 0.75)",
         )
         for name in ("optim", "lm")
-        if _section(config, name).get("schedule") == "constant" and _section(config, name).get("average_from", 1.0) == 1.0
+        if (section := _section(config, name)).get("schedule") == "constant"
+        and section.get("average_from", 1.0) == 1.0
+        and section.get("ema") is None
     ]
 
 

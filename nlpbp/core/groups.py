@@ -137,7 +137,8 @@ def parameter_groups(
     The head trains at `head_lr` (default: `lr`). `similarity` stands in place of `layer_decay`: three coarse groups, the head at
     `lr` and each one below 10 times (high) or 3 times (low) slower, as fast.ai has it. Each layer group becomes one or two
     optimizer groups, with and without `weight_decay`. Frozen parameters are included, so unfreezing them later trains them. Keys
-    added for readers: `name`, `base_lr`. Decay per layer as in ELECTRA and BEiT; fast.ai calls it discriminative rates.
+    added for readers: `name`, `base_lr`. Decay per layer as in ELECTRA and BEiT; fast.ai calls it discriminative rates. Raises
+    `ValueError` for the rate of a head that there is not.
 
     >>> linear = nn.Linear(2, 2)
     >>> head = LayerGroup("head", tuple(linear.named_parameters()))
@@ -145,9 +146,14 @@ def parameter_groups(
     >>> [(group["name"], group["lr"], group["weight_decay"], len(group["params"])) for group in made]
     [('head', 0.1, 0.01, 1), ('head, no decay', 0.1, 0.0, 1)]
     """
+    has_head = any(group.name == "head" for group in groups)
+    if head_lr is not None and not has_head:
+        raise ValueError("the model has no head of its own to have another rate")
     if similarity is not None:
         ratio = SIMILARITY_RATIO[similarity]
-        groups, layer_decay, head_lr, lr = coarse_groups(groups), 1.0 / ratio, head_lr or lr, lr / ratio
+        groups, layer_decay = coarse_groups(groups), 1.0 / ratio
+        if has_head:
+            head_lr, lr = head_lr or lr, lr / ratio
     body = [group.name for group in groups if group.name != "head"]
     rates = {name: lr * math.pow(layer_decay, len(body) - 1 - index) for index, name in enumerate(body)}
     rates["head"] = lr if head_lr is None else head_lr

@@ -394,7 +394,7 @@ class AWDLSTMForSequenceClassification(AWDLSTMPreTrainedModel):
         """Answer for texts [batch, length], each from a state of zeros; `attention_mask` is true for tokens, on either side.
 
         The task of the loss is `config.problem_type`. Hidden states are those of the last layer alone, in the chunks that are
-        pooled, with the embedded tokens before it. `pooled` [batch, 3 * width], kept from before, spares the reading.
+        pooled, with the embedded tokens before it. `pooled` [batch, the head's width], kept from before, spares the reading.
         """
         if pooled is not None:
             logits = self.classifier(pooled)

@@ -2,7 +2,7 @@
 
 Frozen layers run in evaluation mode, so their answers to an example are always the same and the cache changes nothing but the time;
 the last bits may differ, as they do with another amount of padding. It costs memory: width x tokens x 4 bytes an example for a
-transformer, 3 x width x 4 bytes for a recurrent classifier.
+transformer, the head's inputs for a recurrent classifier.
 """
 
 from __future__ import annotations
@@ -107,12 +107,15 @@ class BlockCache:
         return cached
 
     def _check(self, model: nn.Module, batch: Batch, loss_fn: LossFn) -> None:
-        """Compare once what is kept with what the blocks answer now."""
+        """Compare once what is kept with what the blocks answer now.
+
+        Past the wrapper of data parallelism, whose forward passes the processes must all do: each comes here at a step of its own.
+        """
         mask = batch.inputs["attention_mask"]
         kept, self._kept = self._padded(batch, mask), dict(self._kept)
         before = self._kept
         with self._recording(batch, mask), torch.random.fork_rng(), torch.no_grad():
-            loss_fn(model, batch)
+            loss_fn(getattr(model, "module", model), batch)
         now = self._padded(batch, mask)
         self._kept, self._checked = before, True
         if (now - kept).abs().max() > MAX_DIFFERENCE * now.abs().max().clamp(min=1.0):

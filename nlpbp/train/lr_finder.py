@@ -240,6 +240,7 @@ def restored(model: nn.Module, optimizer: Optimizer | AcceleratedOptimizer, *, a
             module.training = training
         if scaler is not None:
             accelerator.scaler.load_state_dict(scaler)
+            accelerator.scaler._per_optimizer_states.clear()  # a step that was left in the middle is none
         accelerator.gradient_state._set_sync_gradients(True)
         random.setstate(numbers[0])
         np.random.set_state(numbers[1])

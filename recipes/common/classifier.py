@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,14 +14,14 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, broadcast_object_list
 from torch import nn
 from torch.optim import Optimizer
 from transformers import PreTrainedTokenizerBase
 
 from nlpbp.analysis.metrics import MAIN_METRIC, task_metrics
 from nlpbp.core.batch import Batch, LossFn
-from nlpbp.core.errors import ConfigError, DataError
+from nlpbp.core.errors import EXIT_PREEMPTED, ConfigError, DataError
 from nlpbp.core.freezing import freeze_to
 from nlpbp.core.groups import LayerGroup, layer_groups
 from nlpbp.core.layers import fold_affine_, output_layer, widened
@@ -32,6 +33,7 @@ from nlpbp.text.frozen_cache import FrozenCache, frozen_cache
 from nlpbp.train.evaluate import predict
 from nlpbp.train.loop import Step, train_steps
 from nlpbp.train.lr_finder import MakeSweep
+from nlpbp.train.signals import Stopped
 from nlpbp.train.weights import full_state
 from recipes.common import config as sections
 from recipes.common.finder import SWEEP, found_rate
@@ -138,6 +140,10 @@ def train_classifier(
     stage has left it behind, and `names` what checkpoints of all stages belong to.
     """
     accelerator, fields, optim = run.accelerator, inputs.fields, config.optim
+    check_regression(fields.task, optim)
+    num_stages = first_stage + len(trainings)
+    if config.finder.only is not None and config.finder.only > num_stages:
+        raise ConfigError(f"there is no stage {config.finder.only}", column="finder.only", hint=f"the run has {num_stages}")
     num_micro_batches, _ = epoch_of(run, config, inputs, encoded["train"])
     works = [_work(run, config, inputs, training, encoded["train"], tokenizer) for training in trainings]
     output = output_layer(model, num_outputs=max(1, len(fields.labels)))
@@ -168,10 +174,19 @@ def train_classifier(
 
     def save_snapshot(number: int) -> None:
         state = folded(trained, full_state(trained), output, scale=scale, shift=shift)
+        failure: list[str | None] = [None]
         if accelerator.is_main_process:
-            folder = run.out / "snapshots" / str(number)
-            plain = accelerator.unwrap_model(trained)
-            save_model(plain, tokenizer, state, folder=folder, card=SNAPSHOT_CARD, max_length=max_length)
+            folder = run.out / "snapshots"
+            try:
+                if number == 1:  # what an earlier stage has left are not of this one's cycles
+                    shutil.rmtree(folder, ignore_errors=True)
+                plain = accelerator.unwrap_model(trained)
+                save_model(plain, tokenizer, state, folder=folder / str(number), card=SNAPSHOT_CARD, max_length=max_length)
+            except OSError as error:
+                failure = [str(error)]
+        broadcast_object_list(failure)
+        if failure[0]:
+            raise Stopped(f"a snapshot could not be written ({failure[0]})", code=EXIT_PREEMPTED)
 
     for index, (training, work) in enumerate(zip(trainings, works, strict=True)):
         groups = layer_groups(accelerator.unwrap_model(trained))
@@ -475,6 +490,13 @@ def standardised(
     return ((targets - shift) / scale).astype(np.float32), scale, shift
 
 
+def check_regression(task: str, optim: ClassifierOptim) -> None:
+    """Refuse what is for labels where a number is predicted."""
+    for name in ("label_smoothing", "focal", "class_weights"):
+        if task == "regression" and getattr(optim, name):
+            raise ConfigError("a number to predict has no labels", column=f"optim.{name}", hint="leave it out")
+
+
 def outside_range(model: nn.Module, value_range: tuple[float, float] | None) -> tuple[float, float] | None:
     """Tell the model the range of its answers, wider than the targets'; return it where the model does not keep to it by itself.
 
@@ -482,10 +504,10 @@ def outside_range(model: nn.Module, value_range: tuple[float, float] | None) -> 
     as `value_range`, for who applies the scaled sigmoid outside, as `predict.py` does.
     """
     config: Any = model.config
-    if value_range is None or config.model_type == "awd_lstm":
+    if config.model_type == "awd_lstm":
         return None
-    config.value_range = list(widened(*value_range))
-    return widened(*value_range)
+    config.value_range = None if value_range is None else list(widened(*value_range))  # never that of a model it began with
+    return None if value_range is None else widened(*value_range)
 
 
 def weights_of_classes(inputs: Inputs, wanted: str | None, *, device: torch.device) -> torch.Tensor | None:
@@ -493,8 +515,6 @@ def weights_of_classes(inputs: Inputs, wanted: str | None, *, device: torch.devi
     if wanted is None:
         return None
     task = inputs.fields.task
-    if task == "regression":
-        raise ConfigError("a number to predict has no classes", column="optim.class_weights", hint="leave it out")
     targets = torch.from_numpy(targets_of(inputs.train))
     return balanced_class_weights(targets, num_labels=len(inputs.fields.labels), task=task).to(device)
 

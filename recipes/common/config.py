@@ -65,7 +65,8 @@ class Cycles:
     cycles: int = 3
     """How often the rate falls to 0."""
     cycle_len: int | None = None
-    """Epochs of the first cycle; the stage then takes as many epochs as its cycles do. Left out: they share the stage's epochs."""
+    """Epochs of the first cycle; each stage of a classifier then takes as many epochs as its cycles do, whatever else it says. Left
+    out: the cycles share the stage's epochs."""
     cycle_mult: int = 2
     """Each cycle is so many times as long as the one before it."""
     cycle_decay: float = 1.0
@@ -99,8 +100,8 @@ class Optim:
     """The optimizer, its rates and their schedule."""
 
     lr: Rate = None
-    """Base rate, of the body's last layer; auto: found by a sweep (practice L1). Left out: 1e-4 below 50 million parameters, 3e-5
-    above."""
+    """Base rate, of the body's last layer (beside a similarity, of the head); auto: found by a sweep (practice L1). Left out: 1e-4
+    below 50 million parameters, 3e-5 above."""
     head_lr: float | None = None
     """Rate of the head, which starts from nothing; beside an lr of auto, a multiple of 1e-4. Left out: the base rate."""
     layer_decay: float = 0.9
@@ -117,9 +118,9 @@ class Optim:
     weight_decay: float = 0.01
     """Decoupled decay (practice T4); never of biases, norms and embeddings."""
     schedule: ScheduleName = "cosine"
-    """How the rate goes within a stage (practices L3, L4); one_cycle and slanted_triangular warm up by themselves."""
+    """How the rate goes within a stage (practices L3, L4)."""
     warmup: float = 0.1
-    """Share of a stage's steps in which the rate rises from 0 before the others."""
+    """Share of a stage's steps in which the rate rises from 0 first; not of one_cycle, slanted_triangular and warm_restarts."""
     max_grad_norm: float | None = 1.0
     """Clip the gradient to this L2 norm; None for never (practice N3)."""
     label_smoothing: float = 0.0
@@ -132,7 +133,8 @@ class Optim:
     """Beyond this share of the steps keep the mean of the weights since then, and not the weights themselves: for a rate that stays
     high, as under constant. 1 for never."""
     ema: float | None = None
-    """Let that mean forget: a moving average with this decay a step, 0.99 for instance. Left out: all its steps count the same."""
+    """Let that mean forget: a moving average with this decay a step, 0.99 for instance, from the first step on unless average_from
+    says otherwise. Left out: all its steps count the same."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -232,7 +234,8 @@ class LanguageModel:
     """Beyond this share of the steps keep the mean of the weights since then, and not the weights themselves: for a rate that stays
     high, as under constant. 1 for never."""
     ema: float | None = None
-    """Let that mean forget: a moving average with this decay a step, 0.99 for instance. Left out: all its steps count the same."""
+    """Let that mean forget: a moving average with this decay a step, 0.99 for instance, from the first step on unless average_from
+    says otherwise. Left out: all its steps count the same."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -242,7 +245,8 @@ class Stage:
     epochs: int | None = None
     """Passes over the training data. Left out: `epochs` of the config, or 1."""
     lr: Rate = None
-    """Highest rate; auto: found by a sweep (practice L1). Left out: optim.lr, or the recipe's own."""
+    """Highest rate; auto: found by a sweep (practice L1). Left out: optim.lr, or the recipe's own. For a recurrent classifier
+    optim.lr, where given, is that of every stage."""
     train_last: int | None = None
     """Layer groups that train, counted from the head; the others are frozen, their dropout is off and their norms' statistics stay
     (practice T1). Left out: all train."""
@@ -286,12 +290,16 @@ class RecurrentOptim:
     """Beyond this share of a stage keep the mean of the weights since then, and not the weights themselves: for a rate that stays
     high, as under constant. 1 for never."""
     ema: float | None = None
-    """Let that mean forget: a moving average with this decay a step, 0.99 for instance. Left out: all its steps count the same."""
+    """Let that mean forget: a moving average with this decay a step, 0.99 for instance, from the first step on unless average_from
+    says otherwise. Left out: all its steps count the same."""
 
 
 @dataclasses.dataclass(frozen=True)
 class MaskedLM:
-    """A masked-language-model step on the target's texts before the classifier (practice N6)."""
+    """A masked-language-model step on the target's texts before the classifier (practice N6).
+
+    AdamW under a warm-up and a cosine, with the betas, eps, weight decay, warm-up and clipping of optim; one rate for all layers.
+    """
 
     steps: int | None = None
     """Train so many steps. Left out: no such step."""

@@ -146,7 +146,7 @@ def fit(
     if stage != Stage():
         run.say(f"stage {stage.index + 1}: {stage.name}, {trained_share(groups)}")
     if find_rate is not None:
-        progress = progress if resumed else replace(progress, lr=find_rate())
+        progress = progress if resumed else replace(progress, lr=_found(find_rate, num_micro_batches=progress.num_micro_batches))
         set_highest_rate(optimizer, progress.lr)
     if average.after < total_steps:
         run.say(f"the mean of the weights after step {progress.first_step + average.after} is kept")
@@ -293,6 +293,17 @@ def _steps_that_fit_in_memory(
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: " in str(error)
+
+
+def _found(find_rate: Callable[[], float], *, num_micro_batches: int) -> float:
+    """Look for the rate; a sweep is not split into smaller parts while it runs."""
+    try:
+        return find_rate()
+    except RuntimeError as error:
+        if not _is_out_of_memory(error):
+            raise
+        hint = f"begin with steps in more parts: --batch.micro_batches {2 * num_micro_batches}"
+        raise NumericError("out of memory while looking for a rate", hint=hint) from error
 
 
 def _split(run: Run, num: int, *, step: int, most: int, error: RuntimeError) -> int:

@@ -88,6 +88,7 @@ def check_ranges(config: Any) -> None:
         low, high, wanted = RANGES.get(name, (-math.inf, math.inf, ""))
         if not low <= value <= high:
             raise ConfigError(f"{value} is out of range", column=name, hint=f"give a number {wanted}")
+    _check_pairs(config)
     data = getattr(config, "data", None)
     if isinstance(data, Data | Texts) and data.validation_share + data.test_share >= 1.0:
         raise ConfigError(
@@ -95,6 +96,43 @@ def check_ranges(config: Any) -> None:
             column="data.validation_share",
             hint="let them sum to less than 1",
         )
+
+
+def _check_pairs(config: Any) -> None:
+    """Raise `ConfigError` for settings that contradict each other, or that have no effect without another one."""
+    optim, lm, finder, cycles = (getattr(config, name, None) for name in ("optim", "lm", "finder", "cycles"))
+    rates = [getattr(section, "lr", None) for section in (optim, lm, *getattr(config, "stages", ()))]
+    schedules = [getattr(section, "schedule", None) for section in (optim, lm)]
+    usual = type(config)()
+    if finder is not None and finder != usual.finder and "auto" not in rates:
+        raise ConfigError("has no effect while every rate is given", column="finder", hint="let one be found: --optim.lr auto")
+    if finder is not None and not finder.start < finder.end:
+        raise ConfigError(f"{finder.start} is not below --finder.end {finder.end}", column="finder.start", hint="lower it")
+    if cycles is not None and cycles != usual.cycles and "warm_restarts" not in schedules:
+        raise ConfigError("has no effect under other schedules", column="cycles", hint="add --optim.schedule warm_restarts")
+    if getattr(optim, "focal", 0.0) and getattr(optim, "label_smoothing", 0.0):
+        raise ConfigError("cannot be had of smoothed targets", column="optim.focal", hint="leave --optim.label_smoothing out")
+    bounds = getattr(getattr(config, "data", None), "value_range", None)
+    if bounds is not None and not bounds[0] < bounds[1]:
+        raise ConfigError(f"{bounds[0]} is not below {bounds[1]}", column="data.value_range", hint="give the lowest value first")
+
+
+def refuse_classifier_settings(config: Any) -> None:
+    """Raise `ConfigError` where a language model is told what only a classifier does."""
+    usual = type(config)()
+    for section, name in (
+        ("optim", "label_smoothing"),
+        ("optim", "focal"),
+        ("optim", "class_weights"),
+        ("model", "pooling"),
+        ("cycles", "cycle_len"),
+        ("cycles", "snapshots"),
+    ):
+        given = getattr(getattr(config, section, None), name, None)
+        if given != getattr(getattr(usual, section, None), name, None):
+            raise ConfigError("is for classifiers", column=f"{section}.{name}", hint="leave it out")
+    if config.finder.only is not None and config.finder.only > 1:
+        raise ConfigError(f"there is no stage {config.finder.only}", column="finder.only", hint="the run has 1")
 
 
 def _numbers(config: Any, *, prefix: str) -> Iterator[tuple[str, float]]:

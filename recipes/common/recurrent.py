@@ -190,8 +190,8 @@ def stage_trainings(stages: Sequence[sections.Stage], optim: sections.RecurrentO
 
 
 def _stage_training(stage: sections.Stage, optim: sections.RecurrentOptim, cycles: sections.Cycles) -> Training:
-    wanted = HEAD_LR if optim.lr is None and stage.lr is None else optim.lr or stage.lr
-    lr = SWEPT if isinstance(wanted, str) or wanted is None else wanted
+    wanted = optim.lr or stage.lr or HEAD_LR
+    lr = SWEPT if isinstance(wanted, str) else wanted
     ratio = 1.0 if optim.similarity else optim.group_ratio
     return Training(
         epochs=epochs_of(stage.epochs or 1, optim.schedule, cycles),

@@ -234,7 +234,7 @@ def train_ours(given: Work, watch: Watch, *, seed: int) -> None:
     from nlpbp.core.optim import adamw
     from nlpbp.train.loop import train_steps
     from nlpbp.train.setup import start
-    from recipes.transformer_sentiment import DEFAULT_LR, LARGE_MODEL
+    from recipes.common.pretrained import default_rate
 
     config = recipe_config(short=given.short)
     optim = config.optim
@@ -245,7 +245,7 @@ def train_ours(given: Work, watch: Watch, *, seed: int) -> None:
     encoded = encode(given.train_texts, tokenizer=tokenizer, max_length=given.max_length)
     groups = parameter_groups(
         layer_groups(model),
-        lr=optim.lr or DEFAULT_LR["large" if sum(p.numel() for p in model.parameters()) > LARGE_MODEL else "small"],
+        lr=default_rate(model),
         head_lr=optim.head_lr,
         layer_decay=optim.layer_decay,
         weight_decay=optim.weight_decay,

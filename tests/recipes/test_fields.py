@@ -82,16 +82,43 @@ LANGUAGE_MODEL_FIELDS = {
     "lm.average_from": 0.3,
     "lm.ema": 0.5,
 }
+CAUSAL_FIELDS = {
+    "optim.lr": 3e-3,
+    "optim.layer_decay": 0.5,
+    "optim.similarity": "high",
+    "optim.optimizer": "sgd",
+    "optim.schedule": "one_cycle",
+    "optim.warmup": 0.5,
+    "optim.weight_decay": 0.5,
+    "optim.ema": 0.5,
+}
+TRAINER_FIELDS = {
+    "optim.lr": 3e-3,
+    "optim.head_lr": 2e-2,
+    "optim.similarity": "low",
+    "optim.optimizer": "sgd",
+    "optim.schedule": "linear",
+    "optim.max_grad_norm": 0.1,
+    "optim.label_smoothing": 0.2,
+    "dropout.scale": 3.0,
+    "stages": (Stage(epochs=1, train_last=1),),
+}
 CASES = [
     *(("transformer_sentiment", name, value) for name, value in TRANSFORMER_FIELDS.items()),
     *(("gru_classifier", name, value) for name, value in RECURRENT_FIELDS.items()),
     *(("lm_awd_lstm", name, value) for name, value in LANGUAGE_MODEL_FIELDS.items()),
+    *(("lm_transformer", name, value) for name, value in CAUSAL_FIELDS.items()),
+    *(("transformers_trainer", name, value) for name, value in TRAINER_FIELDS.items()),
 ]
 
 
 def short(recipe: ModuleType) -> Any:
     """Return a config that trains a few steps, on labels of which one is rarer than the other."""
     config = recipe.tiny()
+    if recipe.NAME == "lm_transformer":
+        return dataclasses.replace(config, steps=12, eval_steps=12)
+    if recipe.NAME == "transformers_trainer":
+        return dataclasses.replace(config, stages=(Stage(epochs=1),))
     if hasattr(config, "lm"):
         return dataclasses.replace(config, lm=dataclasses.replace(config.lm, steps=12), eval_steps=12)
     data = dataclasses.replace(config.data, train=rows())
@@ -136,7 +163,7 @@ def test_turning_a_field_changes_the_run(name: str, field: str, value: Any, unch
     assert weights(recipe, changed(config, field, value), tmp_path / "run") != unchanged[name]
 
 
-@pytest.mark.parametrize("name", ["transformer_sentiment", "gru_classifier", "lm_awd_lstm"])
+@pytest.mark.parametrize("name", sorted({name for name, _, _ in CASES}))
 def test_leaving_them_alone_repeats_it(name: str, unchanged: dict[str, str], tmp_path: Path) -> None:
     recipe = importlib.import_module(f"recipes.{name}")
     assert weights(recipe, short(recipe), tmp_path / "run") == unchanged[name]
@@ -235,3 +262,63 @@ def test_a_value_outside_the_range_is_named_with_its_row(tmp_path: Path) -> None
     with pytest.raises(DataError, match="99") as error:
         run_transformer(tmp_path / "run", data=data)
     assert "241" in str(error.value) or "240" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "column"),
+    [
+        ("transformer_sentiment", {"cycles.snapshots": True}, "cycles"),
+        ("gru_classifier", {"finder.orders": 7}, "finder"),
+        ("gru_classifier", {"optim.lr": "auto", "finder.only": 9}, "finder.only"),
+        ("gru_classifier", {"optim.lr": "auto", "finder.start": 0.5, "finder.end": 0.1}, "finder.start"),
+        ("gru_classifier", {"optim.focal": 2.0, "optim.label_smoothing": 0.1}, "optim.focal"),
+        ("gru_classifier", {"data.value_range": (5.0, 1.0)}, "data.value_range"),
+        ("gru_classifier", {"data.value_range": (1.0, 5.0)}, "data.value_range"),
+        ("transformer_sentiment", {"mlm.steps": 3, "optim.lr": "auto", "finder.only": 1}, "finder.only"),
+        ("transformer_sentiment", {"stages": (Stage(max_length=900),)}, "stages.max_length"),
+        ("transformer_sentiment", {"optim.schedule": "warm_restarts", "cycles.cycle_len": 1, "epochs": 9}, "cycles.cycle_len"),
+        ("lm_awd_lstm", {"model.pooling": "mean"}, "model.pooling"),
+        ("lm_awd_lstm", {"lm.schedule": "warm_restarts", "cycles.snapshots": True}, "cycles.snapshots"),
+        ("lm_transformer", {"optim.focal": 2.0}, "optim.focal"),
+        ("lm_transformer", {"optim.head_lr": 1e-3}, "optim.head_lr"),
+        ("transformers_trainer", {"data.balance": True}, "data.balance"),
+        ("transformers_trainer", {"resume": "auto"}, "resume"),
+        ("transformers_trainer", {"stages": (Stage(cache_frozen=True),)}, "stages.cache_frozen"),
+    ],
+)
+def test_what_would_have_no_effect_is_an_error_that_names_it(
+    name: str, changes: dict[str, Any], column: str, tmp_path: Path
+) -> None:
+    recipe = importlib.import_module(f"recipes.{name}")
+    config = recipe.tiny()
+    for field, value in changes.items():
+        config = changed(config, field, value)
+    with pytest.raises(ConfigError) as error:
+        recipe.run(dataclasses.replace(config, out=str(tmp_path / "run"), threads=1))
+    assert error.value.column == column
+
+
+@pytest.mark.parametrize("name", ["label_smoothing", "focal"])
+def test_what_is_for_labels_is_refused_for_numbers(name: str, tmp_path: Path) -> None:
+    from recipes import transformer_sentiment
+
+    tiny = transformer_sentiment.tiny()
+    data = dataclasses.replace(tiny.data, train=numbers(), label="label")
+    with pytest.raises(ConfigError) as error:
+        run_transformer(tmp_path / "run", data=data, optim=dataclasses.replace(tiny.optim, **{name: 0.5}))
+    assert error.value.column == f"optim.{name}"
+
+
+def test_a_range_is_not_inherited_from_the_model_that_training_began_with(tmp_path: Path) -> None:
+    from recipes import transformer_sentiment
+
+    data = dataclasses.replace(transformer_sentiment.tiny().data, train=numbers(), label="label", value_range=(0.0, 5.1))
+    first = run_transformer(tmp_path / "first", data=data, epochs=1)
+    far = [{**row, "label": 100.0 + row["label"]} for row in numbers()]
+    again = dataclasses.replace(data, train=far, value_range=None)
+    model = dataclasses.replace(transformer_sentiment.tiny().model, name=str(first.out / "model"))
+    second = run_transformer(tmp_path / "second", data=again, model=model, epochs=1)
+    assert json.loads((second.out / "model" / "config.json").read_text()).get("value_range") is None
+    classifier = predict.load_run(second.out, accelerator=start(seed=0, precision="fp32", threads=1))
+    examples = predict.read_texts(classifier, read_table([{"text": "a good film"}]))
+    assert predict.predict_outputs(classifier, examples, accelerator=start(seed=0, precision="fp32", threads=1))[0] > 50.0

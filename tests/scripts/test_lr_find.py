@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
 from run_script import TWO_PROCESSES, run_script
 
@@ -59,3 +60,15 @@ def test_labels_that_cannot_be_learned_get_no_suggestion_and_the_message_says_wh
 def test_a_stage_that_there_is_not_is_an_error(tmp_path: Path) -> None:
     done = run_script("lr_find", "--tiny", "--stage", "two", cwd=tmp_path)
     assert (done.returncode, "counted from 1" in done.stderr) == (2, True)
+
+
+def test_two_processes_train_frozen_stages_with_a_cache_to_the_weights_of_one(tmp_path: Path) -> None:
+    stages = "stages: [{epochs: 3, lr: 0.02, train_last: 2, cache_frozen: true}, {epochs: 1, lr: 0.01}]"
+    settings = "{data: {train: 'tiny:reviews', max_length: 32}, model: {name: 'tiny:bert'}, dropout: {scale: 0.0}"
+    (tmp_path / "c.yaml").write_text(f"{settings}, batch: {{size: 16, micro_batches: 2}}, precision: fp32, threads: 1, {stages}}}")
+    weights = {}
+    for name, launcher in (("one", None), ("two", TWO_PROCESSES)):
+        done = run_script("finetune", "--config", "c.yaml", "--out", name, cwd=tmp_path, launcher=launcher)
+        assert done.returncode == 0, done.stderr
+        weights[name] = load_file(tmp_path / name / "model" / "model.safetensors")
+    assert all((weights["one"][name] - weights["two"][name]).abs().max() < 1e-4 for name in weights["one"])
