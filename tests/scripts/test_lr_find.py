@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from run_script import TWO_PROCESSES, run_script
 
-SHORT = ["--finder.num_steps", "30", "--finder.orders", "2", "--threads", "1"]
+SHORT = ["--finder.num_steps", "80", "--finder.orders", "2", "--finder.start", "1e-5", "--threads", "1"]
 
 
 @pytest.mark.parametrize("recipe", ["transformer_sentiment", "gru_classifier", "lm_awd_lstm", "lm_transformer"])
@@ -48,9 +48,9 @@ def test_two_processes_find_what_one_finds(tmp_path: Path) -> None:
 
 
 def test_labels_that_cannot_be_learned_get_no_suggestion_and_the_message_says_what_to_do(tmp_path: Path) -> None:
-    rows = "".join(f"the same words every time,{'yes' if i % 2 else 'no'}\n" for i in range(400))
+    rows = "".join(f"the film number {i} was as it was,{'yes' if (i * 7) % 13 < 6 else 'no'}\n" for i in range(400))
     (tmp_path / "coin.csv").write_text(f"text,label\n{rows}")
-    arguments = ["--tiny", "--data.train", "coin.csv", "--out", "found", "--finder.end", "1e-4", *SHORT]
+    arguments = ["--tiny", "--data.train", "coin.csv", "--out", "found", *SHORT, "--finder.end", "1e-4"]
     done = run_script("lr_find", "transformer_sentiment", *arguments, cwd=tmp_path)
     assert done.returncode == 2
     assert "no suggestion" in done.stderr and "--finder.start" in done.stderr
