@@ -55,15 +55,24 @@ class Settings:
     sentences: float = 0.2
     reviews: int = 1000
     held_out: int = 1000
-    lm_steps: int = 300
+    lm_steps: int = 2200
     epochs: int = 1
+    recurrent_epochs: int = 4
     is_tiny: bool = False
 
     @staticmethod
     def short() -> Settings:
         """A few steps on tiny data: tries the path, measures nothing."""
         return Settings(
-            rates=(1e-3, 1e-2), orders=1, num_steps=20, reviews=60, held_out=40, lm_steps=4, epochs=1, sentences=0.5, is_tiny=True
+            rates=(1e-3, 1e-2),
+            orders=1,
+            num_steps=20,
+            reviews=60,
+            held_out=40,
+            lm_steps=4,
+            recurrent_epochs=1,
+            sentences=0.5,
+            is_tiny=True,
         )
 
 
@@ -179,7 +188,7 @@ def recurrent_task(settings: Settings, folder: Path, *, language_model: Path) ->
                 max_length=base.data.max_length if settings.is_tiny else 200,
             ),
             lm=ulmfit.Transfer(init=str(language_model), steps=0),
-            stages=(sections.Stage(epochs=2 * settings.epochs),),
+            stages=(sections.Stage(epochs=settings.recurrent_epochs),),
             batch=replace(base.batch, size=16),
             optim=replace(base.optim, lr=lr),
             seed=seed,
