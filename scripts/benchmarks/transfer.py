@@ -46,9 +46,14 @@ METHODS = {
 MINILM_LENGTH = 256  # tokens: what it was made for
 EVALUATION_TOKENS = 8192
 LM_SAMPLED = 1024
-HEAD_FIRST = (sections.Stage(epochs=1, lr=1e-2, train_last=1), sections.Stage(epochs=8, lr=1e-2))
-STAGES = {"with_lm": HEAD_FIRST, "without_lm": HEAD_FIRST[1:]}
-BATCH = sections.Batch(size=16)  # few labels: steps of 32 would be too few
+MANY = 1000  # labels; with fewer the steps are smaller, and there are more epochs of them
+
+
+def training_for(budget: int) -> tuple[tuple[sections.Stage, ...], sections.Batch]:
+    """Return stages and batch for so many labels, as they did best on reviews of the training part that were held out for it."""
+    if budget < MANY:
+        return (sections.Stage(epochs=10, lr=5e-3),), sections.Batch(size=16)
+    return (sections.Stage(epochs=1, lr=1e-2, train_last=1), sections.Stage(epochs=4, lr=1e-2)), sections.Batch(size=32)
 
 
 @dataclass(frozen=True)
@@ -184,6 +189,9 @@ def measure(
         if "test" not in features:
             features["test"] = minilm_features(test.texts)
         return accuracy_of(probe(minilm_features(labelled.texts), labelled.targets, features["test"], seed=seed), test)
+    stages, batch = training_for(len(labelled.texts))
+    if method == "without_lm":
+        stages = stages[-1:]  # a body that knows nothing is not to be kept frozen
     base = ulmfit.tiny() if settings.model == "tiny" else ulmfit.Config()
     with tempfile.TemporaryDirectory(prefix="nlpbp-benchmark-") as folder:
         config = replace(
@@ -192,8 +200,8 @@ def measure(
             model=sections.Recurrent(size=settings.model),
             tokenizer=sections.Tokenizer(vocab_size=settings.vocab_size),
             lm=ulmfit.Transfer(init=str(language_model), steps=0) if method == "with_lm" else ulmfit.Transfer(skip=True),
-            stages=STAGES[method],
-            batch=BATCH,
+            stages=stages,
+            batch=batch,
             out=f"{folder}/run",
             seed=seed,
         )
