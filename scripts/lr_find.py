@@ -30,7 +30,7 @@ def lr_find(arguments: Sequence[str]) -> None:
     except RateFound as found:
         print("\n".join(str(file) for file in found.files))
         if found.record["refused"]:
-            hint = "try another --finder.start and --finder.end, or larger batches"
+            hint = "try another --finder.start and --finder.end, more --finder.num_steps, or larger batches"
             raise ConfigError(f"there is no suggestion: {found.record['refused']}", column="finder", hint=hint) from found
         return
     raise ConfigError(

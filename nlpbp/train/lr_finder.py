@@ -32,7 +32,7 @@ Floats = np.ndarray[Any, np.dtype[np.float64]]
 
 STOP_FACTOR = 4.0  # fastai's: a loss so many times the best one has diverged
 BANDWIDTH = 0.3  # decades of the rate that a point of the smoothed curve is made from
-MIN_FALL = 4.5  # standard errors of the smoothed curve, below which a dip is noise
+MIN_FALL = 3.3  # standard errors of the smoothed curve: in a twentieth of curves that are nothing but noise a dip is deeper
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ class Curve:
 class Finding:
     """What sweeps over several orders of the data say.
 
-    `suggestions` are rates by name, each the geometric mean over the orders, `intervals` the lowest and the highest of them;
-    both are empty when there is no valley, and `refused` then says why. `rates` and `smoothed` draw the mean curve.
+    `suggestions` are rates by name, of the mean curve, `intervals` the lowest and the highest of each order's own curve; both are
+    empty when there is no valley, and `refused` then says why. `rates` and `smoothed` draw the mean curve.
     """
 
     curves: tuple[Curve, ...]
@@ -128,7 +128,7 @@ def sweep(steps: Iterator[Step], *, num_steps: int, on_step: Callable[[], object
 
 
 def read_curves(curves: Sequence[Curve]) -> Finding:
-    """Smooth the curves and read rates from them; from each alone, and from their mean whether there is a valley at all."""
+    """Read from the curves' mean whether there is a valley at all and which rates it suggests, and from each alone how sure that is."""
     length = min(len(curve.rates) for curve in curves)
     if length < 10:
         return Finding(
@@ -141,20 +141,16 @@ def read_curves(curves: Sequence[Curve]) -> Finding:
     tops = [int(level[: index + 1].argmax()) for index in range(length)]  # where each point's fall begins
     if not np.any(level[tops] - level > MIN_FALL * np.hypot(errors[tops], errors)):
         return Finding(**drawn, suggestions={}, intervals={}, refused="the loss falls nowhere by more than its noise")
-    each = [suggest(curve) for curve in curves]
-    names = list(each[0])
-    return Finding(
-        **drawn,
-        suggestions={name: float(np.exp(np.mean([math.log(one[name]) for one in each]))) for name in names},
-        intervals={name: (min(one[name] for one in each), max(one[name] for one in each)) for name in names},
-        refused=None,
-    )
+    suggestions = suggest(Curve(rates, tuple(mean.tolist())))
+    each = [suggestions, *(suggest(curve) for curve in curves)]
+    intervals = {name: (min(one[name] for one in each), max(one[name] for one in each)) for name in suggestions}
+    return Finding(**drawn, suggestions=suggestions, intervals=intervals, refused=None)
 
 
 def suggest(curve: Curve) -> dict[str, float]:
     """Read three rates from a curve that has a valley.
 
-    steepest: where the loss falls fastest against the logarithm of the rate; valley: two thirds of the way down the longest fall;
+    Of the longest fall: steepest, where it is fastest against the logarithm of the rate; valley, two thirds of the way down;
     min_div_10: a tenth of the rate of the lowest loss. A running average would lag behind the curve and move all
     of them to rates several times higher, so the curve is smoothed by straight lines through its neighbourhoods.
     """
@@ -163,7 +159,7 @@ def suggest(curve: Curve) -> dict[str, float]:
     lowest = int(level.argmin())
     first, last = _longest_fall(level)
     return {
-        "steepest": float(10 ** places[int(slope[: lowest + 1].argmin())]),
+        "steepest": float(10 ** places[first + int(slope[first : last + 1].argmin())]),
         "valley": float(10 ** (places[first] + (places[last] - places[first]) * 2 / 3)),
         "min_div_10": float(10 ** places[lowest] / 10),
     }

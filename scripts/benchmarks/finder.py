@@ -58,6 +58,7 @@ class Settings:
     lm_steps: int = 2200
     epochs: int = 1
     recurrent_epochs: int = 4
+    recurrent_num_steps: int = 200  # a loss over 16 reviews trembles
     is_tiny: bool = False
 
     @staticmethod
@@ -154,7 +155,7 @@ def transformer_task(settings: Settings, folder: Path) -> Task:
     def config(seed: int, lr: sections.Rate, number: str) -> Any:
         return replace(base, seed=seed, optim=replace(base.optim, lr=lr), out=str(folder / f"transformer-{seed}-{number}"))
 
-    return _recipe_task(transformer_sentiment, config, settings)
+    return _recipe_task(transformer_sentiment, config, settings, num_steps=settings.num_steps)
 
 
 def recurrent_task(settings: Settings, folder: Path, *, language_model: Path) -> Task:
@@ -195,11 +196,11 @@ def recurrent_task(settings: Settings, folder: Path, *, language_model: Path) ->
             out=str(folder / f"recurrent-{seed}-{number}"),
         )
 
-    return _recipe_task(ulmfit, config, settings)
+    return _recipe_task(ulmfit, config, settings, num_steps=settings.recurrent_num_steps)
 
 
-def _recipe_task(recipe: Any, config: Callable[[int, sections.Rate, str], Any], settings: Settings) -> Task:
-    finder = sections.Finder(orders=settings.orders, num_steps=settings.num_steps, only=1)
+def _recipe_task(recipe: Any, config: Callable[[int, sections.Rate, str], Any], settings: Settings, *, num_steps: int) -> Task:
+    finder = sections.Finder(orders=settings.orders, num_steps=num_steps, only=1)
 
     def suggest(seed: int) -> dict[str, float]:
         try:
