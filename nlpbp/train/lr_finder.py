@@ -128,7 +128,7 @@ def sweep(steps: Iterator[Step], *, num_steps: int, on_step: Callable[[], object
 
 
 def read_curves(curves: Sequence[Curve]) -> Finding:
-    """Read from the curves' mean whether there is a valley at all and which rates it suggests, and from each alone how sure that is."""
+    """Read from the curves' mean whether there is a valley and which rates it suggests, and from each alone how sure that is."""
     length = min(len(curve.rates) for curve in curves)
     if length < 10:
         return Finding(

@@ -72,6 +72,7 @@ class Settings:
             held_out=40,
             lm_steps=4,
             recurrent_epochs=1,
+            recurrent_num_steps=20,
             sentences=0.5,
             is_tiny=True,
         )
