@@ -208,7 +208,8 @@ def read_moments(table: Table, name: str) -> list[float]:
     >>> read_moments(Table("list", {"when": ["1970-01-02", "1970-01-03 12:00"]}, [1, 2]), "when")
     [1.0, 2.5]
     """
-    kind = _kind(table, name, notes := [])
+    notes: list[str] = []
+    kind = _kind(table, name, notes)
     if kind == "text":
         hint = f"name a column of dates such as 2024-03-31{'; ' + notes[0] if notes else ''}"
         raise DataError("this is no column of dates or numbers", file=table.name, column=name, hint=hint)

@@ -309,6 +309,9 @@ class Augment:
     """A file with a word a line, and behind tabs the words that may stand for it."""
     protect: tuple[str, ...] = ()
     """More words that are never touched."""
+    mixup: float = 0.0
+    """Of transformers, with or without a policy: mix the embeddings and the labels of pairs of texts, by shares from a Beta
+    distribution with this as both its parameters (Zhang et al. 2018), 0.2 for instance. 0 for never."""
 
 
 @dataclasses.dataclass(frozen=True)
