@@ -77,8 +77,9 @@ def replace_synonyms(words: list[str], free: list[int], rng: random.Random, augm
     changed = list(words)
     for index in sorted(_drawn(known, rng, augment.share)):
         bare = _bare(words[index])
-        other = rng.choice(list(augment.synonyms[bare]))
-        changed[index] = re.sub(re.escape(bare), lambda found, other=other: _cased(other, found[0]), words[index], flags=re.I)
+        place = words[index].casefold().find(bare)
+        other = _cased(rng.choice(list(augment.synonyms[bare])), words[index][place:])
+        changed[index] = words[index][:place] + other + words[index][place + len(bare) :]
     return changed
 
 
@@ -223,8 +224,8 @@ def augmented_steps(
 ) -> Iterator[list[Batch]]:
     """Turn a plan into what `train_steps` takes, as `batched_steps` does, with another wording of each text in every step.
 
-    The plan is that of the texts as they are, so steps and their number do not change; `first_step` is that of the plan. Tokenizing
-    anew costs about a millisecond for 32 short texts.
+    The plan is that of the texts as they are, so steps and their number do not change; `first_step` is that of the plan. Another
+    wording of 32 short texts and its tokens take about 2.5 ms on one core.
     """
     for number, step in enumerate(plan, first_step):
         yield [

@@ -173,6 +173,20 @@ def test_new_rows_are_composed_as_in_training(weekend: RunResult, tmp_path: Path
     assert "the columns `title`, `date`, `price`" in (weekend.out / "model" / "README.md").read_text()
 
 
+def test_scoring_a_runs_own_test_part_again_is_counted(
+    weekend: RunResult, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from predict import answer
+
+    own, new = rows("weekend"), tmp_path / "again.jsonl"
+    ids = pq.read_table(weekend.out / "predictions.parquet")["id"].to_pylist()
+    assert json.loads((weekend.out / "looks.json").read_text())["looks"] == ["gru_classifier"]
+    new.write_text("".join(json.dumps(own[i]) + "\n" for i in reversed(ids)))
+    answer([str(weekend.out), "--data", str(new), "--threads", "1"])
+    assert json.loads((weekend.out / "looks.json").read_text())["looks"] == ["gru_classifier", "predict.py"]
+    assert "has now been scored 2 times" in capsys.readouterr().err
+
+
 def test_the_median_is_that_of_the_training_part() -> None:
     config = gru_classifier.tiny().data
     given = [{"title": f"t {i}", "price": str(i) if i % 3 else "", "label": "ab"[i % 2]} for i in range(100)]
