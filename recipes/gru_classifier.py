@@ -30,6 +30,7 @@ class Config:
     """The training: for how long and how fast."""
     optim: sections.RecurrentOptim = field(default_factory=sections.RecurrentOptim)
     dropout: sections.Dropout = field(default_factory=sections.Dropout)
+    augment: sections.Augment = field(default_factory=sections.Augment)
     batch: sections.Batch = BATCH
     cycles: sections.Cycles = field(default_factory=sections.Cycles)
     finder: sections.Finder = field(default_factory=sections.Finder)

@@ -56,6 +56,7 @@ class Config:
     optim: sections.Optim = field(default_factory=sections.Optim)
     mlm: sections.MaskedLM = field(default_factory=sections.MaskedLM)
     dropout: sections.Dropout = field(default_factory=sections.Dropout)
+    augment: sections.Augment = field(default_factory=sections.Augment)
     batch: sections.Batch = field(default_factory=sections.Batch)
     cycles: sections.Cycles = field(default_factory=sections.Cycles)
     finder: sections.Finder = field(default_factory=sections.Finder)

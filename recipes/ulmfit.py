@@ -73,6 +73,7 @@ class Config:
     """The classifier's training: what trains in each stage, for how long and how fast (gradual unfreezing, practice N6)."""
     optim: sections.RecurrentOptim = field(default_factory=sections.RecurrentOptim)
     dropout: sections.Dropout = field(default_factory=lambda: sections.Dropout(scale=0.5))
+    augment: sections.Augment = field(default_factory=sections.Augment)
     batch: sections.Batch = BATCH
     cycles: sections.Cycles = field(default_factory=sections.Cycles)
     finder: sections.Finder = field(default_factory=sections.Finder)

@@ -45,6 +45,7 @@ def answer(arguments: Sequence[str]) -> None:
     from nlpbp.train.setup import start
     from recipes.common import predict
     from recipes.common.inputs import read_source
+    from recipes.common.looks import add_look
 
     if given.out:
         predict.check_predictions_file(Path(given.out))
@@ -70,6 +71,12 @@ def answer(arguments: Sequence[str]) -> None:
             print(*(f"{value:.4f}" if isinstance(value, float) else escape(str(value), limit=None) for value in values), sep="\t")
     if examples.targets is not None:
         print("\n".join(predict.score_examples(classifier, examples, outputs)), file=sys.stdout if given.out else sys.stderr)
+        for run in given.run:
+            if looks := add_look(Path(run), examples, by="predict.py"):
+                print(
+                    f"the test part of {escape(run, limit=None)} has now been scored {looks} times; do not choose by it",
+                    file=sys.stderr,
+                )
 
 
 if __name__ == "__main__":

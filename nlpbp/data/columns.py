@@ -7,8 +7,8 @@ the fields of the training table, so that class ids mean the same everywhere.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 
 from nlpbp.core.errors import ConfigError, DataError, escape
 from nlpbp.data.decoding import nearest
+from nlpbp.data.fields import compose_fields, infer_kinds, read_column
 from nlpbp.data.find_columns import column_of, find_label, find_text, note_other_texts
 from nlpbp.data.labels import (
     MAX_CLASSES,
@@ -44,6 +45,8 @@ class Fields:
     `text` is one column, or two for a pair. `task` is `single_label`, `multi_label` or `regression`; `labels` are the class
     names in the order of their ids; `separator` stands between labels in one cell (`None` if cells are lists). `notes`
     says what was inferred and why.
+
+    Where `kinds` has any, the columns of `text` make one text, as `compose_fields` writes it with these kinds and `statistics`.
     """
 
     text: tuple[str, ...]
@@ -52,6 +55,8 @@ class Fields:
     labels: tuple[str, ...]
     separator: str | None
     notes: tuple[str, ...]
+    kinds: Mapping[str, str] = field(default_factory=dict)
+    statistics: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -101,12 +106,14 @@ def infer_fields(
     table: Table,
     *,
     text: Sequence[str] = (),
+    compose: Sequence[str] = (),
     label: str | None = None,
     task: str = "auto",
     require_label: bool = True,
 ) -> Fields:
     """Find the text and label columns of a training table and what the labels mean; whatever is given is not guessed.
 
+    The columns `compose`, in place of `text`, make one text together; their statistics are still to be fitted, on training rows.
     Raises `DataError` for a column that is not there, for columns that cannot be told apart, and, if `require_label`, for a
     missing label, a single class, or classes that are no classes; `ConfigError` for a task that does not exist.
 
@@ -119,19 +126,34 @@ def infer_fields(
         raise ConfigError("there is no such task", excerpt=task, hint=nearest(task, ("auto", *TASKS), kind="task"))
     notes: list[str] = []
     given = (text,) if isinstance(text, str) else tuple(text)
-    for name in (*given, *([label] if label else [])):
+    for name in (*given, *compose, *([label] if label else [])):
         column_of(table, name)
-    texts = _given_text(given, label) if given else find_text(table, label, notes)
+    texts = (
+        _given_fields(compose, given, label) if compose else _given_text(given, label) if given else find_text(table, label, notes)
+    )
+    kinds = infer_kinds(table, compose, notes)
     found = label or find_label(table, texts, notes, require_label=require_label)
-    if not given and len(texts) == 1:
+    if not given and (compose or len(texts) == 1):
         note_other_texts(table, [*texts, found], notes)
     try:
-        return _fields_of_label(table, texts, found, task, notes, require_label=require_label)
+        fields = _fields_of_label(table, texts, found, task, notes, require_label=require_label)
     except DataError as error:
         if require_label or label:
             raise
         notes.append(f"label: not used, because {error.message}")
-        return _fields_of_label(table, texts, None, task, notes, require_label=False)
+        fields = _fields_of_label(table, texts, None, task, notes, require_label=False)
+    return replace(fields, kinds=kinds)
+
+
+def _given_fields(compose: Sequence[str], text: tuple[str, ...], label: str | None) -> tuple[str, ...]:
+    if text or len(set(compose)) < len(compose) or label in compose:
+        raise ConfigError(
+            "fields are different columns, none of them the label, and take the place of a text column",
+            column="data.fields",
+            excerpt=", ".join(compose),
+            hint="name each once, the text among them",
+        )
+    return tuple(compose)
 
 
 def _given_text(given: tuple[str, ...], label: str | None) -> tuple[str, ...]:
@@ -255,7 +277,7 @@ def read_examples(table: Table, fields: Fields, *, require_label: bool = True) -
     >>> examples.targets, examples.references
     (array([1]), ['b.csv:2'])
     """
-    texts = [_texts(table, column) for column in fields.text]
+    texts = [_composed(table, fields)] if fields.kinds else [_texts(table, column) for column in fields.text]
     name = Path(table.name).name
     return Examples(
         source=table.name,
@@ -268,6 +290,18 @@ def read_examples(table: Table, fields: Fields, *, require_label: bool = True) -
 
 def _texts(table: Table, column: str) -> list[str]:
     return [_text(table, index, column, value) for index, value in enumerate(column_of(table, column))]
+
+
+def _composed(table: Table, fields: Fields) -> list[str]:
+    columns = {name: _cells(table, name, kind) for name, kind in fields.kinds.items()}
+    return compose_fields(columns, kinds=fields.kinds, statistics=fields.statistics)
+
+
+def _cells(table: Table, name: str, kind: str) -> list[Any]:
+    values = column_of(table, name)
+    if kind != "text":
+        return read_column(table, name, kind)
+    return [None if is_missing(value) else _text(table, index, name, value) for index, value in enumerate(values)]
 
 
 def _text(table: Table, index: int, column: str, value: Any) -> str:

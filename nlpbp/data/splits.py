@@ -1,4 +1,4 @@
-"""Train, validation and test parts without leaks, as a pure function of the texts and a seed.
+"""Train, validation and test parts without leaks, as a pure function of the texts and a seed; or by groups, or by time.
 
 Which part a text belongs to is decided by its hash and not by its place in the file, so the split stays when rows are
 shuffled; and texts that are equal but for case and white space are one text, so no part sees what another is tested on.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy as np
 
 from nlpbp.core.errors import ConfigError, DataError
 from nlpbp.data.columns import Examples
+from nlpbp.data.labels import is_missing
 
 NUM_BINS = 10  # of a real-valued target, each about as large as the others
 MIN_BIN = 10  # examples; smaller bins say nothing
@@ -62,6 +63,71 @@ def split_examples(examples: Examples, *, validation_share: float, test_share: f
             )
     train = set(range(len(examples))) - set(test) - set(validation)
     return _ascending(train), _ascending(validation), _ascending(test)
+
+
+def split_groups(
+    examples: Examples, groups: Sequence[Hashable], *, validation_share: float, test_share: float, seed: int
+) -> tuple[Ints, Ints, Ints]:
+    """Return train, validation and test parts as `split_examples` does, of which no two hold examples of one group (practice D2).
+
+    Give authors, patients, documents as `groups` [n] where the model will meet new ones; an example without a group is alone.
+    Groups that share a text stay together. Shares are met as nearly as whole groups can, and every class stays in the train part.
+    Raises `DataError` where the groups are too few, `ConfigError` for shares that leave nothing to train on.
+
+    >>> texts = [f"text {i}" for i in range(20)]
+    >>> examples = Examples("list", texts, None, np.arange(20) % 2, texts)
+    >>> groups = [i // 4 for i in range(20)]
+    >>> parts = split_groups(examples, groups, validation_share=0.2, test_share=0.2, seed=0)
+    >>> [len(part) for part in parts], len({(groups[i], name) for name, part in enumerate(parts) for i in part})
+    ([12, 4, 4], 5)
+    """
+    _check_shares(validation_share, test_share)
+    keys = text_keys(examples)
+    alone = [("row", index) if is_missing(group) else ("group", group) for index, group in enumerate(groups)]
+    waiting = sorted(_connected(keys, alone), key=lambda members: _rank(min(keys[index] for index in members), seed))
+    num_sets, strata = len(waiting), _strata(examples)
+    parts = []
+    for name, share in (("test", test_share), ("validation", validation_share)):
+        parts.append(_take_sets(waiting, strata, num=share * len(examples)) if share else [])
+        if share and not parts[-1]:
+            raise DataError(
+                f"{num_sets} groups are too few for a {name} part with every class left to train on",
+                file=examples.source,
+                hint=f"name a finer group, give a {name} file, or set its share to 0",
+            )
+    test, validation = parts
+    return _ascending(index for members in waiting for index in members), _ascending(validation), _ascending(test)
+
+
+def split_time(
+    examples: Examples, times: Sequence[float], *, validation_share: float, test_share: float
+) -> tuple[Ints, Ints, Ints]:
+    """Return the earliest examples to train on, later ones to validate by and the latest as the test part (practice D2).
+
+    For models that will read what is written after their training. Examples of one moment stand in one part, so parts may be
+    larger than their shares. `times` [n] are numbers, such as days. Raises `DataError` where nothing earlier is left.
+
+    >>> texts = ["a", "b", "c", "d", "e"]
+    >>> examples = Examples("list", texts, None, None, texts)
+    >>> [part.tolist() for part in split_time(examples, [3, 1, 2, 5, 5], validation_share=0.2, test_share=0.2)]
+    [[1, 2], [0], [3, 4]]
+    """
+    _check_shares(validation_share, test_share)
+    moments = np.asarray(times, dtype=np.float64)
+    left, parts = np.arange(len(moments), dtype=np.int64), []
+    for share in (test_share, validation_share):
+        num = max(1, round(share * len(moments))) if share else 0
+        since = np.sort(moments[left])[-min(num, len(left))] if num and len(left) else np.inf
+        parts.append(left[moments[left] >= since])
+        left = left[moments[left] < since]
+    if not len(left):
+        raise DataError(
+            f"{len(set(times))} moments are too few to cut by time: nothing earlier is left to train on",
+            file=examples.source,
+            hint="name a column of finer times, give validation and test files, or set their shares to 0",
+        )
+    test, validation = parts
+    return left, validation, test
 
 
 def nested_sample(examples: Examples, indices: Ints, *, share: float, seed: int) -> Ints:
@@ -162,6 +228,44 @@ def _groups(examples: Examples, seed: int) -> list[_Group]:
         _Group(_rank(key, seed), same, min((strata[index] for index in same), key=lambda stratum: (sizes[stratum], stratum)))
         for key, same in members.items()
     ]
+
+
+def _connected(*columns: Sequence[Hashable]) -> list[list[int]]:
+    """Return the sets of positions that have a key in common, directly or by way of others."""
+    parent = list(range(len(columns[0])))
+
+    def root(index: int) -> int:
+        while parent[index] != index:
+            parent[index] = index = parent[parent[index]]
+        return index
+
+    for column in columns:
+        first: dict[Hashable, int] = {}
+        for index, key in enumerate(column):
+            parent[root(index)] = root(first.setdefault(key, index))
+    sets = defaultdict(list)
+    for index in range(len(parent)):
+        sets[root(index)].append(index)
+    return list(sets.values())
+
+
+def _take_sets(waiting: list[list[int]], strata: list[int], *, num: float) -> list[int]:
+    """Move about `num` examples out of `waiting`, in whole sets and at least one, and leave every class an example there."""
+    left = Counter(strata[index] for members in waiting for index in members)
+    taken: list[list[int]] = []
+
+    def can_go(members: list[int]) -> bool:
+        return all(left[stratum] > count for stratum, count in Counter(strata[index] for index in members).items())
+
+    for members in waiting:
+        if len(members) <= 2 * num and can_go(members):  # nearer to the share with it than without
+            num -= len(members)
+            taken.append(members)
+            left.subtract(strata[index] for index in members)
+    if not taken:
+        taken = sorted(filter(can_go, waiting), key=len)[:1]
+    waiting[:] = [members for members in waiting if members not in taken]
+    return [index for members in taken for index in members]
 
 
 def _strata(examples: Examples) -> list[int]:

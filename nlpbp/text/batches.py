@@ -76,13 +76,13 @@ def encode(
 
     The longer text of a pair is cut first. `cache` is a folder of earlier results; the tokenizer is left as it was.
     """
-    key = _content_key(texts, pairs, tokenizer=tokenizer, max_length=max_length)
-    file = cache / f"{key}.safetensors" if cache else None
-    if file and (cached := _load(file)):
+    if cache is None:
+        return _encode(texts, pairs, tokenizer=tokenizer, max_length=max_length, show_progress=show_progress)
+    file = cache / f"{_content_key(texts, pairs, tokenizer=tokenizer, max_length=max_length)}.safetensors"
+    if cached := _load(file):
         return cached
     encoded = _encode(texts, pairs, tokenizer=tokenizer, max_length=max_length, show_progress=show_progress)
-    if file:
-        _save(encoded, file)
+    _save(encoded, file)
     return encoded
 
 

@@ -28,8 +28,10 @@ from nlpbp.core.layers import fold_affine_, output_layer, widened
 from nlpbp.core.losses import balanced_class_weights, classifier_loss, looks_normalised, task_outputs
 from nlpbp.core.schedules import Schedule
 from nlpbp.data.order import Ints, evaluation_batches, micro_seed, steps_per_epoch, training_plan
+from nlpbp.text.augment import NEGATIONS, POLICIES, Augment, augmented_steps, label_words, read_synonyms
 from nlpbp.text.batches import Encoded, batched_steps, collate, encode
 from nlpbp.text.frozen_cache import FrozenCache, frozen_cache
+from nlpbp.text.mixup import mixup_loss
 from nlpbp.train.evaluate import predict
 from nlpbp.train.loop import Step, train_steps
 from nlpbp.train.lr_finder import MakeSweep
@@ -68,6 +70,8 @@ class ClassifierConfig(Protocol):
     def batch(self) -> sections.Batch: ...  # noqa: D102
     @property
     def optim(self) -> ClassifierOptim: ...  # noqa: D102
+    @property
+    def augment(self) -> sections.Augment: ...  # noqa: D102
     @property
     def finder(self) -> sections.Finder: ...  # noqa: D102
     @property
@@ -112,6 +116,7 @@ class _Work:
     """The texts of a stage, and how many steps they make."""
 
     encoded: Encoded
+    max_length: int
     size: int
     per_epoch: int
     total_steps: int
@@ -145,10 +150,11 @@ def train_classifier(
     if config.finder.only is not None and config.finder.only > num_stages:
         raise ConfigError(f"there is no stage {config.finder.only}", column="finder.only", hint=f"the run has {num_stages}")
     num_micro_batches, _ = epoch_of(run, config, inputs, encoded["train"])
-    works = [_work(run, config, inputs, training, encoded["train"], tokenizer) for training in trainings]
+    works = [_work(run, config, inputs, training, encoded["train"], tokenizer, max_length) for training in trainings]
     output = output_layer(model, num_outputs=max(1, len(fields.labels)))
     value_range = outside_range(model, config.data.value_range)
     targets, scale, shift = standardised(inputs, can_shift=output.bias is not None, value_range=config.data.value_range)
+    augment = augmentation(config.augment, inputs, tokenizer)
     progress = before or Progress(num_micro_batches)
     trained, optimizer = model, None
     loss_fn = classifier_loss(
@@ -158,6 +164,9 @@ def train_classifier(
         focal_gamma=optim.focal,
         value_range=value_range,
     )
+    if config.augment.mixup:
+        refuse_mixup_of_recurrent(model)
+        loss_fn = mixup_loss(loss_fn, alpha=config.augment.mixup)
 
     def outputs_of(part: str, model: nn.Module) -> np.ndarray[Any, Any]:
         plan = evaluation_batches(encoded[part].padded_lengths, max_tokens=config.batch.evaluation_tokens)
@@ -171,6 +180,21 @@ def train_classifier(
         outputs = outputs_of("validation", trained) * scale + shift
         thresholds = decision_thresholds(inputs, outputs)
         return task_metrics(fields.task, targets_of(inputs.validation), outputs, thresholds=thresholds)
+
+    def batches(plan: Iterator[list[Ints]], *, work: _Work, first_step: int, seed: int) -> Iterator[list[Batch]]:
+        if augment is None:
+            return batched_steps(plan, work.encoded, tokenizer=tokenizer, labels=targets)
+        return augmented_steps(
+            plan,
+            inputs.train.examples.texts,
+            inputs.train.examples.pairs,
+            augment=augment,
+            tokenizer=tokenizer,
+            max_length=work.max_length,
+            labels=targets,
+            seed=seed,
+            first_step=first_step,
+        )
 
     def save_snapshot(number: int) -> None:
         state = folded(trained, full_state(trained), output, scale=scale, shift=shift)
@@ -204,7 +228,7 @@ def train_classifier(
             _steps,
             trained,
             optimizer,
-            batches=partial(batched_steps, encoded=work.encoded, tokenizer=tokenizer, labels=targets),
+            batches=partial(batches, work=work),
             plan=plan,
             accelerator=accelerator,
             loss_fn=loss_fn if cached is None else cached.loss_fn(loss_fn),
@@ -270,14 +294,25 @@ def train_classifier(
 
 
 def _work(
-    run: Run, config: ClassifierConfig, inputs: Inputs, training: Training, encoded: Encoded, tokenizer: PreTrainedTokenizerBase
+    run: Run,
+    config: ClassifierConfig,
+    inputs: Inputs,
+    training: Training,
+    encoded: Encoded,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
 ) -> _Work:
     """Prepare the training texts of a stage: as they are, or cut to a length of its own."""
+    if training.cache_frozen and config.augment.policy is not None:
+        raise ConfigError(
+            "keeps what texts that change gave", column="stages.cache_frozen", hint="leave it or --augment.policy out"
+        )
     if training.max_length is not None:
-        encoded = encode_part(run, "train", inputs.train, tokenizer=tokenizer, max_length=training.max_length)
+        max_length = training.max_length
+        encoded = encode_part(run, "train", inputs.train, tokenizer=tokenizer, max_length=max_length)
     size = training.batch_size or config.batch.size
     _, per_epoch = epoch_of(run, config, inputs, encoded, size=size)
-    return _Work(encoded, size, per_epoch, per_epoch * training.epochs)
+    return _Work(encoded, max_length, size, per_epoch, per_epoch * training.epochs)
 
 
 def _steps(
@@ -307,7 +342,7 @@ def _steps(
     )
     return train_steps(
         model,
-        batches(mine),
+        batches(mine, first_step=first_step, seed=seed),
         optimizer,
         accelerator=accelerator,
         loss_fn=loss_fn,
@@ -340,6 +375,29 @@ def stage_seed(seed: int, stage: int) -> int:
     (7, True)
     """
     return seed if stage == 0 else micro_seed(seed, stage, 0)
+
+
+def augmentation(wanted: sections.Augment, inputs: Inputs, tokenizer: PreTrainedTokenizerBase) -> Augment | None:
+    """Return what may be done to the training texts; None where no policy is named. Words of the labels' names are protected."""
+    if wanted.policy is None:
+        if wanted.synonyms or wanted.protect:
+            name = "synonyms" if wanted.synonyms else "protect"
+            raise ConfigError("has no effect without a policy", column=f"augment.{name}", hint="add --augment.policy sentiment")
+        return None
+    return Augment(
+        POLICIES[wanted.policy],
+        share=wanted.share,
+        protected=NEGATIONS | label_words(inputs.fields.labels) | {word.casefold() for word in wanted.protect},
+        synonyms=read_synonyms(wanted.synonyms) if wanted.synonyms else {},
+        mask=tokenizer.mask_token or tokenizer.unk_token or "",
+    )
+
+
+def refuse_mixup_of_recurrent(model: nn.Module) -> None:
+    """Raise `ConfigError` for a recurrent model, which drops words of its embedding without calling the layer."""
+    config: Any = model.config
+    if config.model_type == "awd_lstm":
+        raise ConfigError("is for transformers", column="augment.mixup", hint="leave it out")
 
 
 def freeze(groups: Sequence[LayerGroup], *, train_last: int | None) -> None:

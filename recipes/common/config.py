@@ -35,6 +35,9 @@ class Data:
     """Data to score once, at the end. Left out: the hub's own split, else cut from the training data."""
     text: tuple[str, ...] = ()
     """The text column, or two for a pair. Left out: found by name and content, and printed."""
+    fields: tuple[str, ...] = ()
+    """Columns that make one text together, in place of a text column: texts, numbers and dates, told apart by content and printed.
+    Dates are taken apart (practice X1), what is missing is marked, and missing numbers are the training median (practice D7)."""
     label: str | None = None
     """The column to predict. Left out: found by name and content, and printed."""
     task: Task = "auto"
@@ -45,6 +48,10 @@ class Data:
     """Share of the data to cut off for validation where none is given."""
     test_share: float = 0.1
     """Share of the data to cut off for the test where none is given; 0 for no test."""
+    group: str | None = None
+    """Cut the data by this column, an author or a patient for instance: no two parts have rows of one group (practice D2)."""
+    time: str | None = None
+    """Cut the data by this column of dates or numbers: the latest rows are the test, those before them the validation."""
     value_range: tuple[float, float] | None = None
     """Of a number to predict: the lowest and the highest that there is. The model then answers within it, a twentieth beyond either
     end (practice A3)."""
@@ -292,6 +299,24 @@ class RecurrentOptim:
     ema: float | None = None
     """Let that mean forget: a moving average with this decay a step, 0.99 for instance, from the first step on unless average_from
     says otherwise. Left out: all its steps count the same."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Augment:
+    """Other wordings of the training texts, drawn anew in every epoch (practice D5); off unless a policy is named."""
+
+    policy: Literal["sentiment", "topic", "pairs"] | None = None
+    """What keeps the label. sentiment: drop, swap and misspell words, other case, synonyms; topic: also the order of sentences and
+    hidden spans; pairs: synonyms, spelling and case alone. Negations, numbers and words of labels are never touched."""
+    share: float = 0.1
+    """Share of a text's words that change."""
+    synonyms: str | None = None
+    """A file with a word a line, and behind tabs the words that may stand for it."""
+    protect: tuple[str, ...] = ()
+    """More words that are never touched."""
+    mixup: float = 0.0
+    """Of transformers, with or without a policy: mix the embeddings and the labels of pairs of texts, by shares from a Beta
+    distribution with this as both its parameters (Zhang et al. 2018), 0.2 for instance. 0 for never."""
 
 
 @dataclasses.dataclass(frozen=True)

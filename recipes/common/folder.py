@@ -124,6 +124,13 @@ def open_run(recipe: str, config: CommonConfig) -> Iterator[Run]:
             accelerator.end_training()
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a whole file or nothing."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
 def _wanted_folder(config: CommonConfig) -> Path | None:
     if config.resume in ("auto", "never"):
         return Path(config.out) if config.out else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
@@ -13,12 +13,13 @@ from accelerate.utils import gather_object
 
 from nlpbp.core.errors import ConfigError, DataError, DistributedError, NlpbpError
 from nlpbp.data.columns import Examples, Fields, empty_texts, infer_fields, read_examples
+from nlpbp.data.fields import fit_statistics, read_moments
 from nlpbp.data.find_columns import column_of
 from nlpbp.data.labels import is_missing
 from nlpbp.data.order import Ints
 from nlpbp.data.packaged import packaged_reviews
 from nlpbp.data.readers import Table, hub_splits, read_hub, read_table
-from nlpbp.data.splits import nested_sample, shared_texts, split_examples, text_keys
+from nlpbp.data.splits import nested_sample, shared_texts, split_examples, split_groups, split_time, text_keys
 from nlpbp.data.tiny import tiny_reviews
 from nlpbp.text.transformer import exists
 from recipes.common.config import Data, Texts
@@ -102,26 +103,32 @@ def load_inputs(data: Data) -> Inputs:
     Raises `DataError` with file, row and column for whatever cannot be read as it should.
     """
     table = read_source(data.train, split="train", delimiter=data.delimiter)
-    fields = infer_fields(table, text=data.text, label=data.label, task=data.task)
+    fields = infer_fields(table, text=data.text, compose=data.fields, label=data.label, task=data.task)
     notes = [f"reading {table.name}: {len(table):,} rows", *table.notes, *fields.notes]
     whole = read_examples(table, fields)
     notes += _oddities(whole)
     given = {name: _given(data, name, fields, notes) for name in ("validation", "test")}
     shares = {"validation": data.validation_share, "test": data.test_share}
     cut = {name: 0.0 if given[name] else share for name, share in shares.items()}
-    train_ids, *cut_ids = split_examples(whole, validation_share=cut["validation"], test_share=cut["test"], seed=SPLIT_SEED)
-    parts = {
-        name: given[name] or (Part(whole.select(ids), ids) if len(ids) else None)
-        for name, ids in zip(("validation", "test"), cut_ids, strict=True)
-    }
+    train_ids, *cut_ids = _split(table, whole, data, cut)
     if data.sample < 1.0:
         everything = len(train_ids)
         train_ids = nested_sample(whole, train_ids, share=data.sample, seed=SPLIT_SEED)
         notes.append(f"training on a stratified sample: {len(train_ids):,} of {everything:,} texts")
+    if fields.kinds:  # what stands for a missing number is known only now, and from the training part alone
+        trained_on = {name: [table.columns[name][index] for index in train_ids] for name in fields.kinds}
+        fields = replace(fields, statistics=fit_statistics(trained_on, kinds=fields.kinds))
+        whole = read_examples(table, fields)
+    parts = {
+        name: _part(given_table, fields) if given_table else (Part(whole.select(ids), ids) if len(ids) else None)
+        for (name, given_table), ids in zip(given.items(), cut_ids, strict=True)
+    }
     train = Part(whole.select(train_ids), train_ids)
     validation = parts["validation"]
     assert validation is not None, "a validation part is given or cut"
-    notes += _leaks(train, validation, parts["test"])
+    if parts["test"] is not None:
+        _refuse_choosing_by_test(validation, parts["test"])
+    notes += [*_leaks(train, validation, parts["test"]), *_shared_groups(table, given, data.group), *_untrained(train, fields)]
     sizes = [f"{name} {len(part):,}" for name, part in (("train", train), *parts.items()) if part]
     notes.append(f"parts: {', '.join(sizes)}" + ("" if parts["test"] else "; no test part"))
     return Inputs(
@@ -132,6 +139,53 @@ def load_inputs(data: Data) -> Inputs:
         fingerprint([part.examples if part else None for part in (train, validation, parts["test"])]),
         tuple(notes),
     )
+
+
+def _split(table: Table, whole: Examples, data: Data, shares: Mapping[str, float]) -> tuple[Ints, Ints, Ints]:
+    """Cut off the parts that are not given: by groups, by time, or stratified."""
+    by = {name: column for name, column in (("group", data.group), ("time", data.time)) if column is not None}
+    if len(by) > 1:
+        raise ConfigError(
+            f"and --data.group {data.group} cut the data in two ways", column="data.time", hint="leave one of them out"
+        )
+    if by and not any(shares.values()):
+        raise ConfigError("cuts nothing: all parts are given", column=f"data.{next(iter(by))}", hint="leave it out")
+    validation_share, test_share = shares["validation"], shares["test"]
+    if data.group is not None:
+        groups = column_of(table, data.group)
+        return split_groups(whole, groups, validation_share=validation_share, test_share=test_share, seed=SPLIT_SEED)
+    if data.time is not None:
+        column_of(table, data.time)
+        return split_time(whole, read_moments(table, data.time), validation_share=validation_share, test_share=test_share)
+    return split_examples(whole, validation_share=validation_share, test_share=test_share, seed=SPLIT_SEED)
+
+
+def _refuse_choosing_by_test(validation: Part, test: Part) -> None:
+    """Raise `ConfigError` for a test part that is the validation part: its score would be of what was chosen by it."""
+    if set(text_keys(validation.examples)) == set(text_keys(test.examples)):
+        raise ConfigError(
+            "holds the texts of the validation data, by which the weights are chosen: its score would flatter them",
+            column="data.test",
+            hint="give other data, or leave one of the two out: it is then cut from the training data",
+        )
+
+
+def _shared_groups(table: Table, given: Mapping[str, Table | None], group: str | None) -> list[str]:
+    """Warn of groups that stand in the training data and in a part that was given; parts that are cut here share none."""
+    if group is None:
+        return []
+    known = set(table.columns[group])
+    shared = {name: known & set(part.columns[group]) for name, part in given.items() if part is not None and group in part.columns}
+    return [f"warning: {len(both)} groups of '{group}' stand in the {name} data too" for name, both in shared.items() if both]
+
+
+def _untrained(train: Part, fields: Fields) -> list[str]:
+    """Warn of classes without an example to train on, as a cut by time may leave them."""
+    if fields.task != "single_label":
+        return []
+    seen = set(targets_of(train).tolist())
+    lacking = [name for index, name in enumerate(fields.labels) if index not in seen]
+    return [f"warning: no text to train on has the label {', '.join(lacking[:5])}"] if lacking else []
 
 
 def load_corpus(data: Texts) -> Corpus:
@@ -238,8 +292,8 @@ def is_hub_id(source: Any) -> bool:
     return isinstance(source, str) and not local and not packaged and bool(HUB_ID.fullmatch(source))
 
 
-def _given(data: Data, name: str, fields: Fields, notes: list[str]) -> Part | None:
-    """Read a part that the user named, or that the hub keeps beside the training data, with its labels."""
+def _given(data: Data, name: str, fields: Fields, notes: list[str]) -> Table | None:
+    """Read the table of a part that the user named, or that the hub keeps beside the training data with its labels."""
     source = _named_source(data, name)
     if source is None:
         return None
@@ -248,10 +302,13 @@ def _given(data: Data, name: str, fields: Fields, notes: list[str]) -> Part | No
     if of_hub and fields.label is not None and all(is_missing(value) for value in column_of(table, fields.label)):
         notes.append(f"{table.name}: not used, because its labels are kept secret")  # the way of benchmarks such as GLUE
         return None
-    examples = read_examples(table, fields)
-    if not len(examples):
+    if not len(table):
         raise DataError(f"the {name} data hold no examples", file=table.name)
-    return Part(examples, np.arange(len(examples)))
+    return table
+
+
+def _part(table: Table, fields: Fields) -> Part:
+    return Part(read_examples(table, fields), np.arange(len(table)))
 
 
 def _named_source(data: Data | Texts, name: str) -> Any:
@@ -280,7 +337,7 @@ def _oddities(examples: Examples) -> list[str]:
 
 
 def _leaks(train: Part, validation: Part, test: Part | None) -> list[str]:
-    """Warn of texts that stand in two parts; it cannot happen to parts that were cut here."""
+    """Warn of texts that stand in two parts; it cannot happen to parts that were cut here, unless by time."""
     notes = []
     for name, part in (("validation", validation), ("test", test)):
         pairs = shared_texts(train.examples, part.examples) if part else []

@@ -36,10 +36,10 @@ from recipes.common import config as sections
 from recipes.common.classifier import check_micro_batches, prepare_again, stage_seed
 from recipes.common.finder import SWEEP, SWEPT, found_rate
 from recipes.common.fit import Metrics, Progress, Stage, clean_up, fit
-from recipes.common.folder import Run
+from recipes.common.folder import Run, write_text
 from recipes.common.inputs import Corpus
 from recipes.common.optimize import make_optimizer, momentum_of, schedule_of
-from recipes.common.results import RunResult, announce, peak_rss_mib, save_model, training_record, upload, write_text
+from recipes.common.results import RunResult, announce, peak_rss_mib, save_model, training_record, upload
 from recipes.common.secrets import redact
 
 NUM_BLOCKS = 8  # of rows, when scoring: processes share them out, and the sums do not depend on how many there are

@@ -26,6 +26,7 @@ from nlpbp.core.losses import task_outputs
 from nlpbp.data.columns import Examples, Fields, infer_fields, read_examples
 from nlpbp.data.decoding import decode, refuse_nul, split_lines
 from nlpbp.data.exports import spreadsheet_cell
+from nlpbp.data.fields import unpack_fields
 from nlpbp.data.labels import is_missing
 from nlpbp.data.order import evaluation_batches
 from nlpbp.data.readers import Table
@@ -103,6 +104,9 @@ def load_snapshots(path: str | Path, *, accelerator: Accelerator) -> list[Classi
 def _described(fields: Fields) -> tuple[str, str, str]:
     """Say what must be the same in runs that answer together; the columns of a model folder alone are not known."""
     texts = {0: "", 1: "one text"}.get(len(fields.text), "a pair of texts")
+    if fields.kinds:
+        medians = ((name, fields.statistics.get(name)) for name in fields.kinds)
+        texts = "the fields " + ", ".join(name if typical is None else f"{name} ({typical:g})" for name, typical in medians)
     return fields.task, f"the labels {', '.join(sorted(fields.labels))}" if fields.labels else "", texts
 
 
@@ -146,13 +150,17 @@ def _trained_fields(result: Path, model: PreTrainedModel) -> Fields:
         data = json.loads(result.read_text(encoding="utf-8"))["data"] if result.is_file() else {}
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ConfigError(f"not a result: {error}", file=str(result), hint="give the model folder alone") from error
+    # A model folder alone knows how its fields are written, too: without that it would be asked in a form it has never seen.
+    kinds, statistics = unpack_fields(getattr(model.config, "composed_fields", None) or ())
     return Fields(
-        text=tuple(data.get("text", ())),
+        text=tuple(kinds) or tuple(data.get("text", ())),
         label=data.get("label"),
         task=task,
         labels=labels,
         separator=data.get("separator"),
         notes=(),
+        kinds=kinds,
+        statistics=statistics,
     )
 
 
@@ -174,14 +182,17 @@ def read_texts(
 ) -> Examples:
     """Read a table's texts, and its labels where it has the column, by the columns of training or those given.
 
-    Columns that are neither are found by name and content, and `notes` gets why. Raises `DataError` for one text where
+    Columns that are neither are found by name and content, and `notes` gets why; the fields of a model that reads several are
+    those of training. Raises `DataError` for one text where
     the model was trained on pairs, and the other way round. A column of labels that is still to be filled in is no column of
     labels, unless it was asked for by name.
     """
     if not len(table):
         raise DataError("there are no texts", file=table.name, hint="give one text a line")
     fields = classifier.fields
-    if text or not set(fields.text) <= set(table.columns) or not fields.text:
+    if fields.kinds and text:
+        raise ConfigError(f"the model reads the fields {', '.join(fields.kinds)}", column="text", hint="leave it out")
+    if not fields.kinds and (text or not set(fields.text) <= set(table.columns) or not fields.text):
         found = infer_fields(table, text=text, require_label=False)
         if fields.text and len(found.text) != len(fields.text):
             shown = " and ".join(f"'{name}'" for name in fields.text)

@@ -50,6 +50,8 @@ RANGES: dict[str, tuple[float, float, str]] = {
     "stages.epochs": (1, math.inf, "1 or more"),
     "stages.lr": (1e-12, 10.0, "above 0 and at most 10"),
     "stages.train_last": (1, math.inf, "1 or more"),
+    "augment.mixup": (0.0, 100.0, "between 0 and 100"),
+    "augment.share": (0.0, 0.9, "between 0 and 0.9"),
     "mlm.steps": (1, math.inf, "1 or more"),
     "mlm.lr": (1e-12, 10.0, "above 0 and at most 10"),
     "lora.rank": (1, math.inf, "1 or more"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import resource
 import shutil
 import sys
@@ -27,10 +26,12 @@ from nlpbp.analysis.metrics import MAIN_METRIC, decide, task_metrics, tune_thres
 from nlpbp.core.errors import ConfigError
 from nlpbp.data.columns import Examples, Fields
 from nlpbp.data.exports import code_span
+from nlpbp.data.fields import pack_fields
 from nlpbp.train.weights import full_state
 from recipes.common.fit import Metrics, Progress, clean_up
-from recipes.common.folder import Run
+from recipes.common.folder import Run, write_text
 from recipes.common.inputs import Inputs, Part, joined_texts, targets_of
+from recipes.common.looks import begin_looks
 from recipes.common.secrets import redact
 
 Array = np.ndarray[Any, Any]
@@ -88,9 +89,12 @@ def finish(
         )
         plain = run.accelerator.unwrap_model(model)
         plain.config.decision_thresholds = None if thresholds is None else thresholds.tolist()
+        plain.config.composed_fields = pack_fields(inputs.fields.kinds, inputs.fields.statistics) or None
         registered = plain.config.model_type == "awd_lstm"
         card = model_card(result, inputs=inputs, base_model=base_model, max_length=max_length, import_line=registered)
         save_model(plain, tokenizer, state, folder=run.out / "model", card=card, max_length=max_length)
+        if inputs.test is not None:
+            begin_looks(run.out, inputs.test.examples, by=run.recipe)
         write_result(result, inputs=inputs, progress=progress, outputs=outputs, thresholds=thresholds)
         announce(run, result, progress)
         answer = [result]
@@ -246,6 +250,7 @@ def write_result(
         "data": {
             "fingerprint": inputs.fingerprint,
             "text": list(inputs.fields.text),
+            "fields": pack_fields(inputs.fields.kinds, inputs.fields.statistics),
             "label": inputs.fields.label,
             "labels": list(inputs.fields.labels),
             "separator": inputs.fields.separator,
@@ -253,13 +258,6 @@ def write_result(
         },
     }
     write_text(result.out / "result.json", json.dumps(redact(record), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a whole file or nothing."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def peak_rss_mib() -> float:
@@ -302,6 +300,7 @@ def model_card(result: RunResult, *, inputs: Inputs, base_model: str, max_length
     ]
     base, labels = code_span(redact(base_model)), ", ".join(map(code_span, inputs.fields.labels)) or "a number"
     sizes = ", ".join(f"{name} {len(p):,}" for name, p in {"train": inputs.train, **inputs.scored}.items())
+    composed = ", ".join(map(code_span, inputs.fields.kinds))
     chosen = f"The weights are the best of the run by validation {MAIN_METRIC[result.task]}."
     return "\n".join(
         [
@@ -323,6 +322,7 @@ def model_card(result: RunResult, *, inputs: Inputs, base_model: str, max_length
             'classify("Some text.", truncation=True)',
             "```",
             "",
+            *([f"It reads the columns {composed} as one text, which `scripts/predict.py` makes of them.", ""] if composed else []),
             "## How good it is",
             "",
             f"On {len(inputs.scored[part]):,} {part} examples, with 95 % bootstrap intervals over them:",

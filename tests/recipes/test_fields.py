@@ -44,6 +44,10 @@ TRANSFORMER_FIELDS = {
     "dropout.scale": 3.0,
     "batch.size": 8,
     "stages": (Stage(train_last=1),),
+    "augment.policy": "sentiment",
+    "augment.mixup": 0.3,
+    "data.fields": ("text",),
+    "data.group": "text",
 }
 RECURRENT_FIELDS = {
     "optim.lr": 1e-2,
@@ -61,6 +65,7 @@ RECURRENT_FIELDS = {
     "optim.ema": 0.5,
     "data.balance": True,
     "dropout.scale": 2.0,
+    "augment.policy": "topic",
     "model.cell": "lstm",
     "model.recurrent_init": "identity",
     "model.pooling": "mean",
