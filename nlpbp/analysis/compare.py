@@ -32,7 +32,8 @@ class Comparison:
     """Two runs compared on `num_examples` of one part.
 
     `gained` and `lost` are ids of examples that only the second, and only the first run answers rightly; `p_value` is McNemar's
-    exact one of that split. All three are empty for a number to predict. `better` is 1 or 2, or None when the runs cannot be told apart.
+    exact one of that split. All three are empty for a number to predict. `better` is 1 or 2, or None when the runs cannot be told
+    apart.
     """
 
     part: str
@@ -50,7 +51,8 @@ def compare_runs(first: RunFolder, second: RunFolder, *, num_resamples: int = 10
     """Compare the predictions of two runs, example by example, with a bootstrap that draws the same examples for both.
 
     The second is called better or worse where the interval of the change of its main metric leaves out 0. The interval is of the
-    draw of examples: that of training seeds is wider, and needs more runs. Raises `ConfigError` for runs of other data or another task.
+    draw of examples: that of training seeds is wider, and needs more runs. Raises `ConfigError` for runs of other data or another
+    task.
     """
     _refuse_other_data(first, second)
     targets, outputs = _aligned(first, second)
