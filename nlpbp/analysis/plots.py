@@ -7,6 +7,7 @@ gives a page's style the choice.
 from __future__ import annotations
 
 import io
+import math
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 LINE, FAINT, MARKS = "#2563eb", "#9ca3af", ("#dc2626", "#059669", "#d97706")
 RED, GREEN, AMBER = MARKS
@@ -267,7 +268,13 @@ def _axes(size: tuple[float, float]) -> Iterator[tuple[Any, Any]]:
 def _plain_powers(axis: Any) -> None:
     """Label a logarithmic axis without formulas."""
     axis.set_major_formatter(lambda value, _: f"{value:g}" if 1e-3 <= value < 1e4 else f"{value:.0e}".replace("e-0", "e-"))
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if _decades(axis) < 2 else (1,), numticks=8))
     axis.set_minor_formatter(NullFormatter())
+
+
+def _decades(axis: Any) -> float:
+    low, high = axis.get_view_interval()
+    return math.log10(high / low) if 0 < low < high else 0.0
 
 
 def _stages(axes: Any, ends: Sequence[int]) -> None:
@@ -277,7 +284,16 @@ def _stages(axes: Any, ends: Sequence[int]) -> None:
 
 def _legend(axes: Any) -> None:
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False, fontsize=8)
+        axes.legend(
+            frameon=False,
+            fontsize=8,
+            loc="lower left",
+            bbox_to_anchor=(0, 1),
+            borderaxespad=0.2,
+            ncols=3,
+            handlelength=1.6,
+            columnspacing=1.2,
+        )
 
 
 def _shortened(label: str, *, limit: int = MAX_LABEL) -> str:

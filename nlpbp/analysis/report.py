@@ -1,6 +1,6 @@
 """The page a person opens after a run, and the one that compares two: one file each, that loads and links nothing from outside.
 
-Every text passes the template's escaping. One script, which sorts tables, may run: the page's content security policy names its hash.
+Every text passes the template's escaping. One script may run, which sorts tables: the page's content security policy has its hash.
 Beside it only drawings of `nlpbp.analysis.plots` go in as they are, whose texts matplotlib has escaped.
 """
 
@@ -34,8 +34,8 @@ MAX_FLIPS = 20  # examples each way on a page that compares
 def run_report(folder: Path, *, defaults: Mapping[str, Any] | None = None) -> str:
     """Make the report of a finished run: one page of HTML that needs nothing beside it.
 
-    `defaults` are the settings of its recipe where nothing is said, to show first what differs from them. Raises `ConfigError` for a
-    folder without a finished run, and for a file in it that does not hold what it should.
+    `defaults` are the settings of its recipe where nothing is said, to show first what differs from them. Raises `ConfigError` for
+    a folder without a finished run, and for a file in it that does not hold what it should.
     """
     run = read_run(folder)
 
@@ -72,8 +72,8 @@ def run_report(folder: Path, *, defaults: Mapping[str, Any] | None = None) -> st
 def comparison_report(first: Path, second: Path, *, settings: Sequence[str] = ()) -> tuple[Comparison, str]:
     """Compare two finished runs on the same examples; return what was found, and a page of HTML that shows it.
 
-    `settings` are lines that say what differs in how they were trained. Errors are those of `run_report`, and `ConfigError` for runs of
-    other data.
+    `settings` are lines that say what differs in how they were trained. Errors are those of `run_report`, and `ConfigError` for
+    runs of other data.
     """
     runs = read_run(first), read_run(second)
     found = compare_runs(*runs)

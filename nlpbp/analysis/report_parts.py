@@ -239,15 +239,16 @@ def calibration(run: RunFolder) -> tuple[Drawing, Sequence[Table]] | None:
 
 def data(run: RunFolder) -> list[Table]:
     """Return how many examples each part has, and each label in them."""
-    about = run.result["data"]
-    tokens = section(run.result, "tokens")
-    source = at(run.config, "data", "train")
-    facts = [("source", Cell(str(source)))] if source is not None else []
-    facts += [(name, number(num)) for name, num in about["examples"].items()]
-    facts += [(f"{name}, tokens", number(num)) for name, num in tokens.items()]
-    facts += [(f"{kind} column", Cell(words(about[kind]))) for kind in ("text", "label") if about.get(kind)]
-    facts += [("fingerprint", Cell(str(about.get("fingerprint"))))]
-    tables = [Table(("what", "examples"), [[Cell(name), cell] for name, cell in facts])]
+    about, tokens = run.result["data"], section(run.result, "tokens")
+    facts = {"source": at(run.config, "data", "train"), "text column": about.get("text"), "label column": about.get("label")}
+    facts["fingerprint"] = about.get("fingerprint")
+    sizes = [
+        [Cell(name), number(num), *([number(tokens[name])] if name in tokens else [])] for name, num in about["examples"].items()
+    ]
+    tables = [
+        Table(("part", "texts", "tokens") if tokens else ("part", "examples"), sizes),
+        Table(("what", "is"), [[Cell(name), Cell(words(value))] for name, value in facts.items() if value is not None]),
+    ]
     balance = section(about, "balance") or _scored_balance(run)
     if balance:
         labels = sorted({label for counts in balance.values() for label in counts}, key=lambda label: -_total(balance, label))
@@ -372,20 +373,22 @@ def evaluations(run: RunFolder) -> list[Table]:
     ]
 
 
-def cost(run: RunFolder) -> Table:
+def cost(run: RunFolder) -> list[Table]:
     """Return what the run took, and on what it ran."""
     result = run.result
-    facts = [
+    took = [
         ("seconds of training", number(result["train_seconds"], "{:,.1f}")),
         ("examples a second", number(result["samples_per_second"], "{:,.1f}")),
         ("most memory, MiB", number(result["peak_rss_mib"], "{:,.0f}")),
         ("parameters", number(result["num_parameters"])),
         ("steps", number(result["steps"])),
-        ("steps skipped after an fp16 overflow", number(result["skipped_steps"])),
-        ("nlpbp", Cell(str(result.get("nlpbp_version")))),
-        *((name, Cell(words(value))) for name, value in run.environment.items()),
+        ("of these skipped after an fp16 overflow", number(result["skipped_steps"])),
     ]
-    return Table(("what", "how much"), [[Cell(name), cell] for name, cell in facts])
+    ran_on = {"nlpbp": result.get("nlpbp_version"), **run.environment}
+    return [
+        Table(("what", "how much"), [[Cell(name), cell] for name, cell in took]),
+        Table(("what", "is"), [[Cell(name), Cell(words(value))] for name, value in ran_on.items()]),
+    ]
 
 
 def steps_of_stages(run: RunFolder) -> list[list[Record]]:

@@ -36,10 +36,11 @@ from recipes.common import config as sections
 from recipes.common.classifier import check_micro_batches, prepare_again, stage_seed
 from recipes.common.finder import SWEEP, SWEPT, found_rate
 from recipes.common.fit import Metrics, Progress, Stage, clean_up, fit
-from recipes.common.folder import Run
+from recipes.common.folder import Run, write_text
 from recipes.common.inputs import Corpus
 from recipes.common.optimize import make_optimizer, momentum_of, schedule_of
-from recipes.common.results import RunResult, announce, peak_rss_mib, save_model, training_record, upload, write_text
+from recipes.common.report import leave_report
+from recipes.common.results import RunResult, announce, peak_rss_mib, save_model, training_record, upload
 from recipes.common.secrets import redact
 
 NUM_BLOCKS = 8  # of rows, when scoring: processes share them out, and the sums do not depend on how many there are
@@ -349,6 +350,7 @@ def finish_language_model(
         }
         write_text(run.out / "result.json", json.dumps(redact(record), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
         announce(run, result, progress)
+        leave_report(run)
     clean_up(run)
     if push_to_hub is not None and run.accelerator.is_main_process:
         run.say(f"sent to {upload(run.out / 'model', push_to_hub)}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import resource
 import shutil
 import sys
@@ -29,8 +28,9 @@ from nlpbp.data.columns import Examples, Fields
 from nlpbp.data.exports import code_span
 from nlpbp.train.weights import full_state
 from recipes.common.fit import Metrics, Progress, clean_up
-from recipes.common.folder import Run
+from recipes.common.folder import Run, write_text
 from recipes.common.inputs import Inputs, Part, joined_texts, targets_of
+from recipes.common.report import leave_report
 from recipes.common.secrets import redact
 
 Array = np.ndarray[Any, Any]
@@ -93,6 +93,7 @@ def finish(
         save_model(plain, tokenizer, state, folder=run.out / "model", card=card, max_length=max_length)
         write_result(result, inputs=inputs, progress=progress, outputs=outputs, thresholds=thresholds)
         announce(run, result, progress)
+        leave_report(run)
         answer = [result]
     broadcast_object_list(answer)
     clean_up(run)
@@ -250,16 +251,23 @@ def write_result(
             "labels": list(inputs.fields.labels),
             "separator": inputs.fields.separator,
             "examples": {"train": len(inputs.train)} | {key: len(value) for key, value in inputs.scored.items()},
+            "balance": label_balance(inputs),
         },
     }
     write_text(result.out / "result.json", json.dumps(redact(record), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a whole file or nothing."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+def label_balance(inputs: Inputs) -> dict[str, dict[str, int]]:
+    """Count how many examples of each part have each label; empty where a number is predicted."""
+    if inputs.fields.task == "regression":
+        return {}
+    labels = range(len(inputs.labels))
+    counts = {
+        name: [int((targets == label).sum() if targets.ndim == 1 else targets[:, label].sum()) for label in labels]
+        for name, part in {"train": inputs.train, **inputs.scored}.items()
+        for targets in [targets_of(part)]
+    }
+    return {name: dict(zip(inputs.labels, numbers, strict=True)) for name, numbers in counts.items()}
 
 
 def peak_rss_mib() -> float:
