@@ -242,9 +242,9 @@ def data(run: RunFolder) -> list[Table]:
     about, tokens = run.result["data"], section(run.result, "tokens")
     facts = {"source": at(run.config, "data", "train"), "text column": about.get("text"), "label column": about.get("label")}
     facts["fingerprint"] = about.get("fingerprint")
-    sizes = [
-        [Cell(name), number(num), *([number(tokens[name])] if name in tokens else [])] for name, num in about["examples"].items()
-    ]
+    sizes = [[Cell(name), number(num)] for name, num in about["examples"].items()]
+    for row in sizes if tokens else ():
+        row.append(number(tokens.get(row[0].text)))
     tables = [
         Table(("part", "texts", "tokens") if tokens else ("part", "examples"), sizes),
         Table(("what", "is"), [[Cell(name), Cell(words(value))] for name, value in facts.items() if value is not None]),

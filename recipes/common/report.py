@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from nlpbp.analysis.compare import Comparison
-from nlpbp.analysis.report import comparison_report, run_report
 from nlpbp.analysis.run_folder import read_config, read_result
 from nlpbp.core.errors import ConfigError, NlpbpError
 from recipes import RECIPES
 from recipes.common.config_files import asdict, differences
 from recipes.common.folder import Run, write_text
+
+if TYPE_CHECKING:
+    from nlpbp.analysis.compare import Comparison
 
 REPORT = "report.html"
 
@@ -33,6 +34,8 @@ def write_report(folder: Path, *, out: Path | None = None) -> Path:
 
     Raises `ConfigError` for a folder without a finished run, and for a file that cannot be read or written.
     """
+    from nlpbp.analysis.report import run_report  # SciPy's tests and jinja2: a second that `--help` need not wait
+
     return _write(run_report(folder, defaults=recipe_defaults(read_result(folder).get("recipe"))), out or folder / REPORT)
 
 
@@ -41,6 +44,8 @@ def write_comparison(first: Path, second: Path, *, out: Path) -> tuple[Compariso
 
     Raises `ConfigError` as `write_report` does, and for runs of other data.
     """
+    from nlpbp.analysis.report import comparison_report
+
     settings = differences(read_config(first), read_config(second))
     found, page = comparison_report(first, second, settings=settings)
     _write(page, out)
