@@ -48,7 +48,6 @@ def run_report(folder: Path, *, defaults: Mapping[str, Any] | None = None) -> st
         recipe=run.result.get("recipe"),
         part=run.part,
         metric=parts.words(MAIN_METRIC[run.task]),
-        verdict=part("result.json", parts.verdict, run),
         is_better=part("result.json", parts.is_better, run),
         scores=part("result.json", parts.scores, run),
         baselines=parts.baselines(run),
@@ -66,6 +65,7 @@ def run_report(folder: Path, *, defaults: Mapping[str, Any] | None = None) -> st
         sweeps=part("lr_finder_*.json", parts.sweeps, run),
         evaluations=part("metrics.jsonl", parts.evaluations, run),
         cost=part("result.json", parts.cost, run),
+        verdict=part("result.json", parts.verdict, run),
     )
 
 

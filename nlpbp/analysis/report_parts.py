@@ -513,7 +513,8 @@ def _worst_slice(run: RunFolder) -> str:
     worst = next((one for one in run.errors.get("slices", ()) if one["p_adjusted"] <= SIGNIFICANT and one["lift"] > 1), None)
     if worst is None:
         return ""
-    return f"Errors are {worst['lift']:.1f} times as frequent where {worst['slice']} is {worst['value']}: {worst['rate']:.0%}."
+    where = f"where {worst['slice']} is {worst['value']}"
+    return f"Errors are {worst['lift']:.1f} times as frequent {where}: {worst['rate']:.0%} of those answers are wrong."
 
 
 def _scored_balance(run: RunFolder) -> dict[str, dict[str, int]]:
