@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
-from report_pages import PAYLOADS, Page, dangers, make_language_model_run, make_run
 
 from nlpbp.analysis import report, report_parts
 from nlpbp.analysis.report import comparison_report, run_report
 from nlpbp.analysis.run_folder import read_run
 from nlpbp.core.errors import ConfigError
+from report_pages import PAYLOADS, Page, dangers, make_language_model_run, make_run
 
 SECTIONS = ["verdict", "scores", "findings", "errors", "slices", "confusion", "calibration", "data", "audit", "settings"]
 SECTIONS += ["stages", "training", "rates", "evaluations", "cost"]

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 from matplotlib.image import imread
-from report_pages import PAYLOADS, make_run
 
 from nlpbp.analysis.report import run_report
+from report_pages import PAYLOADS, make_run
 
 pytestmark = pytest.mark.browser
 

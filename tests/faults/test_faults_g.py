@@ -24,7 +24,6 @@ import torch
 from harness import Forks, artefacts, killed_run, train
 from packaging.version import Version
 from payloads import KINDS, careless, payloads
-from report_pages import PAYLOADS, Page, dangers, make_run
 
 from nlpbp.analysis.report import run_report
 from nlpbp.core.errors import ConfigError, DataError, NlpbpError
@@ -34,6 +33,7 @@ from nlpbp.text.tiny import tiny_bert
 from recipes import transformer_sentiment
 from recipes.common import classifier, predict
 from recipes.common.config_files import load
+from report_pages import PAYLOADS, Page, dangers, make_run
 from run_script import ROOT
 
 
