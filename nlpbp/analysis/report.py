@@ -17,9 +17,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from nlpbp import __version__
-from nlpbp.analysis import report_parts as parts
+from nlpbp.analysis import report_results as answers
+from nlpbp.analysis import report_training as training
 from nlpbp.analysis.compare import Comparison, compare_runs
 from nlpbp.analysis.metrics import MAIN_METRIC
+from nlpbp.analysis.report_cells import MAX_TEXT, Cell, number, words
 from nlpbp.analysis.run_check import check_run
 from nlpbp.analysis.run_folder import RunFolder, read_run
 from nlpbp.core.errors import ConfigError, NlpbpError, escape
@@ -47,25 +49,25 @@ def run_report(folder: Path, *, defaults: Mapping[str, Any] | None = None) -> st
         title=run.path.resolve().name,
         recipe=run.result.get("recipe"),
         part=run.part,
-        metric=parts.words(MAIN_METRIC[run.task]),
-        is_better=part("result.json", parts.is_better, run),
-        scores=part("result.json", parts.scores, run),
-        baselines=parts.baselines(run),
+        metric=words(MAIN_METRIC[run.task]),
+        is_better=part("result.json", answers.is_better, run),
+        scores=part("result.json", answers.scores, run),
+        baselines=answers.baselines(run),
         findings=check_run(folder),
         errors_part=run.errors.get("part"),
-        wrong_answers=part("errors.json", parts.wrong_answers, run),
-        slices=part("errors.json", parts.slices, run),
-        confusions=part("predictions.parquet", parts.confusions, run),
-        calibration=part("calibration.json", parts.calibration, run),
-        data=part("result.json", parts.data, run),
-        audit=part("audit.json", parts.audit, run),
-        settings=part("config.yaml", parts.settings, run, defaults),
-        stages=part("result.json", parts.stages, run),
-        curves=part("metrics.jsonl", parts.curves, run),
-        sweeps=part("lr_finder_*.json", parts.sweeps, run),
-        evaluations=part("metrics.jsonl", parts.evaluations, run),
-        cost=part("result.json", parts.cost, run),
-        verdict=part("result.json", parts.verdict, run),
+        wrong_answers=part("errors.json", answers.wrong_answers, run),
+        slices=part("errors.json", answers.slices, run),
+        confusions=part("predictions.parquet", answers.confusions, run),
+        calibration=part("calibration.json", answers.calibration, run),
+        data=part("result.json", training.data, run),
+        audit=part("audit.json", training.audit, run),
+        settings=part("config.yaml", training.settings, run, defaults),
+        stages=part("result.json", training.stages, run),
+        curves=part("metrics.jsonl", training.curves, run),
+        sweeps=part("lr_finder_*.json", training.sweeps, run),
+        evaluations=part("metrics.jsonl", training.evaluations, run),
+        cost=part("result.json", training.cost, run),
+        verdict=part("result.json", answers.verdict, run),
     )
 
 
@@ -103,11 +105,11 @@ def _of_file(run: RunFolder, file: str, make: Callable[..., T], *arguments: Any)
         ) from error
 
 
-def _difference_row(name: str, found: Comparison) -> list[parts.Cell]:
+def _difference_row(name: str, found: Comparison) -> list[Cell]:
     one = found.metrics[name]
     interval = "–" if one.interval is None else f"{one.interval[0]:+.4f} to {one.interval[1]:+.4f}"
-    cells = [parts.number(value, "{:.4f}") for value in (one.first, one.second)]
-    return [parts.Cell(parts.words(name)), *cells, parts.number(one.change, "{:+.4f}"), parts.Cell(interval)]
+    cells = [number(value, "{:.4f}") for value in (one.first, one.second)]
+    return [Cell(words(name)), *cells, number(one.change, "{:+.4f}"), Cell(interval)]
 
 
 def _flips(runs: tuple[RunFolder, RunFolder], ids: Sequence[int]) -> list[dict[str, str]]:
@@ -115,16 +117,16 @@ def _flips(runs: tuple[RunFolder, RunFolder], ids: Sequence[int]) -> list[dict[s
     texts = {error.get("id"): error.get("text") for run in runs for error in run.errors.get("most_confident", ())}
     of_part = {run.errors.get("part", run.part) for run in runs} == {runs[0].part}  # ids are of a part
     one, two = (run.predictions for run in runs)
-    rows = {number: row for row, number in enumerate(one["id"])}
+    rows = {example: row for row, example in enumerate(one["id"])}
     return [
         {
-            "reference": str(one["reference"][rows[number]]),
-            "text": str(texts.get(number) or "")[: parts.MAX_TEXT] if of_part else "",
-            "label": parts.words(one["label"][rows[number]]),
-            "first": parts.words(one["prediction"][rows[number]]),
-            "second": parts.words(two["prediction"][rows[number]]),
+            "reference": str(one["reference"][rows[example]]),
+            "text": str(texts.get(example) or "")[:MAX_TEXT] if of_part else "",
+            "label": words(one["label"][rows[example]]),
+            "first": words(one["prediction"][rows[example]]),
+            "second": words(two["prediction"][rows[example]]),
         }
-        for number in ids[:MAX_FLIPS]
+        for example in ids[:MAX_FLIPS]
     ]
 
 

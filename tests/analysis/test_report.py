@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from nlpbp.analysis import report, report_parts
+from nlpbp.analysis import report, report_results
 from nlpbp.analysis.report import comparison_report, run_report
+from nlpbp.analysis.report_cells import MAX_TEXT
 from nlpbp.analysis.run_folder import read_run
 from nlpbp.core.errors import ConfigError
 from report_pages import PAYLOADS, Page, dangers, make_language_model_run, make_run
@@ -60,8 +61,8 @@ def test_its_numbers_are_those_of_the_result(folder: Path, page: str) -> None:
 def test_the_verdict_follows_the_interval(tmp_path: Path) -> None:
     for num_wrong, is_better in ((2, True), (8, None), (12, False)):
         run = read_run(make_run(tmp_path / str(num_wrong), wrong=range(num_wrong)))
-        assert report_parts.is_better(run) is is_better
-        (line,) = [line for line in report_parts.verdict(run) if "baseline" in line]
+        assert report_results.is_better(run) is is_better
+        (line,) = [line for line in report_results.verdict(run) if "baseline" in line]
         assert line.startswith({True: "That is better", None: "That cannot be told", False: "That is worse"}[is_better])
 
 
@@ -102,11 +103,11 @@ def test_a_dollar_sign_makes_no_formula_of_a_label(tmp_path: Path) -> None:
 
 
 def test_words_keep_their_weight_and_what_was_not_read_is_told_apart() -> None:
-    found = report_parts.pieces("bad, not bad at all", [("bad", -0.2), ("not", 0.4), ("bad", 0.1), ("zebra", 9.0)][:3], cut=12)
+    found = report_results.pieces("bad, not bad at all", [("bad", -0.2), ("not", 0.4), ("bad", 0.1), ("zebra", 9.0)][:3], cut=12)
     assert [(piece.text, piece.weight) for piece in found if piece.weight] == [("bad", -0.5), ("not", 1.0), ("bad", 0.25)]
     assert "".join(piece.text for piece in found) == "bad, not bad at all"
     assert "".join(piece.text for piece in found if not piece.was_read) == " at all"
-    assert len("".join(piece.text for piece in report_parts.pieces("x" * 10_000, []))) == report_parts.MAX_TEXT
+    assert len("".join(piece.text for piece in report_results.pieces("x" * 10_000, []))) == MAX_TEXT
 
 
 def test_a_language_model_has_a_report_too(tmp_path: Path) -> None:
