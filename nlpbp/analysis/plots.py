@@ -95,17 +95,17 @@ def loss_curves(train: Curve, validation: Curve, *, best_step: int | None = None
 
 
 def gradient_norms(
-    steps: Sequence[int], norms: Sequence[float], *, bounds: Sequence[float] = (), stage_ends: Sequence[int] = ()
+    steps: Sequence[int], norms: Sequence[float], *, bounds: Sequence[tuple[int, int, float]] = (), stage_ends: Sequence[int] = ()
 ) -> str:
-    """Draw the gradient's norm before clipping, and the bounds it was clipped to.
+    """Draw the gradient's norm before clipping, and what it was clipped to: (first step, last step, norm).
 
-    >>> "clipped to 1" in gradient_norms([1, 2], [0.5, 3.0], bounds=[1.0])
+    >>> "clipped to 1" in gradient_norms([1, 2], [0.5, 3.0], bounds=[(1, 2, 1.0)])
     True
     """
     with _axes(SMALL) as (figure, axes):
         axes.plot(*thinned(steps, norms), color=LINE, linewidth=1.0)
-        for bound in bounds:
-            axes.axhline(bound, color=RED, linestyle="--", linewidth=1.2, label=f"clipped to {bound:g}")
+        for first, last, bound in bounds:
+            axes.plot([first, last], [bound, bound], color=RED, linestyle="--", linewidth=1.2, label=f"clipped to {bound:g}")
         if len(norms) and min(norms) > 0:
             axes.set_yscale("log")
             _plain_powers(axes.yaxis)

@@ -29,7 +29,8 @@ def data(run: RunFolder) -> list[Table]:
     ]
     balance = section(about, "balance") or _scored_balance(run)
     if balance:
-        labels = sorted({label for counts in balance.values() for label in counts}, key=lambda label: -_total(balance, label))
+        known = dict.fromkeys(label for counts in balance.values() for label in counts)
+        labels = sorted(known, key=lambda label: -_total(balance, label))
         rows = [[Cell(str(label)), *(_share(balance[part], label) for part in balance)] for label in labels]
         tables.append(Table(("label", *balance), rows))
     return tables
@@ -222,6 +223,11 @@ def _scored_loss(record: Record, metric: str) -> float | None:
     return finite(record.get("loss" if metric == "loss" else "log_loss"))
 
 
-def _bounds(run: RunFolder) -> list[float]:
-    found = {finite(at(run.config, name, "max_grad_norm")) for name in ("lm", "optim")}
-    return sorted(bound for bound in found if bound is not None)
+def _bounds(run: RunFolder) -> list[tuple[int, int, float]]:
+    """Return (first step, last step, norm that gradients were clipped to); a language model's settings stand under `lm`."""
+    found = []
+    for _, before, last, metric in _units(run):
+        name = "lm" if metric == "loss" and "lm" in run.config else "optim"
+        if (bound := finite(at(run.config, name, "max_grad_norm"))) is not None:
+            found.append((before + 1, last, bound))
+    return found
