@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from nlpbp.analysis import report, report_results
@@ -160,6 +162,34 @@ def test_two_runs_are_compared_example_by_example(tmp_path: Path) -> None:
     assert "--optim.lr was 1 and is 2" in Page(page).text
     back, _ = comparison_report(*reversed(runs))
     assert (back.better, back.gained) == (1, [139])
+
+
+OTHER_TASKS = {
+    "regression": ("rmse", [1.0, 2.0, 4.0], [1.5, 2.5, 3.5], [1.0, 2.0, 4.5]),
+    "multi_label": ("micro_f1", [["a"], ["a", "b"], []], [["a"], ["b"], []], [["a"], ["a", "b"], ["b"]]),
+}
+
+
+@pytest.mark.parametrize("task", OTHER_TASKS)
+def test_other_tasks_have_reports_and_are_compared(tmp_path: Path, task: str) -> None:
+    metric, targets, *answers = OTHER_TASKS[task]
+    runs = [make_run(tmp_path / name) for name in ("a", "b")]
+    for run, answer in zip(runs, answers, strict=True):
+        columns = {"id": [0, 1, 2], "reference": ["x"] * 3, "label": targets, "prediction": answer}
+        pq.write_table(pa.table(columns), run / "predictions.parquet")
+        result = json.loads((run / "result.json").read_text())
+        result |= {"task": task, "metrics": {"test": {metric: 0.5}}, "intervals": {"test": {metric: [0.4, 0.6]}}}
+        result |= {"baselines": {"tfidf": {"test": {metric: 0.3}}}}
+        result["data"] |= {"labels": ["a", "b"] if task == "multi_label" else []}
+        (run / "result.json").write_text(json.dumps(result))
+    better = task == "multi_label"  # there a higher value is
+    line = "That is better than" if better else "That is worse than"
+    assert f"{line} the best baseline, TF-IDF with a linear model (0.3)" in Page(run_report(runs[0])).text
+    found, page = comparison_report(*runs)
+    expected = {"rmse": (0.5, (0.25 / 3) ** 0.5), "micro_f1": (0.8, 6 / 7)}[metric]  # by hand
+    assert (found.metrics[metric].first, found.metrics[metric].second) == pytest.approx(expected)
+    assert (found.gained, found.lost) == (([1], [2]) if task == "multi_label" else ([], []))
+    assert dangers(page) == []
 
 
 def test_runs_that_cannot_be_told_apart_are_not(tmp_path: Path) -> None:
