@@ -20,7 +20,6 @@ from nlpbp import __version__
 from nlpbp.analysis import report_results as answers
 from nlpbp.analysis import report_training as training
 from nlpbp.analysis.compare import Comparison, compare_runs
-from nlpbp.analysis.metrics import MAIN_METRIC
 from nlpbp.analysis.report_cells import MAX_TEXT, Cell, number, words
 from nlpbp.analysis.run_check import check_run
 from nlpbp.analysis.run_folder import RunFolder, read_run
@@ -49,7 +48,6 @@ def run_report(folder: Path, *, defaults: Mapping[str, Any] | None = None) -> st
         title=run.path.resolve().name,
         recipe=run.result.get("recipe"),
         part=run.part,
-        metric=words(MAIN_METRIC[run.task]),
         is_better=part("result.json", answers.is_better, run),
         scores=part("result.json", answers.scores, run),
         baselines=answers.baselines(run),
