@@ -291,7 +291,16 @@ def test_nothing_leaves_the_run_folder(nasty: Path) -> None:
     model = {
         f"model/{name}" for name in ("README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
     }
-    assert files == {".lock", "config.yaml", "environment.json", "metrics.jsonl", "predictions.parquet", "result.json", *model}
+    assert files == {
+        ".lock",
+        "config.yaml",
+        "environment.json",
+        "metrics.jsonl",
+        "predictions.parquet",
+        "report.html",
+        "result.json",
+        *model,
+    }
 
 
 def test_what_is_printed_commands_no_terminal(nasty: Path, script: Script) -> None:

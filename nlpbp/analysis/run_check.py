@@ -7,21 +7,15 @@ file does not say is not asked about.
 from __future__ import annotations
 
 import filecmp
-import json
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
 from statistics import fmean, median
-from typing import Any
-
-import yaml
 
 from nlpbp.analysis.findings import Finding, Level
 from nlpbp.analysis.metrics import MAIN_METRIC, higher_is_better
-from nlpbp.core.errors import ConfigError, escape
-
-Record = Mapping[str, Any]
+from nlpbp.analysis.run_folder import Record, at, finite, read_config, read_records, read_result, section
+from nlpbp.core.errors import escape
 
 PARTS = ("train", "validation", "test")
 WHY_NOT = {
@@ -41,12 +35,7 @@ def check_run(folder: Path) -> list[Finding]:
 
     A run that is not finished has no `result.json` yet, and only the other rules are asked.
     """
-    if not (folder / "config.yaml").is_file():
-        raise ConfigError(f"{folder} is not a run folder: it has no config.yaml", hint="give a run folder, or a model folder")
-    config = _read(folder / "config.yaml", yaml.safe_load)
-    result = _read(folder / "result.json", json.loads) if (folder / "result.json").is_file() else {}
-    lines = folder / "metrics.jsonl"
-    records = _read(lines, _json_lines)["records"] if lines.is_file() else []
+    config, result, records = read_config(folder), read_result(folder), read_records(folder)
     return [
         *same_data_for_two_parts(config),
         *no_test_part(result),
@@ -66,7 +55,7 @@ def same_data_for_two_parts(config: Record) -> list[Finding]:
     >>> same_data_for_two_parts({"data": {"train": "a.csv", "validation": "b.csv", "test": "b.csv"}})[0].message
     'validation and test are the same data (b.csv): the best weights were chosen by the test'
     """
-    given = _section(config, "data")
+    given = section(config, "data")
     sources = {part: given[part] for part in PARTS if isinstance(given.get(part), str)}
     return [
         Finding(
@@ -87,7 +76,7 @@ def no_test_part(result: Record) -> list[Finding]:
     >>> len(no_test_part({"metrics": {"validation": {"accuracy": 0.9}}})), no_test_part({"metrics": {"validation": {}, "test": {}}})
     (1, [])
     """
-    parts = _section(result, "metrics")
+    parts = section(result, "metrics")
     if not parts or "test" in parts:
         return []
     message = "there is no test part, and the validation part has chosen the weights: its score is a little too good"
@@ -108,17 +97,17 @@ def not_better_than_baseline(result: Record) -> list[Finding]:
     test accuracy is 0.8, and 0.85 for the tfidf baseline: the model is worse
     """
     task = str(result.get("task"))
-    part = "test" if "test" in _section(result, "metrics") else "validation"
+    part = "test" if "test" in section(result, "metrics") else "validation"
     name = MAIN_METRIC.get(task)
     score = _number(result, "metrics", part, name)
     if name is None or score is None:
         return []
     better = 1.0 if higher_is_better(name) else -1.0
-    interval = _at(result, "intervals", part, name)
-    bounds = [bound for bound in map(_finite, interval) if bound is not None] if isinstance(interval, list) else []
+    interval = at(result, "intervals", part, name)
+    bounds = [bound for bound in map(finite, interval) if bound is not None] if isinstance(interval, list) else []
     low, high = bounds if len(bounds) == 2 else (score, score)
     findings = []
-    for kind in _section(result, "baselines"):
+    for kind in section(result, "baselines"):
         baseline = _number(result, "baselines", kind, part, name)
         if baseline is None or better * baseline < min(better * low, better * high):
             continue
@@ -146,7 +135,7 @@ def clipped_every_step(records: Sequence[Record]) -> list[Finding]:
     share = fmean(bool(step["clipped"]) for step in steps) if steps else 0.0
     if len(steps) < MIN_STEPS or share <= MAX_CLIPPED:
         return []
-    norms = [norm for step in steps if (norm := _finite(step.get("grad_norm"))) is not None]
+    norms = [norm for step in steps if (norm := finite(step.get("grad_norm"))) is not None]
     message = f"the gradient was clipped in {share:.0%} of {len(steps):,} steps" + (
         f"; its median norm was {median(norms):.3g}" if norms else ""
     )
@@ -168,9 +157,9 @@ def constant_rate(config: Record) -> list[Finding]:
             "anneal it (cosine, one_cycle), or keep the mean of the last weights (average_from 0.75)",
         )
         for name in ("optim", "lm")
-        if (section := _section(config, name)).get("schedule") == "constant"
-        and section.get("average_from", 1.0) == 1.0
-        and section.get("ema") is None
+        if (found := section(config, name)).get("schedule") == "constant"
+        and found.get("average_from", 1.0) == 1.0
+        and found.get("ema") is None
     ]
 
 
@@ -180,7 +169,7 @@ def plain_cell_without_clipping(config: Record) -> list[Finding]:
     >>> len(plain_cell_without_clipping({"model": {"cell": "rnn"}, "optim": {"max_grad_norm": None}}))
     1
     """
-    if _section(config, "model").get("cell") != "rnn":
+    if section(config, "model").get("cell") != "rnn":
         return []
     return [
         Finding(
@@ -191,7 +180,7 @@ def plain_cell_without_clipping(config: Record) -> list[Finding]:
             f"--{name}.max_grad_norm 0.25, or a gated cell: --model.cell lstm (N5)",
         )
         for name in ("optim", "lm")
-        if _section(config, name).get("max_grad_norm", 1.0) is None and not _section(config, name).get("skip")
+        if section(config, name).get("max_grad_norm", 1.0) is None and not section(config, name).get("skip")
     ]
 
 
@@ -208,14 +197,14 @@ def overfit(records: Sequence[Record]) -> list[Finding]:
     """
     scores = [record for record in records if record.get("split") == "validation"]
     key = next((key for key in LOSSES if scores and key in scores[-1]), None)
-    points = [(score["step"], loss) for score in scores if key and (loss := _finite(score.get(key))) is not None]
+    points = [(score["step"], loss) for score in scores if key and (loss := finite(score.get(key))) is not None]
     if len(points) < 2:
         return []
     (before, _), (end, last) = points[-2:]
     train = [
         loss
         for record in records
-        if "split" not in record and before < record["step"] <= end and (loss := _finite(record.get("loss"))) is not None
+        if "split" not in record and before < record["step"] <= end and (loss := finite(record.get("loss"))) is not None
     ]
     best_step, best = min(points, key=lambda point: point[1])
     if not train or fmean(train) > OVERFIT_GAP * last or last < OVERFIT_RISE * best:
@@ -239,41 +228,5 @@ def _is_same_data(source: str, other: str) -> bool:
     return source == other and bool(first.suffix)
 
 
-def _read(path: Path, parse: Any) -> dict[str, Any]:
-    """Read one file as a mapping; say in one line why it cannot be."""
-    try:
-        data = parse(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ConfigError(
-            f"cannot be read: {escape(reason)}", file=str(path), hint="give a run folder as nlpbp wrote it"
-        ) from error
-    if not isinstance(data, dict):
-        raise ConfigError("holds no names with values", file=str(path), hint="give a run folder as nlpbp wrote it")
-    return data
-
-
-def _json_lines(text: str) -> dict[str, list[Record]]:
-    """Take the records that have a step; a run that was killed may have left half a line at the end."""
-    whole = text[: text.rfind("\n") + 1].splitlines()
-    records = [json.loads(line) for line in whole]
-    return {"records": [r for r in records if isinstance(r, dict) and isinstance(r.get("step"), int)]}
-
-
-def _section(data: Record, name: str) -> Record:
-    section = data.get(name)
-    return section if isinstance(section, Mapping) else {}
-
-
-def _at(data: Any, *names: str | None) -> Any:
-    for name in names:
-        data = data.get(name) if isinstance(data, Mapping) else None
-    return data
-
-
 def _number(data: Record, *names: str | None) -> float | None:
-    return _finite(_at(data, *names))
-
-
-def _finite(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+    return finite(at(data, *names))

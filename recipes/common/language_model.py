@@ -39,6 +39,7 @@ from recipes.common.fit import Metrics, Progress, Stage, clean_up, fit
 from recipes.common.folder import Run, write_text
 from recipes.common.inputs import Corpus
 from recipes.common.optimize import make_optimizer, momentum_of, schedule_of
+from recipes.common.report import leave_report
 from recipes.common.results import RunResult, announce, peak_rss_mib, save_model, training_record, upload
 from recipes.common.secrets import redact
 
@@ -349,6 +350,7 @@ def finish_language_model(
         }
         write_text(run.out / "result.json", json.dumps(redact(record), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
         announce(run, result, progress)
+        leave_report(run)
     clean_up(run)
     if push_to_hub is not None and run.accelerator.is_main_process:
         run.say(f"sent to {upload(run.out / 'model', push_to_hub)}")

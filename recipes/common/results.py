@@ -32,6 +32,7 @@ from recipes.common.fit import Metrics, Progress, clean_up
 from recipes.common.folder import Run, write_text
 from recipes.common.inputs import Inputs, Part, joined_texts, targets_of
 from recipes.common.looks import begin_looks
+from recipes.common.report import leave_report
 from recipes.common.secrets import redact
 
 Array = np.ndarray[Any, Any]
@@ -97,6 +98,7 @@ def finish(
             begin_looks(run.out, inputs.test.examples, by=run.recipe)
         write_result(result, inputs=inputs, progress=progress, outputs=outputs, thresholds=thresholds)
         announce(run, result, progress)
+        leave_report(run)
         answer = [result]
     broadcast_object_list(answer)
     clean_up(run)
@@ -255,9 +257,23 @@ def write_result(
             "labels": list(inputs.fields.labels),
             "separator": inputs.fields.separator,
             "examples": {"train": len(inputs.train)} | {key: len(value) for key, value in inputs.scored.items()},
+            "balance": label_balance(inputs),
         },
     }
     write_text(result.out / "result.json", json.dumps(redact(record), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def label_balance(inputs: Inputs) -> dict[str, dict[str, int]]:
+    """Count how many examples of each part have each label; empty where a number is predicted."""
+    if inputs.fields.task == "regression":
+        return {}
+    labels = range(len(inputs.labels))
+    counts = {
+        name: [int((targets == label).sum() if targets.ndim == 1 else targets[:, label].sum()) for label in labels]
+        for name, part in {"train": inputs.train, **inputs.scored}.items()
+        for targets in [targets_of(part)]
+    }
+    return {name: dict(zip(inputs.labels, numbers, strict=True)) for name, numbers in counts.items()}
 
 
 def peak_rss_mib() -> float:

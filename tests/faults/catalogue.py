@@ -19,7 +19,6 @@ GROUPS = {
 }
 PARTS = {
     "calibration": "nlpbp/analysis/calibration.py",
-    "report": "nlpbp/analysis/report.py",
     "images": "nlpbp/vision/images.py",
     "near-duplicates": "nlpbp/analysis/audit.py",
     "stages": "recipes/ulmfit.py",
@@ -179,7 +178,7 @@ ROWS = (
     Row("G5", "code in a model folder"),
     Row("G6", "names that climb out of the folder, or are none"),
     Row("G7", "archives"),
-    Row("G8", "HTML and JavaScript in a report", waits_for="report"),
+    Row("G8", "HTML and JavaScript in a report"),
     Row("G9", "formulas in a spreadsheet"),
     Row("G10", "terminal commands in texts and names"),
     Row("G11", "secrets in environment and settings"),

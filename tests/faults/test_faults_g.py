@@ -25,6 +25,7 @@ from harness import Forks, artefacts, killed_run, train
 from packaging.version import Version
 from payloads import KINDS, careless, payloads
 
+from nlpbp.analysis.report import run_report
 from nlpbp.core.errors import ConfigError, DataError, NlpbpError
 from nlpbp.data.readers import read_table
 from nlpbp.data.tiny import tiny_reviews
@@ -32,6 +33,7 @@ from nlpbp.text.tiny import tiny_bert
 from recipes import transformer_sentiment
 from recipes.common import classifier, predict
 from recipes.common.config_files import load
+from report_pages import PAYLOADS, Page, dangers, make_run
 from run_script import ROOT
 
 
@@ -278,6 +280,31 @@ def test_archives_are_refused_unopened(tmp_path: Path, name: str) -> None:
         train(tmp_path / "run", model={"name": str(path)})
     assert {entry.name for entry in tmp_path.iterdir()} == {"inner.txt", "here"}
     assert not Path("/tmp/nlpbp-absolute").exists()
+
+
+@pytest.mark.fault("G8")
+def test_a_report_of_hostile_texts_labels_and_names_is_inert(tmp_path: Path) -> None:
+    column, label, file = (
+        '<svg onload="window.__xss=1">',
+        "<script>window.__xss=1</script>",
+        "<img src=x onerror=window.__xss=1>.csv",
+    )
+    rows = tiny_reviews(num_examples=80).columns
+    labels = [label if each == "pos" else "]]>$\\frac$<b>" for each in rows["label"]]
+    with (tmp_path / file).open("w", newline="", encoding="utf-8") as out:
+        csv.writer(out).writerows([[column, "label"], *zip(rows["text"], labels, strict=True)])
+    train(tmp_path / "run", data={"train": str(tmp_path / file), "text": (column,)}, epochs=1)
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert dangers(page) == []
+    assert all(name in Page(page).text for name in (column, label, file))
+
+
+@pytest.mark.fault("G8")
+def test_a_report_of_files_that_hold_forty_payloads_is_inert(tmp_path: Path) -> None:
+    page = run_report(make_run(tmp_path / "run", labels=PAYLOADS[12:24], texts=PAYLOADS, names=PAYLOADS))
+    assert len(PAYLOADS) == 40
+    assert dangers(page) == []
+    assert dangers(page.replace("</main>", f"{PAYLOADS[0]}</main>"))
 
 
 @pytest.mark.fault("G9")

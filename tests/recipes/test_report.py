@@ -1,0 +1,81 @@
+"""Every finished run leaves its report, and a report that cannot be made costs the run nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+import report as script
+from nlpbp.core.errors import ConfigError
+from recipes import lm_awd_lstm, transformer_sentiment
+from recipes.common import report
+from recipes.common.report import write_comparison, write_report
+from report_pages import Page, dangers
+from run_script import run_script
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "one"
+    transformer_sentiment.run(dataclasses.replace(transformer_sentiment.tiny(), epochs=1, threads=1, out=str(out)))
+    return out
+
+
+def test_a_run_leaves_a_report_that_says_what_its_result_says(run: Path) -> None:
+    page = (run / "report.html").read_text(encoding="utf-8")
+    result = json.loads((run / "result.json").read_text())
+    numbers = {float(a["data-number"]) for _, a in Page(page).elements if a.get("data-number")}
+    assert set(result["metrics"]["test"].values()) <= numbers
+    assert dangers(page) == []
+    balance = result["data"]["balance"]
+    assert {part: sum(counts.values()) for part, counts in balance.items()} == result["data"]["examples"]
+    text = Page(page).text  # the tiny form's own choices differ from the defaults
+    assert text.index("data.max_length") < text.index("All other settings") < text.index("data.task")
+
+
+def test_the_script_makes_it_again_and_compares(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (run / "report.html").read_text(encoding="utf-8")
+    done = run_script("report", str(run), "--out", "again.html", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "again.html").read_text(encoding="utf-8") == before
+    monkeypatch.chdir(tmp_path)
+    script.report([str(run), str(run)])
+    assert "The two runs cannot be told apart" in capsys.readouterr().out
+    assert (tmp_path / "comparison.html").is_file()
+    with pytest.raises(ConfigError, match=r"has no config\.yaml"):
+        script.report([str(tmp_path)])
+    with pytest.raises(ConfigError, match="cannot be written"):
+        script.report([str(run), "--out", "nowhere/page.html"])
+
+
+def test_settings_that_differ_are_named(run: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    for name in ("result.json", "predictions.parquet", "metrics.jsonl"):
+        (other / name).write_bytes((run / name).read_bytes())
+    (other / "config.yaml").write_text((run / "config.yaml").read_text().replace("lr: 0.01", "lr: 0.02"))
+    found, settings = write_comparison(run, other, out=tmp_path / "page.html")
+    assert settings == ["--optim.lr was 0.01 and is 0.02"]
+    assert found.better is None
+
+
+def test_a_report_that_fails_is_told_and_does_not_fail_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(folder: Path) -> None:
+        raise RuntimeError("no ink")
+
+    out, config = tmp_path / "run", lm_awd_lstm.tiny()
+    with monkeypatch.context() as patched:
+        patched.setattr(report, "write_report", fail)
+        result = lm_awd_lstm.run(dataclasses.replace(config, lm=dataclasses.replace(config.lm, epochs=1), threads=1, out=str(out)))
+    assert "the report could not be made (RuntimeError: no ink)" in capsys.readouterr().out
+    assert (out / "result.json").is_file()
+    assert not (out / "report.html").exists()
+    page = write_report(out).read_text(encoding="utf-8")  # and later it can be made
+    assert f"the perplexity is {result.metrics['test']['perplexity']:.3g}" in Page(page).text
