@@ -31,7 +31,7 @@ class Config:
     optim: sections.RecurrentOptim = field(default_factory=sections.RecurrentOptim)
     dropout: sections.Dropout = field(default_factory=sections.Dropout)
     augment: sections.Augment = field(default_factory=sections.Augment)
-    batch: sections.Batch = BATCH
+    batch: sections.Batch = field(default_factory=lambda: BATCH)
     cycles: sections.Cycles = field(default_factory=sections.Cycles)
     finder: sections.Finder = field(default_factory=sections.Finder)
     checkpoint: sections.Checkpoints = field(default_factory=sections.Checkpoints)

@@ -240,10 +240,3 @@ def _lock(folder: Path) -> Any:
     lock.write(str(os.getpid()))
     lock.flush()
     return lock
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a whole file or nothing."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
