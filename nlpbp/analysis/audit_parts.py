@@ -117,9 +117,9 @@ def is_group(name: str, values: Sequence[Any]) -> bool:
     (True, False, False)
     """
     parts = [word for word in re.split(r"[\W_]+|(?<=[a-z])(?=[A-Z])", name) if word.casefold() not in ("id", "name", "key", "no")]
-    if not parts or parts[-1].casefold() not in GROUP_WORDS:
+    if not parts or parts[-1].casefold() not in GROUP_WORDS or any(isinstance(value, list | dict) for value in values):
         return False
-    filled = [value for value in values if value not in (None, "") and not isinstance(value, list | dict)]
+    filled = [value for value in values if value not in (None, "")]
     return len(set(filled)) >= MIN_GROUPS and len(filled) >= 1.5 * len(set(filled))
 
 
