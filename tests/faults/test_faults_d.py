@@ -6,6 +6,7 @@ import csv
 import gzip
 import json
 import os
+import random
 import time
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ import pyarrow.parquet
 import pytest
 from harness import Forks, artefacts, at_step, killed_run, train
 
+from nlpbp.analysis.audit_copies import leaks, near_leaks
+from nlpbp.analysis.audit_rows import rows_of
 from nlpbp.core.errors import CheckpointError, DataError
 from nlpbp.data.columns import infer_fields, read_examples
 from nlpbp.data.readers import Table, read_table
@@ -56,6 +59,11 @@ def reviews_csv(path: Path, *, num_examples: int = 60, seed: int = 0, more: str 
     rows = tiny_reviews(num_examples=num_examples, seed=seed).columns
     lines = [f"{text},{label}\n" for text, label in zip(rows["text"], rows["label"], strict=True)]
     return written(path.parent, path.name, "text,label\n" + "".join(lines) + more)
+
+
+def made_texts(num: int, *, num_words: int = 25) -> list[str]:
+    rng = random.Random(0)
+    return [" ".join(rng.choices([f"w{number}" for number in range(500)], k=num_words)) for _ in range(num)]
 
 
 GOOD = "text,label\nso good,pos\nso bad,neg\nfine,pos\n"
@@ -200,6 +208,21 @@ def test_copies_never_stand_in_two_parts_that_are_cut(tmp_path: Path) -> None:
     parts = split_examples(examples, validation_share=0.2, test_share=0.2, seed=0)
     texts = [{examples.texts[i] for i in part} for part in parts]
     assert not (texts[0] & texts[1] or texts[0] & texts[2] or texts[1] & texts[2])
+
+
+@pytest.mark.fault("D14")
+def test_training_texts_in_the_test_data_slightly_changed(tmp_path: Path) -> None:
+    texts = made_texts(40)
+    rows = [{"text": text, "label": index % 2} for index, text in enumerate(texts[:30])]
+    changed = [f"Well, {texts[3]}", texts[8].upper().replace(" ", "  "), texts[20].rsplit(" ", 1)[0]]
+    train = rows_of(read_table(rows))
+    test = rows_of(read_table([{"text": text, "label": 0} for text in (*texts[30:], *changed)]), fields=train.fields, part="test")
+    exact, near = leaks([train, test]), near_leaks([train, test])
+    assert (exact.count, near.count, near.level) == (1, 2, "warning")  # case and white space alone make no other text
+    assert near.rows.keys() | exact.rows.keys() == {3, 8, 20}
+    assert "list:11 ~ list:4" in near.examples[0].reference
+    clean = rows_of(read_table([{"text": text, "label": 0} for text in texts[30:]]), fields=train.fields, part="test")
+    assert (leaks([train, clean]).level, near_leaks([train, clean]).level) == ("fine", "fine")
 
 
 @pytest.mark.fault("D15")

@@ -1,0 +1,127 @@
+"""Look at a data set before training on it: copies, leaks, doubtful labels, broken texts, and parts that differ.
+
+python scripts/audit.py reviews.csv --test later.csv
+python scripts/audit.py demo:imdb --json audit.json
+python scripts/audit.py reviews.csv --fix plan.yaml --out clean.csv
+
+A plan is a list of findings, such as `[exact_duplicates, encoding]`: the training part without those rows, or with them repaired,
+is written to --out, and each such row to a log beside it. The data themselves are never changed.
+
+Exit code: 0 when there is nothing above a note, 1 when there are warnings, else as of every script (3: the data cannot be read).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from command_line import known_recipes, leave_out_broken_torchvision, main
+
+if TYPE_CHECKING:
+    from nlpbp.analysis.audit_rows import AuditFinding, Rows
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        prog="audit.py",
+        description="Look at a data set before training on it.",
+        epilog="The exit code is 1 when there are warnings, 0 when there is nothing above a note.",
+    )
+    parser.add_argument("data", help="the training data: a file, a folder, a hub id, demo:imdb ...")
+    parser.add_argument("--validation", help="data to choose by (default: the hub's own split, if it has one)")
+    parser.add_argument("--test", help="data to score on (default: the hub's own split, if it has one)")
+    parser.add_argument("--text", nargs="+", default=[], help="the text column, or two for a pair (default: found)")
+    parser.add_argument("--label", help="the column to predict (default: found)")
+    parser.add_argument("--delimiter", help="of a .csv file (default: found)")
+    parser.add_argument("--max_words", type=int, default=256, help="count what a cut at so many words would lose")
+    parser.add_argument("--json", help="a file to write the findings to as well")
+    parser.add_argument("--fix", metavar="PLAN", help="a YAML or JSON list of findings to act on, in training alone")
+    parser.add_argument("--out", help="the cleaned copy: .csv, .tsv, .jsonl or .parquet; its log is OUT.log.jsonl")
+    given = parser.parse_args(arguments)
+    if bool(given.fix) != bool(given.out):
+        parser.error("--fix and --out belong together: the plan, and the file for the cleaned copy")
+    if given.max_words < 1:
+        parser.error("--max_words must be 1 or more")
+    return given
+
+
+def audit(arguments: Sequence[str]) -> None:
+    """Read, look, print; with a plan, write the cleaned copy."""
+    given = parse(arguments)
+    known_recipes()
+    leave_out_broken_torchvision()
+    from nlpbp.analysis.audit import audit as find
+    from nlpbp.analysis.audit import audit_lines, audit_record
+    from nlpbp.analysis.repair import check_clean_file, read_plan
+
+    plan = read_plan(Path(given.fix)) if given.fix else ()
+    if given.out:
+        check_clean_file(Path(given.out), sources=[source for source in (given.data, given.validation, given.test) if source])
+    parts = read_parts(given)
+    findings = find(parts, max_words=given.max_words)
+    print(*audit_lines(findings), sep="\n")
+    warnings, notes = (sum(finding.level == level for finding in findings) for level in ("warning", "note"))
+    print(f"warnings: {warnings}, notes: {notes}")
+    if given.json:
+        write_json(audit_record(parts, findings), given.json)
+    if given.out:
+        fix(parts[0], findings, plan, out=Path(given.out))
+    sys.exit(1 if warnings else 0)
+
+
+def read_parts(given: argparse.Namespace) -> list[Rows]:
+    """Read training and the parts that were named, or that the hub keeps beside it, and say what was found."""
+    from nlpbp.analysis.audit_rows import rows_of
+    from nlpbp.data.columns import infer_fields
+    from nlpbp.data.exports import printable
+    from nlpbp.data.readers import hub_splits
+    from recipes.common.inputs import is_hub_id, read_source
+
+    table = read_source(given.data, split="train", delimiter=given.delimiter)
+    fields = infer_fields(table, text=given.text, label=given.label, require_label=False)
+    beside = hub_splits(given.data) if is_hub_id(given.data) else []
+    parts = [rows_of(table, fields=fields)]
+    for name in ("validation", "test"):
+        source = getattr(given, name) or (given.data if name in beside else None)
+        if source:
+            other = read_source(source, split=name, delimiter=given.delimiter)
+            parts.append(rows_of(other, fields=fields, part=name))
+    sizes = ", ".join(f"{part.part} {len(part):,}" for part in parts)
+    for note in (f"reading {table.name}: {sizes} rows", *table.notes, *fields.notes):
+        print(printable(note), file=sys.stderr)
+    return parts
+
+
+def write_json(record: object, file: str) -> None:
+    """Write the findings, or say why not."""
+    from nlpbp.core.errors import ConfigError
+
+    try:
+        Path(file).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be written: {error.strerror}", column="json", hint="name another file") from error
+
+
+def fix(train: Rows, findings: Sequence[AuditFinding], plan: Sequence[str], *, out: Path) -> None:
+    """Write the training part after the plan, and the log of what was dropped and changed."""
+    from nlpbp.analysis.repair import clean, write_log, write_table
+    from nlpbp.core.errors import escape
+
+    table, changes = clean(train, findings, plan)
+    log = out.with_name(f"{out.name}.log.jsonl")
+    write_log(changes, log)
+    write_table(table, out)
+    dropped = sum(change.action == "dropped" for change in changes)
+    print(
+        f"{len(table):,} of {len(train):,} training rows written to {escape(str(out), limit=None)}: {dropped:,} dropped, "
+        f"{len(changes) - dropped:,} changed, each in {escape(str(log), limit=None)}"
+    )
+
+
+if __name__ == "__main__":
+    main(audit)
