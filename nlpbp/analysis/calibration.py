@@ -153,9 +153,7 @@ def calibration_error(bins: Sequence[dict[str, float]]) -> float:
     return float(sum(one["count"] * abs(one["accuracy"] - one["confidence"]) for one in bins) / total)
 
 
-def selective_curve(
-    confidence: Floats, right: Bools, *, coverages: Sequence[float] = COVERAGES
-) -> list[dict[str, float]]:
+def selective_curve(confidence: Floats, right: Bools, *, coverages: Sequence[float] = COVERAGES) -> list[dict[str, float]]:
     """Tell how accurate the surest decisions are, for each share of them that is answered (selective prediction).
 
     Those as sure as the last one answered are answered in part: they count with their mean, so their order does not matter.

@@ -42,7 +42,7 @@ class Slice:
 def example_losses(task: str, targets: np.ndarray, outputs: np.ndarray) -> Floats:
     """Return the cross-entropy of each example in nats, [n]: of several labels the mean over them.
 
-    It is as exact as the probabilities: one that was rounded to 0 counts as the smallest number there is. `ValueError` for regression.
+    As exact as the probabilities: one that was rounded to 0 counts as the smallest number there is. `ValueError` for regression.
 
     >>> example_losses("single_label", np.array([0, 1]), np.array([[1.0, 0.0], [0.5, 0.5]])).round(4).tolist()
     [0.0, 0.6931]
@@ -121,9 +121,7 @@ def error_slices(wrong: np.ndarray, columns: Mapping[str, Sequence[str]], *, min
     counts, errors = np.array([(count, num) for _, _, count, num in found]).T
     chances = stats.hypergeom.sf(errors - 1, num_examples, num_errors, counts)
     adjusted = stats.false_discovery_control(np.clip(chances, 0.0, 1.0), method="bh")
-    slices = [
-        _slice(*one, overall=num_errors / num_examples, p_adjusted=float(p)) for one, p in zip(found, adjusted, strict=True)
-    ]
+    slices = [_slice(*one, overall=num_errors / num_examples, p_adjusted=float(p)) for one, p in zip(found, adjusted, strict=True)]
     return sorted(slices, key=lambda one: (one.p_adjusted > SIGNIFICANT, -one.lift))
 
 

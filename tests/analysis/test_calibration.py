@@ -98,9 +98,7 @@ def test_answering_only_the_surest_is_more_accurate_and_all_is_the_accuracy():
     assert curve[0]["accuracy"] > right.mean() + 0.15
     order = np.random.default_rng(0).permutation(len(right))
     coarse = confidence.round(1)
-    first, second = (
-        [point["accuracy"] for point in selective_curve(coarse[rows], right[rows])] for rows in (order, slice(None))
-    )
+    first, second = ([point["accuracy"] for point in selective_curve(coarse[rows], right[rows])] for rows in (order, slice(None)))
     assert first == pytest.approx(second)
 
 
