@@ -149,3 +149,46 @@ def test_pairs_and_several_labels_have_records_too(tmp_path: Path) -> None:
     assert error["label"] != error["prediction"]
     assert {word for word, _ in error["attributions"]} >= {"half", "pair"}
     assert read(result, "calibration.json")["before"]["log_loss"] > 0.0
+
+
+def test_views_repair_what_is_cut_off_and_on_short_texts_only_cost(
+    runs: dict[bool, RunResult], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    accelerator = start(seed=0, precision="fp32", threads=1)
+    classifier = predict.load_run(runs[True].out, accelerator=accelerator)
+    columns = tiny_reviews(num_examples=120, seed=3).columns
+    pairs = list(zip(columns["text"], columns["label"], strict=True))
+    short, late = (
+        predict.read_texts(classifier, read_source([{"text": lead + text, "label": label} for text, label in pairs], split="test"))
+        for lead in ("", FILLER)
+    )
+    for view in ("windows", "head_tail"):
+        views = [view]
+        (clean, viewed), factor = predict.outputs_of_views([classifier], short, views=views, accelerator=accelerator)
+        assert np.allclose(clean, viewed, atol=1e-5)
+        assert factor > 1.2
+        (clean, viewed), _ = predict.outputs_of_views([classifier], late, views=views, accelerator=accelerator)
+        before, after = ((made.argmax(1) == late.targets).mean() for made in (clean, predict.average_views([clean, viewed])))
+        assert before < 0.6
+        assert after > before + 0.25
+    nothing, factor = predict.outputs_of_views([classifier], late, views=[], accelerator=accelerator)
+    assert factor == 1.0
+    assert np.array_equal(predict.average_views(nothing), predict.predict_outputs(classifier, late, accelerator=accelerator))
+    weights = predict.fitted_view_weights([classifier], late, views=["windows", "dropout"], accelerator=accelerator)
+    assert weights[1] > 0.5
+    with pytest.raises(ConfigError, match="no labels"):
+        unlabelled = dataclasses.replace(late, targets=None)
+        predict.fitted_view_weights([classifier], unlabelled, views=["windows"], accelerator=accelerator)
+    with pytest.raises(ConfigError, match="a pair"):
+        both = dataclasses.replace(short, pairs=short.texts)
+        predict.predict_outputs(classifier, both, accelerator=accelerator, view="windows")
+
+    from predict import answer
+
+    lines = "".join(f"{FILLER}{text},{label}\n" for text, label in pairs)
+    (tmp_path / "late.csv").write_text(f"text,label\n{lines}")
+    given = [str(runs[True].out), "--data", str(tmp_path / "late.csv"), "--threads", "1", "--out", str(tmp_path / "out.csv")]
+    answer([*given, "--views", "windows", "head_tail", "--fit_views", str(tmp_path / "late.csv")])
+    told = capsys.readouterr().err
+    assert "weights: as they are 0." in told
+    assert "times the time; accuracy 0." in told

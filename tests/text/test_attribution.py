@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -34,31 +33,33 @@ def tokenizer(tmp_path_factory):
     return AutoTokenizer.from_pretrained(tiny_bert(tmp_path_factory.mktemp("tiny") / "bert"))
 
 
-@pytest.fixture(scope="module", params=["bert", "awd_lstm"])
-def model(request, tmp_path_factory, tokenizer):
-    """A small model that has learned to tell good words, bad words and none apart."""
+def untrained(kind, tokenizer, folder):
+    if kind == "bert":
+        return AutoModelForSequenceClassification.from_pretrained(tiny_bert(folder / "bert"), num_labels=2).eval()
     torch.manual_seed(0)
-    if request.param == "bert":
-        folder = tiny_bert(Path(tmp_path_factory.mktemp("tiny")) / "bert")
-        model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=3, ignore_mismatched_sizes=True)
-    else:
-        sizes = {"embedding_size": 16, "hidden_size": 24, "num_hidden_layers": 2}
-        config = AutoConfig.for_model("awd_lstm", vocab_size=len(tokenizer), pad_token_id=0, num_labels=3, **sizes)
-        model = AutoModelForSequenceClassification.from_config(config)
-    model.eval()  # without dropout it learns in fewer steps
+    sizes = {"embedding_size": 16, "hidden_size": 24, "num_hidden_layers": 2}
+    config = AutoConfig.for_model("awd_lstm", vocab_size=len(tokenizer), pad_token_id=0, num_labels=3, **sizes)
+    return AutoModelForSequenceClassification.from_config(config).eval()
+
+
+@pytest.fixture(scope="module")
+def model(tokenizer):
+    """A small model that has learned to tell good words, bad words and none apart, and is not so sure yet that no slope is left."""
+    model = untrained("awd_lstm", tokenizer, None)
     generator = np.random.default_rng(0)
     rows = [sentence(generator, answer=number % 3) for number in range(150)]
     encoded = encode([text for text, _ in rows], tokenizer=tokenizer, max_length=MAX_LENGTH)
     labels = np.array([label for _, label in rows])
     batch = collate(encoded, np.arange(len(rows)), tokenizer=tokenizer, labels=labels)
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3 if request.param == "bert" else 2e-2)
+    optimizer = torch.optim.Adam(model.parameters(), lr=2e-2)
     for _ in range(80):
         loss = F.cross_entropy(model(**batch.inputs).logits, batch.labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    assert loss < 0.1
-    return model
+        if loss < 0.1:
+            return model
+    raise AssertionError(f"the model did not learn: {loss}")
 
 
 def probabilities(texts, *, model, tokenizer):
@@ -78,7 +79,26 @@ def test_the_label_word_gets_the_largest_score(model, tokenizer, label):
     assert end is None
     assert max(by_occlusion, key=lambda pair: pair[1])[0] == word
     assert max(by_gradient, key=lambda pair: pair[1])[0] == word
-    assert dict(by_occlusion)[word] > 0.3
+    assert dict(by_occlusion)[word] > 0.5
+
+
+@pytest.mark.parametrize("kind", ["bert", "awd_lstm"])
+def test_a_token_scores_what_the_logit_gains_as_its_embedding_grows(kind, tokenizer, tmp_path):
+    model = untrained(kind, tokenizer, tmp_path).double()
+    inputs = collate(
+        encode(["this film is wonderful", "so dull"], tokenizer=tokenizer, max_length=MAX_LENGTH), np.arange(2), tokenizer=tokenizer
+    ).inputs
+    scores = gradient_times_input(model, inputs, label=1)
+    embedded = model.get_input_embeddings()(inputs["input_ids"])
+    for position in range(3):
+        logits = []
+        for step in (-1e-4, 1e-4):
+            grown = embedded.detach().clone()
+            grown[:, position] *= 1 + step
+            with torch.no_grad():
+                logits.append(model(inputs_embeds=grown, attention_mask=inputs["attention_mask"]).logits[:, 1])
+        assert torch.allclose(scores[:, position].double(), (logits[1] - logits[0]) / 2e-4, atol=1e-6)
+    assert scores.abs().max() > 1e-4
 
 
 def test_padding_scores_nothing_and_changes_nothing_and_the_model_is_left_alone(model, tokenizer):
