@@ -152,9 +152,9 @@ def _fine_tune(run: Run, config: Config) -> RunResult:
     for parameter in model.parameters():
         parameter.requires_grad_(True)
     fold_affine_(output, scale=scale, shift=shift)
-    outputs, records, validation = {part: outputs_of(part) for part in inputs.scored}, {}, encoded["validation"]
+    by_part, records, validation = {part: outputs_of(part) for part in inputs.scored}, {}, encoded["validation"]
     if fields.task != "regression":
-        made = outputs["validation"]
+        made = by_part["validation"]
         records = {
             "calibration.json": calibration_record(inputs, logits_of(validation).numpy(), wanted=False),
             "errors.json": error_record(inputs, made, validation, tokenizer=tokenizer, max_length=max_length, answer=answer),
@@ -165,7 +165,7 @@ def _fine_tune(run: Run, config: Config) -> RunResult:
         progress,
         model=model,
         tokenizer=tokenizer,
-        outputs=outputs,
+        outputs=by_part,
         base_model=config.model.name,
         max_length=max_length,
         records=records,
