@@ -97,7 +97,7 @@ def test_a_token_scores_what_the_logit_gains_as_its_embedding_grows(kind, tokeni
             grown[:, position] *= 1 + step
             with torch.no_grad():
                 logits.append(model(inputs_embeds=grown, attention_mask=inputs["attention_mask"]).logits[:, 1])
-        assert torch.allclose(scores[:, position].double(), (logits[1] - logits[0]) / 2e-4, atol=1e-6)
+        assert torch.allclose(scores[:, position].double(), (logits[1] - logits[0]) / 2e-4, rtol=1e-2, atol=1e-3)
     assert scores.abs().max() > 1e-4
 
 
