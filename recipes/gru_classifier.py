@@ -39,6 +39,9 @@ class Config:
     """Evaluate every so many steps. Left out: at the end of each epoch."""
     patience: int | None = None
     """Stop after so many evaluations in a row without a better validation score. Left out: never."""
+    calibrate: bool = False
+    """Divide the logits by a temperature that is fitted on the validation part, where that lowers the log loss of examples it was
+    not fitted on: probabilities then say how often the model is right, and no class changes. calibration.json has the numbers."""
     out: str | None = None
     """The run folder. Left out: runs/gru_classifier-1, -2, ..."""
     seed: int = 0

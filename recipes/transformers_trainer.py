@@ -28,7 +28,7 @@ from nlpbp.core.layers import fold_affine_, output_layer
 from nlpbp.core.losses import task_loss, task_outputs
 from nlpbp.core.schedules import Schedule
 from nlpbp.data.order import evaluation_batches
-from nlpbp.text.batches import Encoded, collate
+from nlpbp.text.batches import Encoded, collate, encode
 from nlpbp.text.transformer import length_limit, load_classifier, load_config, load_tokenizer
 from nlpbp.train.evaluate import predict
 from nlpbp.train.loop import Step
@@ -37,6 +37,7 @@ from nlpbp.train.setup import Precision, precision_of
 from nlpbp.train.tracking import log
 from recipes.common import config as sections
 from recipes.common.classifier import encode_parts, freeze, standardised
+from recipes.common.diagnosis import calibration_record, error_record
 from recipes.common.finder import SWEPT
 from recipes.common.fit import Progress
 from recipes.common.folder import Run, open_run
@@ -149,10 +150,17 @@ def _fine_tune(run: Run, config: Config) -> RunResult:
     output = output_layer(model, num_outputs=max(1, len(fields.labels)))
     targets, scale, shift = standardised(inputs, can_shift=output.bias is not None, value_range=None)
 
+    def logits_of(texts: Encoded) -> torch.Tensor:
+        plan = evaluation_batches(texts.padded_lengths, max_tokens=config.batch.evaluation_tokens)
+        made = predict(model, plan, lambda ids: collate(texts, ids, tokenizer=tokenizer), accelerator=run.accelerator)
+        return torch.from_numpy(made.logits)
+
     def outputs_of(part: str) -> np.ndarray[Any, Any]:
-        plan = evaluation_batches(encoded[part].padded_lengths, max_tokens=config.batch.evaluation_tokens)
-        made = predict(model, plan, lambda ids: collate(encoded[part], ids, tokenizer=tokenizer), accelerator=run.accelerator)
-        return task_outputs(torch.from_numpy(made.logits), task=fields.task).numpy()
+        return task_outputs(logits_of(encoded[part]), task=fields.task).numpy()
+
+    def answer(texts: list[str], pairs: list[str] | None) -> np.ndarray[Any, Any]:
+        made = logits_of(encode(texts, pairs, tokenizer=tokenizer, max_length=max_length))
+        return task_outputs(made, task=fields.task).numpy()
 
     # Trainer calls model.train() before every step, which would let frozen layers drop out again (practice T1).
     model.register_forward_pre_hook(lambda module, _: train_mode(module) if module.training else None)
@@ -167,15 +175,23 @@ def _fine_tune(run: Run, config: Config) -> RunResult:
     for parameter in model.parameters():
         parameter.requires_grad_(True)
     fold_affine_(output, scale=scale, shift=shift)
+    by_part, records, validation = {part: outputs_of(part) for part in inputs.scored}, {}, encoded["validation"]
+    if fields.task != "regression":
+        made = by_part["validation"]
+        records = {
+            "calibration.json": calibration_record(inputs, logits_of(validation).numpy(), wanted=False),
+            "errors.json": error_record(inputs, made, validation, tokenizer=tokenizer, max_length=max_length, answer=answer),
+        }
     return finish(
         run,
         inputs,
         progress,
         model=model,
         tokenizer=tokenizer,
-        outputs={part: outputs_of(part) for part in inputs.scored},
+        outputs=by_part,
         base_model=config.model.name,
         max_length=max_length,
+        records=records,
     )
 
 

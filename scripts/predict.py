@@ -4,6 +4,7 @@ python scripts/predict.py runs/transformer_sentiment-1 --data new.csv --out pred
 echo "a joy from start to end" | python scripts/predict.py runs/transformer_sentiment-1
 python scripts/predict.py runs/forward runs/backward --data new.csv
 python scripts/predict.py runs/restarts --snapshots --data new.csv
+python scripts/predict.py runs/transformer_sentiment-1 --data labelled.csv --views windows head_tail
 """
 
 from __future__ import annotations
@@ -27,12 +28,23 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--out", help="a .csv, .tsv, .jsonl or .parquet file to write (default: standard output)")
     parser.add_argument("--text", nargs="+", default=[], help="the text column, or two for a pair (default: as in training)")
     parser.add_argument("--label", help="a column to score against (default: as in training, where it is there)")
+    parser.add_argument(
+        "--views",
+        nargs="+",
+        choices=("windows", "head_tail", "dropout"),
+        default=[],
+        help="also answer for other views of the texts and take the mean: windows all along a long text, its beginning and end, "
+        "passes with dropout; says what that costs and, on labelled data, brings",
+    )
+    parser.add_argument("--fit_views", help="a labelled file to fit the weights of the views on: validation data, never the test's")
     parser.add_argument("--threads", type=int, help="CPU threads (default: all physical cores)")
     given = parser.parse_args(arguments)
     if given.threads is not None and given.threads < 1:
         parser.error("--threads must be 1 or more")
     if given.snapshots and len(given.run) > 1:
         parser.error("--snapshots are of one run")
+    if given.fit_views and not given.views:
+        parser.error("--fit_views needs --views")
     return given
 
 
@@ -61,7 +73,18 @@ def answer(arguments: Sequence[str]) -> None:
     notes: list[str] = []
     examples = predict.read_texts(classifier, table, text=given.text, label=given.label, notes=notes)
     print(*map(printable, notes), sep="\n", end="\n" if notes else "", file=sys.stderr)
-    outputs = predict.mean_outputs(classifiers, examples, accelerator=accelerator)
+    weights = None
+    if given.fit_views:
+        labelled = predict.read_texts(
+            classifier, read_source(given.fit_views, split="validation"), text=given.text, label=given.label
+        )
+        weights = predict.fitted_view_weights(classifiers, labelled, views=given.views, accelerator=accelerator)
+        shares = zip(("as they are", *given.views), weights.tolist(), strict=True)
+        print("weights: " + ", ".join(f"{name} {share:.2f}" for name, share in shares), file=sys.stderr)
+    by_view, factor = predict.outputs_of_views(classifiers, examples, views=given.views, accelerator=accelerator)
+    outputs = predict.average_views(by_view, weights=weights)
+    if given.views:
+        print(predict.views_line(classifier, examples, by_view[0], outputs, factor=factor), file=sys.stderr)
     columns = predict.predictions(classifier, examples, outputs)
     if given.out:
         predict.write_predictions(columns, Path(given.out))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -96,11 +96,7 @@ def _encode(
     types: list[Any] = []
     lengths: list[int] = []
     truncated: list[int] = []
-    backend = tokenizer.backend_tokenizer
-    before = backend.truncation, backend.padding
-    backend.no_padding()
-    backend.enable_truncation(max_length)
-    try:
+    with truncating(tokenizer, max_length=max_length) as backend:
         for first in tqdm(range(0, len(texts), BLOCK), desc="tokenizing", unit="k texts", leave=False, disable=not show_progress):
             left = [text[:limit] for text in texts[first : first + BLOCK]]
             right = None if pairs is None else [text[:limit] for text in pairs[first : first + BLOCK]]
@@ -111,14 +107,28 @@ def _encode(
                 tokens.append(np.array(encoding.ids, dtype=np.int32))
                 if with_types:
                     types.append(np.array(encoding.type_ids, dtype=np.uint8))
-    finally:
-        _restore(backend, *before)
     return Encoded(
         tokens=np.concatenate([np.empty(0, dtype=np.int32), *tokens]),
         offsets=np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64),
         type_ids=np.concatenate([np.empty(0, dtype=np.uint8), *types]) if with_types else None,
         clipped=np.array(clipped, dtype=np.int64),
         truncated=np.array(truncated, dtype=np.int64),
+    )
+
+
+def from_tokens(ids: Sequence[Sequence[int]]) -> Encoded:
+    """Make an `Encoded` of texts that are token ids already, one list a text.
+
+    >>> from_tokens([[1, 2], [3]]).offsets.tolist()
+    [0, 2, 3]
+    """
+    lengths = [len(one) for one in ids]
+    return Encoded(
+        tokens=np.fromiter(chain.from_iterable(ids), dtype=np.int32),
+        offsets=np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64),
+        type_ids=None,
+        clipped=np.array([], dtype=np.int64),
+        truncated=np.array([], dtype=np.int64),
     )
 
 
@@ -132,12 +142,24 @@ def _encode_batch(backend: Any, inputs: list[Any]) -> list[Any]:
     return encodings
 
 
-def _restore(backend: Any, truncation: dict[str, Any] | None, padding: dict[str, Any] | None) -> None:
-    backend.no_truncation()
-    if truncation:
-        backend.enable_truncation(**truncation)
-    if padding:
-        backend.enable_padding(**padding)
+@contextmanager
+def truncating(tokenizer: PreTrainedTokenizerBase, *, max_length: int, stride: int = 0, direction: str = "right") -> Iterator[Any]:
+    """Give the tokenizer's backend, cutting to `max_length` tokens and padding nothing; afterwards it is as it was.
+
+    `direction` is the side that is cut off; what is, overflows into parts that share `stride` tokens with the one before.
+    """
+    backend = tokenizer.backend_tokenizer
+    truncation, padding = backend.truncation, backend.padding
+    backend.no_padding()
+    backend.enable_truncation(max_length, stride=stride, direction=direction)
+    try:
+        yield backend
+    finally:
+        backend.no_truncation()
+        if truncation:
+            backend.enable_truncation(**truncation)
+        if padding:
+            backend.enable_padding(**padding)
 
 
 def _content_key(texts: Sequence[str], pairs: Sequence[str] | None, *, tokenizer: PreTrainedTokenizerBase, max_length: int) -> str:

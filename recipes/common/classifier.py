@@ -38,6 +38,7 @@ from nlpbp.train.lr_finder import MakeSweep
 from nlpbp.train.signals import Stopped
 from nlpbp.train.weights import full_state
 from recipes.common import config as sections
+from recipes.common.diagnosis import calibration_line, calibration_record, error_record
 from recipes.common.finder import SWEEP, found_rate
 from recipes.common.fit import Metrics, Progress, Stage, fit
 from recipes.common.folder import CACHE, Run
@@ -76,6 +77,8 @@ class ClassifierConfig(Protocol):
     def finder(self) -> sections.Finder: ...  # noqa: D102
     @property
     def checkpoint(self) -> sections.Checkpoints: ...  # noqa: D102
+    @property
+    def calibrate(self) -> bool: ...  # noqa: D102
     @property
     def eval_steps(self) -> int | None: ...  # noqa: D102
     @property
@@ -149,6 +152,8 @@ def train_classifier(
     num_stages = first_stage + len(trainings)
     if config.finder.only is not None and config.finder.only > num_stages:
         raise ConfigError(f"there is no stage {config.finder.only}", column="finder.only", hint=f"the run has {num_stages}")
+    if config.calibrate and fields.task == "regression":
+        raise ConfigError("a number to predict has no probability", column="calibrate", hint="leave it out")
     num_micro_batches, _ = epoch_of(run, config, inputs, encoded["train"])
     works = [_work(run, config, inputs, training, encoded["train"], tokenizer, max_length) for training in trainings]
     output = output_layer(model, num_outputs=max(1, len(fields.labels)))
@@ -168,16 +173,23 @@ def train_classifier(
         refuse_mixup_of_recurrent(model)
         loss_fn = mixup_loss(loss_fn, alpha=config.augment.mixup)
 
-    def outputs_of(part: str, model: nn.Module) -> np.ndarray[Any, Any]:
-        plan = evaluation_batches(encoded[part].padded_lengths, max_tokens=config.batch.evaluation_tokens)
-        make_batch = partial(collate, encoded[part], tokenizer=tokenizer)
-        logits = torch.from_numpy(predict(model, plan, make_batch, accelerator=accelerator).logits)
+    def logits_of(texts: Encoded, model: nn.Module) -> torch.Tensor:
+        plan = evaluation_batches(texts.padded_lengths, max_tokens=config.batch.evaluation_tokens)
+        made = predict(model, plan, partial(collate, texts, tokenizer=tokenizer), accelerator=accelerator)
+        return torch.from_numpy(made.logits)
+
+    def outputs_of(texts: Encoded, model: nn.Module) -> np.ndarray[Any, Any]:
+        logits = logits_of(texts, model)
         if fields.task == "single_label" and looks_normalised(logits):
             run.say("warning: the model's outputs are probabilities already, and its loss takes them for logits (practice A1)")
         return task_outputs(logits, task=fields.task, value_range=value_range).numpy()
 
+    def answer(texts: list[str], pairs: list[str] | None) -> np.ndarray[Any, Any]:
+        logits = logits_of(encode(texts, pairs, tokenizer=tokenizer, max_length=max_length), as_saved(accelerator, trained))
+        return task_outputs(logits, task=fields.task).numpy()
+
     def evaluate() -> Metrics:
-        outputs = outputs_of("validation", trained) * scale + shift
+        outputs = outputs_of(encoded["validation"], trained) * scale + shift
         thresholds = decision_thresholds(inputs, outputs)
         return task_metrics(fields.task, targets_of(inputs.validation), outputs, thresholds=thresholds)
 
@@ -280,15 +292,35 @@ def train_classifier(
         parameter.requires_grad_(True)
     fold_affine_(output, scale=scale, shift=shift)
     final = as_saved(accelerator, trained)
+    records = {}
+    if fields.task != "regression":
+        records["calibration.json"] = calibration_record(
+            inputs, logits_of(encoded["validation"], final).numpy(), wanted=config.calibrate
+        )
+        if config.calibrate:
+            run.say(calibration_line(records["calibration.json"]))
+        if records["calibration.json"]["applied"]:
+            fold_affine_(output, scale=1 / records["calibration.json"]["temperature"], shift=0.0)
+    outputs = {part: outputs_of(encoded[part], final) for part in inputs.scored}
+    if fields.task != "regression":
+        records["errors.json"] = error_record(
+            inputs,
+            outputs["validation"],
+            encoded["validation"],
+            tokenizer=tokenizer,
+            max_length=max_length,
+            answer=answer,
+        )
     return finish(
         run,
         inputs,
         progress,
         model=trained,
         tokenizer=tokenizer,
-        outputs={part: outputs_of(part, final) for part in inputs.scored},
+        outputs=outputs,
         base_model=base_model,
         max_length=max_length,
+        records=records,
         push_to_hub=config.push_to_hub,
     )
 

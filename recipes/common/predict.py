@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import csv
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +24,7 @@ from nlpbp.analysis.intervals import bootstrap_intervals
 from nlpbp.analysis.metrics import task_metrics
 from nlpbp.core.errors import ConfigError, DataError
 from nlpbp.core.losses import task_outputs
+from nlpbp.core.tta import average, dropout_active, fit_view_weights, view_weights
 from nlpbp.data.columns import Examples, Fields, infer_fields, read_examples
 from nlpbp.data.decoding import decode, refuse_nul, split_lines
 from nlpbp.data.exports import spreadsheet_cell
@@ -30,13 +32,16 @@ from nlpbp.data.fields import unpack_fields
 from nlpbp.data.labels import is_missing
 from nlpbp.data.order import evaluation_batches
 from nlpbp.data.readers import Table
-from nlpbp.text.batches import collate, encode
+from nlpbp.text.batches import Encoded, collate, encode
 from nlpbp.text.transformer import PROBLEM_TYPES, load_tokenizer, load_trained
+from nlpbp.text.views import encode_head_tail, encode_windows, mean_by_text
 from nlpbp.train.evaluate import predict
 from recipes.common.results import prediction_table
 
 Array = np.ndarray[Any, Any]
 EVALUATION_TOKENS = 8192
+View = Literal["windows", "head_tail", "dropout"]
+NUM_PASSES = 4  # with dropout, for one view
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 
 
@@ -122,14 +127,17 @@ def combined(classifiers: Sequence[Classifier]) -> Classifier:
     return replace(first, thresholds=np.mean(rows, axis=0))
 
 
-def mean_outputs(classifiers: Sequence[Classifier], examples: Examples, *, accelerator: Accelerator) -> Array:
+def mean_outputs(
+    classifiers: Sequence[Classifier], examples: Examples, *, accelerator: Accelerator, view: View | None = None
+) -> Array:
     """Return the mean of the classifiers' probabilities [n, labels], in the first one's order of labels, or of their values [n].
 
     A forward and a backward language model make such an ensemble (Howard and Ruder 2018). Of one classifier it is the answer.
+    A `view` is that of `predict_outputs`.
     """
     rows = []
     for classifier in classifiers:
-        outputs = predict_outputs(classifier, examples, accelerator=accelerator)
+        outputs = predict_outputs(classifier, examples, accelerator=accelerator, view=view)
         rows.append(outputs if outputs.ndim == 1 else outputs[:, _columns(classifier, classifiers[0])])
     mean: Array = np.mean(rows, axis=0, dtype=rows[0].dtype)
     return mean
@@ -211,19 +219,33 @@ def read_texts(
     return read_examples(table, fields, require_label=fields.label is not None)
 
 
-def predict_outputs(classifier: Classifier, examples: Examples, *, accelerator: Accelerator) -> Array:
-    """Return probabilities [n, labels], or values [n] for regression, in the order of `examples`."""
-    encoded = encode(
-        examples.texts,
-        examples.pairs,
-        tokenizer=classifier.tokenizer,
-        max_length=classifier.tokenizer.model_max_length,
-        show_progress=True,
-    )
-    plan = evaluation_batches(encoded.padded_lengths, max_tokens=EVALUATION_TOKENS)
+def predict_outputs(classifier: Classifier, examples: Examples, *, accelerator: Accelerator, view: View | None = None) -> Array:
+    """Return probabilities [n, labels], or values [n] for regression, in the order of `examples`.
+
+    A `view` is another form of the texts than the model was trained on. Raises `ConfigError` where a pair has no such view.
+    """
+    texts, tokenizer = examples.texts, classifier.tokenizer
+    max_length = tokenizer.model_max_length
+    if view in ("windows", "head_tail") and examples.pairs is not None:
+        raise ConfigError(f"a pair of texts has no {view}", column="views", hint="leave it out")
+    if view == "windows":
+        windows, owners = encode_windows(texts, tokenizer=tokenizer, max_length=max_length)
+        return mean_by_text(_outputs(classifier, windows, accelerator=accelerator), owners)
+    if view == "head_tail":
+        encoded = encode_head_tail(texts, tokenizer=tokenizer, max_length=max_length)
+        return _outputs(classifier, encoded, accelerator=accelerator)
+    encoded = encode(texts, examples.pairs, tokenizer=tokenizer, max_length=max_length, show_progress=True)
+    if view == "dropout":
+        with dropout_active(classifier.model):
+            passes = [_outputs(classifier, encoded, accelerator=accelerator) for _ in range(NUM_PASSES)]
+        return np.mean(passes, axis=0, dtype=passes[0].dtype)
+    return _outputs(classifier, encoded, accelerator=accelerator)
+
+
+def _outputs(classifier: Classifier, encoded: Encoded, *, accelerator: Accelerator) -> Array:
     made = predict(
         classifier.model,
-        plan,
+        evaluation_batches(encoded.padded_lengths, max_tokens=EVALUATION_TOKENS),
         partial(collate, encoded, tokenizer=classifier.tokenizer),
         accelerator=accelerator,
         show_progress=True,
@@ -232,6 +254,57 @@ def predict_outputs(classifier: Classifier, examples: Examples, *, accelerator: 
     outside = getattr(config, "value_range", None) if config.model_type != "awd_lstm" else None  # whose own head keeps to it
     value_range = None if outside is None else (float(outside[0]), float(outside[1]))
     return task_outputs(torch.from_numpy(made.logits), task=classifier.fields.task, value_range=value_range).numpy()
+
+
+def outputs_of_views(
+    classifiers: Sequence[Classifier], examples: Examples, *, views: Sequence[View], accelerator: Accelerator
+) -> tuple[list[Array], float]:
+    """Return the `mean_outputs` for the texts as they are, and those of each view; and how many times as long all of them took."""
+    outputs, times = [], []
+    for view in (None, *views):
+        started = time.monotonic()
+        outputs.append(mean_outputs(classifiers, examples, accelerator=accelerator, view=view))
+        times.append(time.monotonic() - started)
+    return outputs, sum(times) / max(1e-9, times[0])
+
+
+def average_views(outputs: Sequence[Array], *, weights: torch.Tensor | None = None) -> Array:
+    """Return the weighted mean of what `outputs_of_views` gave; left out, the weights are those of `view_weights`."""
+    if len(outputs) == 1:
+        return outputs[0]
+    given = view_weights(len(outputs) - 1) if weights is None else weights
+    return average([torch.from_numpy(output) for output in outputs], weights=given).numpy()
+
+
+def fitted_view_weights(
+    classifiers: Sequence[Classifier], examples: Examples, *, views: Sequence[View], accelerator: Accelerator
+) -> torch.Tensor:
+    """Find the weights of the texts as they are and of each view that suit labelled examples best: validation, never test.
+
+    Raises `ConfigError` for examples without labels, and for numbers.
+    """
+    if examples.targets is None or classifiers[0].fields.task == "regression":
+        reason = "its texts have no labels" if examples.targets is None else "numbers have no log loss"
+        raise ConfigError(f"{reason} to fit the weights of views by", column="fit_views", hint="leave it out")
+    outputs, _ = outputs_of_views(classifiers, examples, views=views, accelerator=accelerator)
+    return fit_view_weights([torch.from_numpy(output) for output in outputs], torch.from_numpy(examples.targets).long())
+
+
+def views_line(classifier: Classifier, examples: Examples, clean: Array, viewed: Array, *, factor: float) -> str:
+    """Say what views cost and, where there are labels, what they brought to each metric."""
+    cost = f"views: {factor:.1f} times the time"
+    if examples.targets is None:
+        return f"{cost}; without labels nobody knows what for (--label)"
+    before, after = (
+        task_metrics(classifier.fields.task, examples.targets, outputs, thresholds=classifier.thresholds)
+        for outputs in (clean, viewed)
+    )
+    changes = [
+        f"{name} {old:.4f} -> {new:.4f} ({new - old:+.4f})"
+        for name, old in before.items()
+        if old is not None and (new := after[name]) is not None
+    ]
+    return f"{cost}; {', '.join(changes)}"
 
 
 def predictions(classifier: Classifier, examples: Examples, outputs: Array) -> dict[str, list[Any]]:

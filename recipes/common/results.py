@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -65,9 +66,12 @@ def finish(
     outputs: Mapping[str, Array],
     base_model: str,
     max_length: int,
+    records: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
     push_to_hub: str | None = None,
 ) -> RunResult:
     """Score `outputs` (by part) beside the baselines, write everything into the run folder, print the closing table.
+
+    `records` are more to write, by the name of the file: those of `recipes.common.diagnosis`.
 
     Call it in every process, with the weights to keep in `model`; the main process does the work.
     """
@@ -96,6 +100,8 @@ def finish(
         save_model(plain, tokenizer, state, folder=run.out / "model", card=card, max_length=max_length)
         if inputs.test is not None:
             begin_looks(run.out, inputs.test.examples, by=run.recipe)
+        for name, record in records.items():
+            write_text(run.out / name, json.dumps(redact(dict(record)), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
         write_result(result, inputs=inputs, progress=progress, outputs=outputs, thresholds=thresholds)
         announce(run, result, progress)
         leave_report(run)
@@ -226,14 +232,15 @@ def prediction_table(
     """Make the columns id, reference, label (where known), prediction, and one probability a label."""
     columns: dict[str, list[Any]] = {"id": ids.tolist(), "reference": redact(list(examples.references))}
     if examples.targets is not None:
-        columns["label"] = _names(examples.targets, fields)
-    columns["prediction"] = _names(decide(fields.task, outputs, thresholds), fields)
+        columns["label"] = answer_names(examples.targets, fields)
+    columns["prediction"] = answer_names(decide(fields.task, outputs, thresholds), fields)
     for index, label in enumerate(fields.labels):
         columns[f"probability_{label}"] = outputs[:, index].astype(float).tolist()
     return columns
 
 
-def _names(decisions: Array, fields: Fields) -> list[Any]:
+def answer_names(decisions: Array, fields: Fields) -> list[Any]:
+    """Turn decisions, or targets, into what a reader calls them: a label each, a list of labels, or a number."""
     if fields.task == "regression":
         return [float(value) for value in decisions]
     if fields.task == "multi_label":

@@ -18,7 +18,6 @@ GROUPS = {
     "G": "security",
 }
 PARTS = {
-    "calibration": "nlpbp/analysis/calibration.py",
     "images": "nlpbp/vision/images.py",
     "near-duplicates": "nlpbp/analysis/duplicates.py",
     "stages": "recipes/ulmfit.py",
@@ -103,7 +102,7 @@ ROWS = (
     Row("C14", "a metric that is undefined"),
     Row("C15", "a constant target"),
     Row("C16", "logits of ten thousand"),
-    Row("C17", "a temperature that does not converge", waits_for="calibration"),
+    Row("C17", "a temperature that does not converge"),
     Row("C18", "a batch of one example under BatchNorm"),
     Row("D1", "the label column is missing"),
     Row("D2", "the text column is missing"),

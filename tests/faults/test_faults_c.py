@@ -21,6 +21,7 @@ from harness import killed_run, save_small, saved_steps, steps_of, train
 from torch import nn
 
 from nlpbp.analysis.baselines import majority_baseline, tfidf_baseline
+from nlpbp.analysis.calibration import fit_temperature
 from nlpbp.analysis.intervals import bootstrap_intervals
 from nlpbp.analysis.metrics import task_metrics
 from nlpbp.core.batch import Batch
@@ -449,6 +450,31 @@ class Normalised(nn.Module):
 
     def forward(self, input: torch.Tensor) -> Any:
         return SimpleNamespace(logits=self.linear(self.norm(input)))
+
+
+@pytest.mark.fault("C17")
+@pytest.mark.parametrize("targets", [[0, 0, 0, 0], [1, 1, 1, 1]], ids=["all right", "all wrong"])
+def test_a_temperature_that_runs_away_is_one_and_says_why(targets: list[int]) -> None:
+    logits = np.array([[3.0, 0.0], [9.0, 0.0], [2.0, 0.0], [1e4, 0.0]])
+    fitted = fit_temperature(logits, np.array(targets), task="single_label")
+    assert fitted.value == 1.0
+    assert fitted.problem is not None
+    assert "no minimum" in fitted.problem
+
+
+@pytest.mark.fault("C17")
+def test_a_search_that_is_cut_short_falls_back_to_one() -> None:
+    logits, targets = np.array([[4.0, 0.0]] * 4), np.array([0, 0, 0, 1])
+    fitted = fit_temperature(logits, targets, task="single_label", max_iterations=1)
+    assert (fitted.value, fitted.problem) == (1.0, "the search for a temperature did not converge in 1 steps")
+    assert fit_temperature(logits, targets, task="single_label").value == pytest.approx(4 / math.log(3))
+
+
+@pytest.mark.fault("C17")
+def test_logits_that_are_not_finite_are_named_and_not_fitted() -> None:
+    with pytest.raises(NumericError, match="example 1") as error:
+        fit_temperature(np.array([[1.0, 0.0], [np.nan, 0.0]]), np.array([0, 1]), task="single_label")
+    assert error.value.code == 5
 
 
 @pytest.mark.fault("C18")

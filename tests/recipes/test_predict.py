@@ -70,9 +70,7 @@ def answering(
 
 def test_answers_are_averaged_label_by_label_whatever_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
     given = {("neg", "pos"): [[0.9, 0.1], [0.3, 0.7]], ("pos", "neg"): [[0.5, 0.5], [0.1, 0.9]]}
-    monkeypatch.setattr(
-        predict, "predict_outputs", lambda c, examples, accelerator: np.array(given[c.fields.labels], dtype=np.float32)
-    )
+    monkeypatch.setattr(predict, "predict_outputs", lambda c, examples, **_: np.array(given[c.fields.labels], dtype=np.float32))
     both = [answering(labels) for labels in given]
     assert predict.mean_outputs(both, UNUSED, accelerator=UNUSED).tolist() == [pytest.approx(r) for r in ([0.7, 0.3], [0.6, 0.4])]
     alone = predict.mean_outputs(both[1:], UNUSED, accelerator=UNUSED)
@@ -82,7 +80,7 @@ def test_answers_are_averaged_label_by_label_whatever_their_order(monkeypatch: p
 
 def test_values_and_thresholds_are_averaged(monkeypatch: pytest.MonkeyPatch) -> None:
     values = iter([np.array([1.0, 5.0], np.float32), np.array([2.0, 3.0], np.float32)])
-    monkeypatch.setattr(predict, "predict_outputs", lambda *given, accelerator: next(values))
+    monkeypatch.setattr(predict, "predict_outputs", lambda *given, **_: next(values))
     assert predict.mean_outputs([answering((), "regression")] * 2, UNUSED, accelerator=UNUSED).tolist() == [1.5, 4.0]
     tags = [answering(("a", "b"), "multi_label", np.array([0.2, 0.4])), answering(("b", "a"), "multi_label", np.array([0.6, 0.8]))]
     assert predict.combined(tags).thresholds == pytest.approx([0.5, 0.5])

@@ -1,0 +1,170 @@
+"""What a finished classifier shows of itself, on the validation part: its errors, and whether it is as sure as it is right.
+
+Not on the test part: whoever changes something after a look at its errors has used it up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from nlpbp.analysis.calibration import (
+    confidences,
+    cross_fitted,
+    fit_temperature,
+    measured,
+    probabilities,
+    reliability_bins,
+    selective_curve,
+)
+from nlpbp.analysis.errors import confused_pairs, error_slices, most_confident_errors, quartiles, wrong_examples
+from nlpbp.analysis.metrics import decide
+from nlpbp.data.columns import Examples, Fields
+from nlpbp.text.attribution import Attributions, occlusion, reading_end
+from nlpbp.text.batches import Encoded
+from recipes.common.inputs import Inputs, joined_texts, targets_of
+from recipes.common.results import answer_names, decision_thresholds
+
+Array = np.ndarray[Any, Any]
+Answer = Callable[[list[str], list[str] | None], Array]
+NUM_ERRORS = 10  # that are shown with what they hang on
+MAX_PIECES = 20  # of a text, left out one after the other: 10 texts then cost 210 answers
+MAX_CHARACTERS = 5000  # of a text that is shown
+UNKNOWN_EDGES = (0.0, 0.05)  # shares of unknown tokens that slices end at
+
+
+def calibration_record(inputs: Inputs, logits: Array, *, wanted: bool) -> dict[str, Any]:
+    """Make `calibration.json` from the validation part's logits [n, k]: the temperature that fits, and what it would change.
+
+    `after` and its diagram are measured on examples that the temperature was not fitted on. `applied` says whether to fold the
+    temperature into the model: where it is `wanted`, and lowers the log loss of such examples. `problem` says why there is none.
+    """
+    task, targets = inputs.fields.task, targets_of(inputs.validation)
+    fitted = fit_temperature(logits, targets, task=task)
+    crossed = logits if fitted.problem or len(logits) < 2 else cross_fitted(logits, targets, task=task)[0]
+    before, after = (measured(made, targets, task=task) for made in (logits, crossed))
+    sure = {
+        name: confidences(targets, probabilities(made, task=task), task=task)
+        for name, made in (("before", logits), ("after", crossed))
+    }
+    return {
+        "part": "validation",
+        "temperature": fitted.value,
+        "problem": fitted.problem,
+        "applied": wanted and fitted.problem is None and after["log_loss"] < before["log_loss"],
+        "before": before,
+        "after": after,
+        "reliability": {name: reliability_bins(*pair) for name, pair in sure.items()},
+        "selective": selective_curve(*sure["before"]),
+    }
+
+
+def calibration_line(record: dict[str, Any]) -> str:
+    """Say what was done about calibration, and why."""
+    before, after = record["before"]["log_loss"], record["after"]["log_loss"]
+    change = f"log loss {before:.4f} -> {after:.4f}, ece {record['before']['ece']:.4f} -> {record['after']['ece']:.4f}"
+    if record["problem"] is not None:
+        return f"calibration: none, because {record['problem']}"
+    if record["applied"]:
+        return f"calibration: logits divided by a temperature of {record['temperature']:.3f} (validation, cross-fitted: {change})"
+    return f"calibration: none, because a temperature does not help here (validation, cross-fitted: {change})"
+
+
+def error_record(
+    inputs: Inputs,
+    outputs: Array,
+    encoded: Encoded,
+    *,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    answer: Answer,
+) -> dict[str, Any]:
+    """Make `errors.json` from the validation part's probabilities [n, k]: the surest errors, what is confused, where errors gather.
+
+    `answer` gives the model's probabilities for other texts, and for their pairs: it is asked what the surest errors hang on.
+    """
+    fields, examples, targets = inputs.fields, inputs.validation.examples, targets_of(inputs.validation)
+    thresholds = decision_thresholds(inputs, outputs)
+    decisions = decide(fields.task, outputs, thresholds)
+    ids, sure = most_confident_errors(fields.task, targets, outputs, thresholds=thresholds, num=NUM_ERRORS)
+    labels, answers = answer_names(targets[ids], fields), answer_names(decisions[ids], fields)
+    texts = joined_texts(examples)
+    confident = [
+        {
+            "id": int(inputs.validation.ids[index]),
+            "reference": examples.references[index],
+            "text": texts[index][:MAX_CHARACTERS],
+            "label": labels[row],
+            "prediction": answers[row],
+            "probability": float(sure[row]),
+            "truncated_at": _end(examples, index, tokenizer, max_length),
+            "attributions": [
+                [word, round(score, 6)]
+                for word, score in _attributions(
+                    examples,
+                    int(index),
+                    label=_surest_label(fields.task, targets[index], decisions[index], outputs[index]),
+                    end=_end(examples, index, tokenizer, max_length),
+                    answer=answer,
+                )
+            ],
+        }
+        for row, index in enumerate(ids)
+    ]
+    pairs = confused_pairs(targets, decisions) if fields.task == "single_label" else []
+    wrong = wrong_examples(fields.task, targets, outputs, thresholds=thresholds)
+    slices = error_slices(wrong, slice_columns(examples, encoded, fields=fields, unknown_id=tokenizer.unk_token_id))
+    return {
+        "part": "validation",
+        "most_confident": confident,
+        "confused_pairs": [
+            {"label": fields.labels[label], "prediction": fields.labels[taken], "count": count} for label, taken, count in pairs
+        ],
+        "slices": [{"slice": one.name} | {name: value for name, value in asdict(one).items() if name != "name"} for one in slices],
+    }
+
+
+def slice_columns(examples: Examples, encoded: Encoded, *, fields: Fields, unknown_id: int | None) -> dict[str, list[str]]:
+    """Say of each example in which slices it is: its length, whether it is cut off, how much of it is unknown, its labels."""
+    assert examples.targets is not None, "errors are found by labels"
+    truncated = np.isin(np.arange(len(examples)), np.union1d(encoded.truncated, encoded.clipped))
+    columns = {
+        "characters": quartiles([len(text) for text in joined_texts(examples)]),
+        "truncated": np.where(truncated, "yes", "no").tolist(),
+    }
+    if unknown_id is not None:
+        owner = np.repeat(np.arange(len(encoded)), encoded.lengths)
+        unknown = np.bincount(owner, weights=encoded.tokens == unknown_id, minlength=len(encoded)) / np.maximum(1, encoded.lengths)
+        names = ("none", f"up to {UNKNOWN_EDGES[1]:.0%}", f"more than {UNKNOWN_EDGES[1]:.0%}")
+        columns["unknown tokens"] = [names[group] for group in np.searchsorted(UNKNOWN_EDGES, unknown, side="left")]
+    if fields.task == "single_label":
+        return columns | {"label": [fields.labels[index] for index in examples.targets]}
+    by_label = zip(fields.labels, examples.targets.T, strict=True)
+    return columns | {f"label {name}": np.where(holds > 0, "yes", "no").tolist() for name, holds in by_label}
+
+
+def _end(examples: Examples, index: int, tokenizer: PreTrainedTokenizerBase, max_length: int) -> int | None:
+    """Return where the model stops reading; of a pair the longer half is cut first, so there is no such place."""
+    return None if examples.pairs else reading_end(examples.texts[index], tokenizer=tokenizer, max_length=max_length)
+
+
+def _surest_label(task: str, target: Array, decision: Array, outputs: Array) -> int:
+    """Return the label that an error is about: the one answered, or of several the wrong one that is surest."""
+    if task == "single_label":
+        return int(decision)
+    return int(np.where(decision != target, np.where(decision, outputs, 1.0 - outputs), -1.0).argmax())
+
+
+def _attributions(examples: Examples, index: int, *, label: int, end: int | None, answer: Answer) -> Attributions:
+    """Leave out words of the text, and then of the other text of a pair."""
+    text, score = examples.texts[index], partial(occlusion, label=label, max_pieces=MAX_PIECES)
+    if examples.pairs is None:
+        return score(text, classify=lambda texts: answer(texts, None), end=end)
+    pair = examples.pairs[index]
+    first = score(text, classify=lambda texts: answer(texts, [pair] * len(texts)))
+    return first + score(pair, classify=lambda pairs: answer([text] * len(pairs), pairs))
