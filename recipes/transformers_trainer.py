@@ -333,4 +333,5 @@ class StepLog(TrainerCallback):
             num_items=self._num_items,
             num_micro_batches=1,
         )
-        control.should_training_stop = control.should_training_stop or not self._on_log(step)
+        goes_on = self._on_log(step)
+        control.should_training_stop = control.should_training_stop or not goes_on
