@@ -36,7 +36,7 @@ from nlpbp.train.lr_finder import exponential, read_curves, restored, set_highes
 from nlpbp.train.setup import Precision, precision_of
 from nlpbp.train.tracking import log
 from recipes.common import config as sections
-from recipes.common.classifier import encode_parts, freeze, standardised
+from recipes.common.classifier import as_saved, encode_parts, freeze, standardised
 from recipes.common.diagnosis import calibration_record, error_record
 from recipes.common.finder import SWEPT
 from recipes.common.fit import Progress
@@ -175,6 +175,7 @@ def _fine_tune(run: Run, config: Config) -> RunResult:
     for parameter in model.parameters():
         parameter.requires_grad_(True)
     fold_affine_(output, scale=scale, shift=shift)
+    model = as_saved(run.accelerator, model)  # type: ignore[assignment]  # Trainer has wrapped its forward pass in bf16, where that is asked for
     by_part, records, validation = {part: outputs_of(part) for part in inputs.scored}, {}, encoded["validation"]
     if fields.task != "regression":
         made = by_part["validation"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -37,7 +38,7 @@ def test_the_python_blocks_run(block: str, tmp_path: Path) -> None:
 
 def test_the_commands_run_in_their_tiny_form(tmp_path: Path) -> None:
     found = {word for command in COMMANDS for word in re.findall(r"scripts/(\w+)\.py", command)}
-    assert found == {"finetune", "predict", "lr_find", "check"}
+    assert found == {"finetune", "predict", "lr_find", "check", "audit", "report"}
     assert run_script("finetune", "--tiny", cwd=tmp_path).returncode == 0
     (tmp_path / "new.csv").write_text("text\na wonderful film\nthe plot was dull\n")
     (command,) = [command for command in COMMANDS if "predict" in command]
@@ -47,11 +48,19 @@ def test_the_commands_run_in_their_tiny_form(tmp_path: Path) -> None:
     (command,) = [command for command in COMMANDS if "check.py" in command]
     done = run_script("check", *shlex.split(command)[2:], cwd=tmp_path)
     assert done.returncode == 0, done.stdout
+    shutil.copytree(tmp_path / "runs" / "transformer_sentiment-1", tmp_path / "runs" / "transformer_sentiment-2")
+    (command,) = [command for command in COMMANDS if "report.py" in command]
+    done = run_script("report", *shlex.split(command)[2:], cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "comparison.html").exists()
     (command,) = [command for command in COMMANDS if "lr_find" in command]
     (tmp_path / "reviews.csv").write_text(TINY_CSV)
     done = run_script("lr_find", "--tiny", *shlex.split(command)[2:], "--finder.orders", "1", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "runs" / "rate" / "lr_finder_1.svg").exists()
+    (command,) = [command for command in COMMANDS if "audit.py" in command]
+    done = run_script("audit", *shlex.split(command)[2:], cwd=tmp_path)
+    assert "label" in done.stdout, done.stderr
 
 
 def test_the_stages_of_the_yaml_run(tmp_path: Path) -> None:
