@@ -167,8 +167,8 @@ def _fine_tune(run: Run, config: Config) -> RunResult:
 def stage_training(run: Run, stage: sections.Stage, config: Config, *, default: float) -> Training:
     """Turn a stage of the config into a training, with what it leaves out from the rest of the config; `default` is a rate."""
     optim = config.optim
-    if config.cycles.cycle_len is not None and (stage.epochs is not None or config.epochs != Config().epochs):
-        raise ConfigError("sets the epochs, which are given too", column="cycles.cycle_len", hint="leave one of them out")
+    if config.cycles.cycle_len is not None and stage.epochs is not None:
+        raise ConfigError("sets the epochs, which the stage gives too", column="cycles.cycle_len", hint="leave one of them out")
     wanted = stage.lr or optim.lr or default
     lr = SWEPT if isinstance(wanted, str) else wanted
     build = transformer_optimizer(optim, lr=lr)

@@ -293,8 +293,11 @@ def test_nothing_leaves_the_run_folder(nasty: Path) -> None:
     }
     assert files == {
         ".lock",
+        "calibration.json",
         "config.yaml",
         "environment.json",
+        "errors.json",
+        "looks.json",
         "metrics.jsonl",
         "predictions.parquet",
         "report.html",

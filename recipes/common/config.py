@@ -72,7 +72,7 @@ class Cycles:
     cycles: int = 3
     """How often the rate falls to 0."""
     cycle_len: int | None = None
-    """Epochs of the first cycle; each stage of a classifier then takes as many epochs as its cycles do, whatever else it says. Left
+    """Epochs of the first cycle; a classifier's stage then takes as many epochs as its cycles do, whatever --epochs says. Left
     out: the cycles share the stage's epochs."""
     cycle_mult: int = 2
     """Each cycle is so many times as long as the one before it."""

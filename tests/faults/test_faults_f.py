@@ -23,7 +23,7 @@ from nlpbp.data import columns
 from nlpbp.text.tiny import tiny_bert
 from nlpbp.train import checkpoint
 from nlpbp.train.checkpoint import find_fault
-from recipes import transformer_sentiment
+from recipes.common import optimize
 
 FILES = ("MANIFEST.json", "model.safetensors", "optim.safetensors", "state.json")
 GOLDEN = Path(__file__).parent / "golden"
@@ -276,7 +276,7 @@ def test_a_link_to_a_file_elsewhere_and_a_name_that_climbs_out(root: Path, tmp_p
 
 @pytest.mark.fault("F13")
 def test_an_optimizer_of_another_type(killed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transformer_sentiment, "adamw", lambda groups, **options: torch.optim.SGD(groups, lr=0.1))
+    monkeypatch.setattr(optimize, "adamw", lambda groups, **options: torch.optim.SGD(groups, lr=0.1))
     assert failure(go_on, killed).column == "optimizer"
 
 

@@ -281,7 +281,11 @@ def test_a_value_outside_the_range_is_named_with_its_row(tmp_path: Path) -> None
         ("gru_classifier", {"data.value_range": (1.0, 5.0)}, "data.value_range"),
         ("transformer_sentiment", {"mlm.steps": 3, "optim.lr": "auto", "finder.only": 1}, "finder.only"),
         ("transformer_sentiment", {"stages": (Stage(max_length=900),)}, "stages.max_length"),
-        ("transformer_sentiment", {"optim.schedule": "warm_restarts", "cycles.cycle_len": 1, "epochs": 9}, "cycles.cycle_len"),
+        (
+            "transformer_sentiment",
+            {"optim.schedule": "warm_restarts", "cycles.cycle_len": 1, "stages": (Stage(epochs=9),)},
+            "cycles.cycle_len",
+        ),
         ("lm_awd_lstm", {"model.pooling": "mean"}, "model.pooling"),
         ("lm_awd_lstm", {"lm.schedule": "warm_restarts", "cycles.snapshots": True}, "cycles.snapshots"),
         ("lm_transformer", {"optim.focal": 2.0}, "optim.focal"),
