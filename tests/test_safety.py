@@ -272,6 +272,14 @@ def tiny(out: Path, **data: Any) -> transformer_sentiment.Config:
     return dataclasses.replace(base, data=dataclasses.replace(base.data, **data), out=str(out), threads=1, epochs=1)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def reports() -> Iterator[None]:
+    """Let runs leave their report, which most tests do without."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("NLPBP_REPORT", raising=False)
+        yield
+
+
 @pytest.fixture(scope="module")
 def nasty(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Train on labels and columns that mean mischief; return the folder that the run folder `run` lies in."""

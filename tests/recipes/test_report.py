@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,14 @@ from recipes.common import report
 from recipes.common.report import write_comparison, write_report
 from report_pages import Page, dangers
 from run_script import run_script
+
+
+@pytest.fixture(scope="module", autouse=True)
+def reports() -> Iterator[None]:
+    """Let runs leave their report, which most tests do without."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("NLPBP_REPORT", raising=False)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -1,38 +1,63 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
 import pytest
+from lr_find import lr_find
 from safetensors.torch import load_file
 
+from nlpbp.core.errors import ConfigError
+from recipes import transformer_sentiment
+from recipes.common.config import Stage
+from recipes.common.config_files import save
 from run_script import TWO_PROCESSES, run_script
 
 SHORT = ["--finder.num_steps", "80", "--finder.orders", "2", "--finder.start", "1e-5", "--threads", "1"]
 
 
 @pytest.mark.parametrize("recipe", ["transformer_sentiment", "gru_classifier", "lm_awd_lstm", "lm_transformer"])
-def test_the_script_sweeps_draws_suggests_and_trains_nothing(recipe: str, tmp_path: Path) -> None:
-    done = run_script("lr_find", recipe, "--tiny", "--out", "found", *SHORT, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    record = json.loads((tmp_path / "found" / "lr_finder_1.json").read_text())
+def test_the_script_sweeps_draws_suggests_and_trains_nothing(
+    recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "found"
+    lr_find([recipe, "--tiny", "--out", str(out), *SHORT])
+    record = json.loads((out / "lr_finder_1.json").read_text())
     assert set(record["suggestions"]) == {"steepest", "valley", "min_div_10"}
     assert all(1e-6 < rate < 1.0 for rate in record["suggestions"].values())
     assert len(record["curves"]) == 2
-    drawing = (tmp_path / "found" / "lr_finder_1.svg").read_text()
+    drawing = (out / "lr_finder_1.svg").read_text()
     assert drawing.startswith("<?xml") and "valley" in drawing
-    assert "valley" in done.stdout and "lr_finder_1.svg" in done.stdout
-    assert not (tmp_path / "found" / "model").exists()
-    assert not (tmp_path / "found" / "checkpoints").exists()
+    printed = capsys.readouterr().out
+    assert "valley" in printed and "lr_finder_1.svg" in printed
+    assert not (out / "model").exists()
+    assert not (out / "checkpoints").exists()
 
 
 def test_a_later_stage_is_swept_when_the_ones_before_it_are_trained(tmp_path: Path) -> None:
-    done = run_script("lr_find", "ulmfit", "--tiny", "--stage", "2", "--out", "found", *SHORT, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    record = json.loads((tmp_path / "found" / "lr_finder_2.json").read_text())
-    assert record["name"] == "head"
-    assert json.loads((tmp_path / "found" / "lr_finder_1.json").read_text())["name"] == "language model"
-    assert not (tmp_path / "found" / "lr_finder_3.json").exists()
+    out = tmp_path / "found"
+    lr_find(["transformer_sentiment", "--config", stages_file(tmp_path), "--stage", "2", "--out", str(out), *SHORT])
+    assert json.loads((out / "lr_finder_2.json").read_text())["name"] == "all layers"
+    assert json.loads((out / "lr_finder_1.json").read_text())["name"] == "last 2 groups"
+    assert not (out / "lr_finder_3.json").exists()
+
+
+def stages_file(folder: Path) -> str:
+    """Write the config of a classifier that is trained in three stages."""
+    stages = (Stage(epochs=1, train_last=2), Stage(epochs=1), Stage(epochs=1))
+    config = dataclasses.replace(transformer_sentiment.tiny(), stages=stages)
+    save(config, folder / "stages.yaml")
+    return str(folder / "stages.yaml")
+
+
+def test_the_best_of_three_rates_is_taken_after_short_trainings(tmp_path: Path) -> None:
+    out = tmp_path / "found"
+    lr_find(["transformer_sentiment", "--tiny", "--out", str(out), "--finder.verify", *SHORT])
+    record = json.loads((out / "lr_finder_1.json").read_text())
+    losses = {one["rate"]: one["loss"] for one in record["tried"]}
+    assert sorted(rate / record["suggestions"]["valley"] for rate in losses) == pytest.approx([1 / 3, 1.0, 3.0])
+    assert record["chosen"] == min(losses, key=lambda rate: losses[rate])
 
 
 def test_two_processes_find_what_one_finds(tmp_path: Path) -> None:
@@ -48,18 +73,21 @@ def test_two_processes_find_what_one_finds(tmp_path: Path) -> None:
 
 
 def test_labels_that_cannot_be_learned_get_no_suggestion_and_the_message_says_what_to_do(tmp_path: Path) -> None:
-    rows = "".join(f"the film number {i} was as it was,{'yes' if (i * 7) % 13 < 6 else 'no'}\n" for i in range(400))
-    (tmp_path / "coin.csv").write_text(f"text,label\n{rows}")
-    arguments = ["--tiny", "--data.train", "coin.csv", "--out", "found", *SHORT, "--finder.end", "1e-4"]
-    done = run_script("lr_find", "transformer_sentiment", *arguments, cwd=tmp_path)
-    assert done.returncode == 2
-    assert "no suggestion" in done.stderr and "--finder.start" in done.stderr
-    assert json.loads((tmp_path / "found" / "lr_finder_1.json").read_text())["suggestions"] == {}
+    rows = [{"text": f"the film number {i} was as it was", "label": "yes" if (i * 7) % 13 < 6 else "no"} for i in range(400)]
+    (tmp_path / "coin.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    out = tmp_path / "found"
+    given = ["--tiny", "--data.train", str(tmp_path / "coin.jsonl"), "--out", str(out), *SHORT, "--finder.end", "1e-4"]
+    with pytest.raises(ConfigError, match="no suggestion") as error:
+        lr_find(["transformer_sentiment", *given])
+    assert "--finder.start" in str(error.value)
+    assert json.loads((out / "lr_finder_1.json").read_text())["suggestions"] == {}
 
 
-def test_a_stage_that_there_is_not_is_an_error(tmp_path: Path) -> None:
-    done = run_script("lr_find", "--tiny", "--stage", "two", cwd=tmp_path)
-    assert (done.returncode, "counted from 1" in done.stderr) == (2, True)
+@pytest.mark.parametrize("stage", ["two", "0"])
+def test_a_stage_that_there_is_not_is_an_error(stage: str) -> None:
+    with pytest.raises(ConfigError, match="counted from 1") as error:
+        lr_find(["--tiny", "--stage", stage])
+    assert error.value.code == 2
 
 
 def test_two_processes_train_frozen_stages_with_a_cache_to_the_weights_of_one(tmp_path: Path) -> None:
