@@ -90,9 +90,9 @@ class Finder:
     """The lowest rate of the sweep."""
     end: float = 1.0
     """The highest one; a sweep whose loss diverges ends before."""
-    num_steps: int = 100
-    """Steps of a sweep."""
-    orders: int = 3
+    num_steps: int = 200
+    """Steps of a sweep; with more of them the loss has the time to fall, and is told from noise."""
+    orders: int = 2
     """Sweeps, each over another order of the data: how far their suggestions lie apart is their interval."""
     suggestion: Literal["steepest", "valley", "min_div_10"] = "valley"
     """Which of the three suggestions to take."""

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -9,9 +8,6 @@ from lr_find import lr_find
 from safetensors.torch import load_file
 
 from nlpbp.core.errors import ConfigError
-from recipes import transformer_sentiment
-from recipes.common.config import Stage
-from recipes.common.config_files import save
 from run_script import TWO_PROCESSES, run_script
 
 SHORT = ["--finder.num_steps", "80", "--finder.orders", "2", "--finder.start", "1e-5", "--threads", "1"]
@@ -37,18 +33,10 @@ def test_the_script_sweeps_draws_suggests_and_trains_nothing(
 
 def test_a_later_stage_is_swept_when_the_ones_before_it_are_trained(tmp_path: Path) -> None:
     out = tmp_path / "found"
-    lr_find(["transformer_sentiment", "--config", stages_file(tmp_path), "--stage", "2", "--out", str(out), *SHORT])
-    assert json.loads((out / "lr_finder_2.json").read_text())["name"] == "all layers"
-    assert json.loads((out / "lr_finder_1.json").read_text())["name"] == "last 2 groups"
+    lr_find(["ulmfit", "--tiny", "--stage", "2", "--out", str(out), *SHORT])
+    assert json.loads((out / "lr_finder_2.json").read_text())["name"] == "head"
+    assert json.loads((out / "lr_finder_1.json").read_text())["name"] == "language model"
     assert not (out / "lr_finder_3.json").exists()
-
-
-def stages_file(folder: Path) -> str:
-    """Write the config of a classifier that is trained in three stages."""
-    stages = (Stage(epochs=1, train_last=2), Stage(epochs=1), Stage(epochs=1))
-    config = dataclasses.replace(transformer_sentiment.tiny(), stages=stages)
-    save(config, folder / "stages.yaml")
-    return str(folder / "stages.yaml")
 
 
 def test_the_best_of_three_rates_is_taken_after_short_trainings(tmp_path: Path) -> None:
