@@ -94,7 +94,7 @@ class Finder:
     """Steps of a sweep; with more of them the loss has the time to fall, and is told from noise."""
     orders: int = 2
     """Sweeps, each over another order of the data: how far their suggestions lie apart is their interval."""
-    suggestion: Literal["steepest", "valley", "min_div_10"] = "valley"
+    suggestion: Literal["steepest", "valley", "min_div_10"] = "steepest"
     """Which of the three suggestions to take."""
     verify: bool = False
     """Also train shortly at a third of it, at it and at three times it, and take the best of them."""
