@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 sys.path.insert(0, str(Path(__file__).parent))
 
 import numpy as np
@@ -24,6 +25,7 @@ from harness import Killed, at_step, die, train
 from torch import nn
 from torch.nn import functional as F
 
+from command_line import part_from_the_others
 from nlpbp.core.batch import Batch
 from nlpbp.core.errors import DataError
 from nlpbp.core.losses import task_loss
@@ -341,6 +343,7 @@ def main() -> None:
     sys.stdout = open(folder / f"stdout.{RANK}", "w", buffering=1, encoding="utf-8")  # noqa: SIM115
     for name in sys.argv[2:]:
         perform(folder, name, globals()[name])
+    part_from_the_others()
 
 
 if __name__ == "__main__":
