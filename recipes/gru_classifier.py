@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 
 from nlpbp.train.setup import Precision
 from recipes.common import config as sections
-from recipes.common.classifier import encode_parts, identity, train_classifier
+from recipes.common.classifier import identity, train_classifier
+from recipes.common.encoding import encode_parts
 from recipes.common.folder import Run, open_run
 from recipes.common.inputs import joined_texts, load_inputs, the_same_everywhere
 from recipes.common.ranges import check_ranges
@@ -102,7 +103,7 @@ def _train(run: Run, config: Config) -> RunResult:
         model=model,
         trainings=stage_trainings(config.stages, config.optim, config.cycles),
         tokenizer=tokenizer,
-        encoded=encode_parts(run, inputs, tokenizer=tokenizer, max_length=config.data.max_length),
+        encoded=encode_parts(run, inputs, tokenizer=tokenizer, max_length=config.data.max_length, cut=config.data.cut),
         base_model="nothing",
         max_length=config.data.max_length,
         names=identity(inputs, tokenizer),

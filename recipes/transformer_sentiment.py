@@ -20,7 +20,8 @@ from nlpbp.text.batches import Encoded, encode
 from nlpbp.text.transformer import length_limit, load_classifier, load_config, load_masked_lm, load_tokenizer
 from nlpbp.train.setup import Precision
 from recipes.common import config as sections
-from recipes.common.classifier import Training, encode_parts, epoch_of, identity, train_classifier
+from recipes.common.classifier import identity, train_classifier
+from recipes.common.encoding import encode_parts
 from recipes.common.finder import SWEPT
 from recipes.common.fit import Progress
 from recipes.common.folder import CACHE, Run, open_run
@@ -31,6 +32,7 @@ from recipes.common.pretrained import check_length, default_rate, model_path
 from recipes.common.ranges import check_ranges
 from recipes.common.recurrent import stage_name
 from recipes.common.results import RunResult
+from recipes.common.training import Training, epoch_of
 
 NAME = "transformer_sentiment"
 
@@ -130,7 +132,7 @@ def _fine_tune(run: Run, config: Config) -> RunResult:
         gradient_checkpointing=config.model.gradient_checkpointing,
         compile=config.model.compile,
     )
-    encoded = encode_parts(run, inputs, tokenizer=tokenizer, max_length=max_length)
+    encoded = encode_parts(run, inputs, tokenizer=tokenizer, max_length=max_length, cut=config.data.cut)
 
     for stage in config.stages:
         check_length(stage.max_length or max_length, limit=length_limit(model_config, tokenizer), column="stages.max_length")

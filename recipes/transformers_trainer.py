@@ -36,8 +36,9 @@ from nlpbp.train.lr_finder import exponential, read_curves, restored, set_highes
 from nlpbp.train.setup import Precision, precision_of
 from nlpbp.train.tracking import log
 from recipes.common import config as sections
-from recipes.common.classifier import as_saved, encode_parts, freeze
+from recipes.common.classifier import as_saved
 from recipes.common.diagnosis import calibration_record, error_record
+from recipes.common.encoding import encode_parts
 from recipes.common.finder import SWEPT
 from recipes.common.fit import Progress
 from recipes.common.folder import Run, open_run
@@ -47,6 +48,7 @@ from recipes.common.pretrained import check_length, default_rate, model_path
 from recipes.common.ranges import check_ranges
 from recipes.common.results import RunResult, decision_thresholds, finish
 from recipes.common.targets import standardised
+from recipes.common.training import freeze
 
 NAME = "transformers_trainer"
 NOT_SHOWN = (

@@ -15,7 +15,8 @@ from nlpbp.text.awd_lstm import AWDLSTMForCausalLM
 from nlpbp.train.setup import Precision
 from nlpbp.train.weights import full_state
 from recipes.common import config as sections
-from recipes.common.classifier import encode_parts, epoch_of, identity, train_classifier
+from recipes.common.classifier import identity, train_classifier
+from recipes.common.encoding import encode_parts
 from recipes.common.fit import Progress, Stage
 from recipes.common.folder import Run, open_run
 from recipes.common.inputs import Inputs, fingerprint, joined_texts, load_inputs, load_texts, the_same_everywhere
@@ -33,6 +34,7 @@ from recipes.common.recurrent import (
     tokenizer_for,
 )
 from recipes.common.results import RunResult
+from recipes.common.training import epoch_of
 
 NAME = "ulmfit"
 CARD = "A language model made by nlpbp on the way to a classifier. `import nlpbp.text` makes transformers know it.\n"
@@ -151,7 +153,7 @@ def _train(run: Run, config: Config) -> RunResult:
 
     all_texts = fingerprint([Examples("", part, None, None, []) for part in texts.values()])
     names = identity(inputs, tokenizer) | {"data": f"{inputs.fingerprint}, all texts {all_texts}"}
-    encoded = encode_parts(run, inputs, tokenizer=tokenizer, max_length=config.data.max_length)
+    encoded = encode_parts(run, inputs, tokenizer=tokenizer, max_length=config.data.max_length, cut=config.data.cut)
     trainings = stage_trainings(config.stages, config.optim, config.cycles)
     progress: Progress | None = None
     num_stages = 0 if config.lm.skip else (config.lm.pretrain_data is not None) + (config.lm.steps != 0)

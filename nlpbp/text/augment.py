@@ -22,7 +22,7 @@ from nlpbp.core.batch import Batch
 from nlpbp.core.errors import DataError
 from nlpbp.data.decoding import read_text, split_lines
 from nlpbp.data.order import Ints, micro_seed
-from nlpbp.text.batches import collate, encode
+from nlpbp.text.batches import Cut, collate, encode
 
 Policy = Literal["sentiment", "topic", "pairs"]
 NEGATIONS = frozenset(
@@ -218,6 +218,7 @@ def augmented_steps(
     augment: Augment,
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
+    cut: Cut = "head",
     labels: np.ndarray[Any, Any],
     seed: int,
     first_step: int = 0,
@@ -237,6 +238,7 @@ def augmented_steps(
                 ids,
                 tokenizer=tokenizer,
                 max_length=max_length,
+                cut=cut,
                 labels=labels,
             )
             for ids in step
@@ -250,9 +252,10 @@ def _augmented_batch(
     *,
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
+    cut: Cut,
     labels: np.ndarray[Any, Any],
 ) -> Batch:
-    encoded = encode(texts, pairs, tokenizer=tokenizer, max_length=max_length)
+    encoded = encode(texts, pairs, tokenizer=tokenizer, max_length=max_length, cut=cut)
     batch = collate(encoded, np.arange(len(ids)), tokenizer=tokenizer, labels=labels[ids])
     return replace(batch, ids=torch.from_numpy(ids))
 

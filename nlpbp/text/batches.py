@@ -1,5 +1,7 @@
 """Texts to token ids, once, and token ids to padded batches, each time.
 
+Of a text that is too long its beginning is read, its end, both, or all of it in windows (practice D6).
+
 Encoding is cached by content: the texts, the tokenizer and the length limit make the file's name, so a second run starts at once
 and nothing stale can be read. Batches are padded on the right, to about their longest text.
 """
@@ -10,11 +12,11 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -31,7 +33,12 @@ MAX_CHARACTERS_PER_TOKEN = 20  # text beyond max_length times this is cut before
 LENGTH_MULTIPLE = (
     4  # of padded lengths: each shape costs a kernel and its memory, and a quarter of the shapes a few per cent of padding
 )
+MAX_WINDOWS = 16  # of a text: what lies beyond is not read
+HEAD_SHARE = 0.25  # Sun et al. 2019: 128 of 510 tokens from the beginning, the rest from the end, was the best of what they tried
 BLOCK = 1024  # texts a call of the tokenizer: large enough for its threads, small enough for the progress bar
+
+
+Cut = Literal["head", "tail", "head_tail", "windows"]
 
 
 @dataclass(frozen=True)
@@ -39,7 +46,7 @@ class Encoded:
     """Token ids of n texts, end to end: text i is `tokens[offsets[i]:offsets[i + 1]]`.
 
     `type_ids` runs beside `tokens` where a pair of texts needs it; `clipped` and `truncated` are positions of texts that were cut
-    before and by tokenizing.
+    before and by tokenizing. Where texts are read in windows, there are n windows, and `owners` [n] is the text of each, ascending.
     """
 
     tokens: np.ndarray[Any, np.dtype[np.int32]]
@@ -47,6 +54,7 @@ class Encoded:
     type_ids: np.ndarray[Any, np.dtype[np.uint8]] | None
     clipped: Ints
     truncated: Ints
+    owners: Ints | None = None
 
     @property
     def lengths(self) -> Ints:
@@ -69,51 +77,116 @@ def encode(
     *,
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
+    cut: Cut = "head",
     cache: Path | None = None,
     show_progress: bool = False,
 ) -> Encoded:
     """Tokenize texts (or pairs of texts) with a fast tokenizer, special tokens included, at most `max_length` tokens each.
 
-    The longer text of a pair is cut first. `cache` is a folder of earlier results; the tokenizer is left as it was.
+    `cut` says what is read of a text that is longer: its `head`, its `tail`, `head_tail` (a quarter of the tokens from its
+    beginning, the rest from its end), or all of it in `windows`, each half of which the next one shares. The longer text of a
+    pair is cut first; a pair has no `head_tail` and no `windows`: `ValueError`. `cache` is a folder of earlier results; the
+    tokenizer is left as it was.
     """
+    if pairs is not None and cut in ("head_tail", "windows"):
+        raise ValueError(f"a pair of texts has no {cut}")
     if cache is None:
-        return _encode(texts, pairs, tokenizer=tokenizer, max_length=max_length, show_progress=show_progress)
-    file = cache / f"{_content_key(texts, pairs, tokenizer=tokenizer, max_length=max_length)}.safetensors"
+        return _encode(texts, pairs, tokenizer=tokenizer, max_length=max_length, cut=cut, show_progress=show_progress)
+    file = cache / f"{_content_key(texts, pairs, tokenizer=tokenizer, max_length=max_length, cut=cut)}.safetensors"
     if cached := _load(file):
         return cached
-    encoded = _encode(texts, pairs, tokenizer=tokenizer, max_length=max_length, show_progress=show_progress)
+    encoded = _encode(texts, pairs, tokenizer=tokenizer, max_length=max_length, cut=cut, show_progress=show_progress)
     _save(encoded, file)
     return encoded
 
 
 def _encode(
-    texts: Sequence[str], pairs: Sequence[str] | None, *, tokenizer: PreTrainedTokenizerBase, max_length: int, show_progress: bool
+    texts: Sequence[str],
+    pairs: Sequence[str] | None,
+    *,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    cut: Cut,
+    show_progress: bool,
 ) -> Encoded:
-    limit = max_length * MAX_CHARACTERS_PER_TOKEN
+    if cut == "head_tail":
+        heads, tails = (
+            _encode(texts, None, tokenizer=tokenizer, max_length=max_length, cut=end, show_progress=show_progress)
+            for end in ("head", "tail")
+        )
+        return _head_tail(heads, tails, num_head=round(max_length * HEAD_SHARE))
+    limit = max_length * MAX_CHARACTERS_PER_TOKEN * (MAX_WINDOWS if cut == "windows" else 1)
+    kept = slice(-limit, None) if cut == "tail" else slice(limit)
     with_types = pairs is not None and "token_type_ids" in tokenizer.model_input_names
     clipped = [i for i, parts in enumerate(zip(texts, pairs or texts, strict=True)) if max(map(len, parts)) > limit]
-    tokens: list[Any] = []
-    types: list[Any] = []
-    lengths: list[int] = []
+    rows: list[Any] = []
+    owners: list[int] = []
     truncated: list[int] = []
-    with truncating(tokenizer, max_length=max_length) as backend:
+    with truncating(tokenizer, max_length=max_length, cut=cut) as backend:
         for first in tqdm(range(0, len(texts), BLOCK), desc="tokenizing", unit="k texts", leave=False, disable=not show_progress):
-            left = [text[:limit] for text in texts[first : first + BLOCK]]
-            right = None if pairs is None else [text[:limit] for text in pairs[first : first + BLOCK]]
-            for encoding in _encode_batch(backend, left if right is None else list(zip(left, right, strict=True))):
-                if encoding.overflowing:
-                    truncated.append(len(lengths))
-                lengths.append(len(encoding.ids))
-                tokens.append(np.array(encoding.ids, dtype=np.int32))
-                if with_types:
-                    types.append(np.array(encoding.type_ids, dtype=np.uint8))
+            left = [text[kept] for text in texts[first : first + BLOCK]]
+            right = None if pairs is None else [text[kept] for text in pairs[first : first + BLOCK]]
+            inputs = left if right is None else list(zip(left, right, strict=True))
+            for index, encoding in enumerate(_encode_batch(backend, inputs), first):
+                parts = [encoding, *encoding.overflowing]
+                read = parts[: MAX_WINDOWS if cut == "windows" else 1]
+                if len(read) < len(parts):
+                    truncated.append(index)
+                rows += [
+                    (np.array(p.ids, dtype=np.int32), np.array(p.type_ids, dtype=np.uint8) if with_types else None) for p in read
+                ]
+                owners += [index] * len(read)
     return Encoded(
-        tokens=np.concatenate([np.empty(0, dtype=np.int32), *tokens]),
-        offsets=np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64),
-        type_ids=np.concatenate([np.empty(0, dtype=np.uint8), *types]) if with_types else None,
+        tokens=np.concatenate([np.empty(0, dtype=np.int32), *(tokens for tokens, _ in rows)]),
+        offsets=_offsets([len(tokens) for tokens, _ in rows]),
+        type_ids=np.concatenate([np.empty(0, dtype=np.uint8), *(types for _, types in rows)]) if with_types else None,
         clipped=np.array(clipped, dtype=np.int64),
         truncated=np.array(truncated, dtype=np.int64),
+        owners=np.array(owners, dtype=np.int64) if cut == "windows" else None,
     )
+
+
+def _head_tail(heads: Encoded, tails: Encoded, *, num_head: int) -> Encoded:
+    """Join the beginning of the one and the end of the other; what was cut is as long as can be, special tokens included."""
+    joined = []
+    cut = set(np.union1d(heads.clipped, heads.truncated).tolist())
+    for index in range(len(heads)):
+        head, tail = (one.tokens[one.offsets[index] : one.offsets[index + 1]] for one in (heads, tails))
+        joined.append(np.concatenate([head[:num_head], tail[num_head - len(head) :]]) if index in cut else head)
+    return replace(
+        heads,
+        tokens=np.concatenate([np.empty(0, dtype=np.int32), *joined]),
+        offsets=_offsets([len(tokens) for tokens in joined]),
+    )
+
+
+def _offsets(lengths: Sequence[int]) -> Ints:
+    return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64)
+
+
+def rows_of_texts(values: Sequence[Any] | np.ndarray[Any, Any], encoded: Encoded) -> Any:
+    """Give every window the value of its text; texts that are not read in windows have theirs already.
+
+    >>> rows_of_texts(np.array([5, 7]), replace(from_tokens([[1], [1], [1]]), owners=np.array([0, 0, 1]))).tolist()
+    [5, 5, 7]
+    """
+    if encoded.owners is None:
+        return values
+    return values[encoded.owners] if isinstance(values, np.ndarray) else [values[owner] for owner in encoded.owners]
+
+
+def means_of_texts(outputs: np.ndarray[Any, Any], encoded: Encoded) -> np.ndarray[Any, Any]:
+    """Return the mean of the outputs [windows, ...] of each text's windows, [texts, ...].
+
+    >>> encoded = replace(from_tokens([[1], [1], [1]]), owners=np.array([0, 0, 1]))
+    >>> means_of_texts(np.array([[1.0, 0.0], [0.0, 1.0], [0.25, 0.75]]), encoded).tolist()
+    [[0.5, 0.5], [0.25, 0.75]]
+    """
+    if encoded.owners is None:
+        return outputs
+    starts = np.flatnonzero(np.diff(encoded.owners, prepend=-1))
+    counts = np.diff(starts, append=len(encoded.owners)).reshape(-1, *[1] * (outputs.ndim - 1))
+    return (np.add.reduceat(outputs, starts, axis=0) / counts).astype(outputs.dtype)
 
 
 def from_tokens(ids: Sequence[Sequence[int]]) -> Encoded:
@@ -122,10 +195,9 @@ def from_tokens(ids: Sequence[Sequence[int]]) -> Encoded:
     >>> from_tokens([[1, 2], [3]]).offsets.tolist()
     [0, 2, 3]
     """
-    lengths = [len(one) for one in ids]
     return Encoded(
         tokens=np.fromiter(chain.from_iterable(ids), dtype=np.int32),
-        offsets=np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64),
+        offsets=_offsets([len(one) for one in ids]),
         type_ids=None,
         clipped=np.array([], dtype=np.int64),
         truncated=np.array([], dtype=np.int64),
@@ -143,15 +215,18 @@ def _encode_batch(backend: Any, inputs: list[Any]) -> list[Any]:
 
 
 @contextmanager
-def truncating(tokenizer: PreTrainedTokenizerBase, *, max_length: int, stride: int = 0, direction: str = "right") -> Iterator[Any]:
+def truncating(tokenizer: PreTrainedTokenizerBase, *, max_length: int, cut: Cut = "head") -> Iterator[Any]:
     """Give the tokenizer's backend, cutting to `max_length` tokens and padding nothing; afterwards it is as it was.
 
-    `direction` is the side that is cut off; what is, overflows into parts that share `stride` tokens with the one before.
+    What is cut off overflows into more parts; under the cut `windows` each shares half of its text with the one before.
     """
     backend = tokenizer.backend_tokenizer
     truncation, padding = backend.truncation, backend.padding
+    held = max_length - tokenizer.num_special_tokens_to_add()
     backend.no_padding()
-    backend.enable_truncation(max_length, stride=stride, direction=direction)
+    backend.enable_truncation(
+        max_length, stride=held // 2 if cut == "windows" else 0, direction="left" if cut == "tail" else "right"
+    )
     try:
         yield backend
     finally:
@@ -162,8 +237,10 @@ def truncating(tokenizer: PreTrainedTokenizerBase, *, max_length: int, stride: i
             backend.enable_padding(**padding)
 
 
-def _content_key(texts: Sequence[str], pairs: Sequence[str] | None, *, tokenizer: PreTrainedTokenizerBase, max_length: int) -> str:
-    digest = hashlib.sha256(f"1/{max_length}/{tokenizer.model_input_names}/{pairs is not None}".encode())
+def _content_key(
+    texts: Sequence[str], pairs: Sequence[str] | None, *, tokenizer: PreTrainedTokenizerBase, max_length: int, cut: Cut
+) -> str:
+    digest = hashlib.sha256(f"2/{max_length}/{cut}/{tokenizer.model_input_names}/{pairs is not None}".encode())
     digest.update(tokenizer.backend_tokenizer.to_str().encode())
     for text in chain(texts, pairs or ()):
         data = text.encode("utf-8", "surrogatepass")
@@ -194,6 +271,7 @@ def _load(file: Path) -> Encoded | None:
             type_ids=arrays.get("type_ids"),
             clipped=arrays["clipped"],
             truncated=arrays["truncated"],
+            owners=arrays.get("owners"),
         )
     except (OSError, SafetensorError, KeyError):
         return None

@@ -17,6 +17,7 @@ from nlpbp.core.optim import (
 
 Task = Literal["auto", "single_label", "multi_label", "regression"]
 Rate = float | Literal["auto"] | None
+Cut = Literal["head", "tail", "head_tail", "windows"]
 ScheduleName = Literal["cosine", "linear", "constant", "one_cycle", "slanted_triangular", "flat_cosine", "warm_restarts"]
 OptimizerName = Literal["adamw", "sgd"]
 
@@ -61,6 +62,9 @@ class Data:
     """Train on this share of the training part, stratified; a smaller sample is part of every larger one (practice D1)."""
     max_length: int = 256
     """Tokens a text at most; what lies beyond is cut off, and counted."""
+    cut: Cut = "head"
+    """What is read of a text that is longer: its head; its tail; a quarter from the head and the rest from the tail; or all of
+    it, in windows that share half of their tokens. Each is an example in training; a text's answer is the mean of its windows'."""
     allow_change: bool = False
     """Go on with an unfinished run although its data have changed; its result is then of neither data."""
 

@@ -26,7 +26,7 @@ from nlpbp.analysis.errors import confused_pairs, error_slices, most_confident_e
 from nlpbp.analysis.metrics import decide
 from nlpbp.data.columns import Examples, Fields
 from nlpbp.text.attribution import Attributions, occlusion, reading_end
-from nlpbp.text.batches import Encoded
+from nlpbp.text.batches import Encoded, rows_of_texts
 from recipes.common.inputs import Inputs, joined_texts, targets_of
 from recipes.common.results import answer_names, decision_thresholds
 
@@ -81,12 +81,13 @@ def error_record(
     encoded: Encoded,
     *,
     tokenizer: PreTrainedTokenizerBase,
-    max_length: int,
+    max_length: int | None,
     answer: Answer,
 ) -> dict[str, Any]:
     """Make `errors.json` from the validation part's probabilities [n, k]: the surest errors, what is confused, where errors gather.
 
-    `answer` gives the model's probabilities for other texts, and for their pairs: it is asked what the surest errors hang on.
+    `answer` gives the model's probabilities for other texts, and for their pairs: it is asked what the surest errors hang on. The
+    model reads the first `max_length` tokens of a text; None where it does not read to one place from the beginning.
     """
     fields, examples, targets = inputs.fields, inputs.validation.examples, targets_of(inputs.validation)
     thresholds = decision_thresholds(inputs, outputs)
@@ -138,8 +139,9 @@ def slice_columns(examples: Examples, encoded: Encoded, *, fields: Fields, unkno
         "truncated": np.where(truncated, "yes", "no").tolist(),
     }
     if unknown_id is not None:
-        owner = np.repeat(np.arange(len(encoded)), encoded.lengths)
-        unknown = np.bincount(owner, weights=encoded.tokens == unknown_id, minlength=len(encoded)) / np.maximum(1, encoded.lengths)
+        owner = np.repeat(rows_of_texts(np.arange(len(examples)), encoded), encoded.lengths)
+        count = partial(np.bincount, owner, minlength=len(examples))
+        unknown = count(weights=encoded.tokens == unknown_id) / np.maximum(1, count())
         names = ("none", f"up to {UNKNOWN_EDGES[1]:.0%}", f"more than {UNKNOWN_EDGES[1]:.0%}")
         columns["unknown tokens"] = [names[group] for group in np.searchsorted(UNKNOWN_EDGES, unknown, side="left")]
     if fields.task == "single_label":
@@ -148,9 +150,13 @@ def slice_columns(examples: Examples, encoded: Encoded, *, fields: Fields, unkno
     return columns | {f"label {name}": np.where(holds > 0, "yes", "no").tolist() for name, holds in by_label}
 
 
-def _end(examples: Examples, index: int, tokenizer: PreTrainedTokenizerBase, max_length: int) -> int | None:
+def _end(examples: Examples, index: int, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> int | None:
     """Return where the model stops reading; of a pair the longer half is cut first, so there is no such place."""
-    return None if examples.pairs else reading_end(examples.texts[index], tokenizer=tokenizer, max_length=max_length)
+    return (
+        None
+        if examples.pairs or max_length is None
+        else reading_end(examples.texts[index], tokenizer=tokenizer, max_length=max_length)
+    )
 
 
 def _surest_label(task: str, target: Array, decision: Array, outputs: Array) -> int:

@@ -32,9 +32,8 @@ from nlpbp.data.fields import unpack_fields
 from nlpbp.data.labels import is_missing
 from nlpbp.data.order import evaluation_batches
 from nlpbp.data.readers import Table
-from nlpbp.text.batches import Encoded, collate, encode
+from nlpbp.text.batches import Cut, Encoded, collate, encode, means_of_texts
 from nlpbp.text.transformer import PROBLEM_TYPES, load_tokenizer, load_trained
-from nlpbp.text.views import encode_head_tail, encode_windows, mean_by_text
 from nlpbp.train.evaluate import predict
 from recipes.common.results import prediction_table
 
@@ -228,13 +227,10 @@ def predict_outputs(classifier: Classifier, examples: Examples, *, accelerator: 
     max_length = tokenizer.model_max_length
     if view in ("windows", "head_tail") and examples.pairs is not None:
         raise ConfigError(f"a pair of texts has no {view}", column="views", hint="leave it out")
-    if view == "windows":
-        windows, owners = encode_windows(texts, tokenizer=tokenizer, max_length=max_length)
-        return mean_by_text(_outputs(classifier, windows, accelerator=accelerator), owners)
-    if view == "head_tail":
-        encoded = encode_head_tail(texts, tokenizer=tokenizer, max_length=max_length)
-        return _outputs(classifier, encoded, accelerator=accelerator)
-    encoded = encode(texts, examples.pairs, tokenizer=tokenizer, max_length=max_length, show_progress=True)
+    config: Any = classifier.model.config
+    trained: Cut = getattr(config, "text_cut", None) or "head"
+    cut = trained if view is None or view == "dropout" else view
+    encoded = encode(texts, examples.pairs, tokenizer=tokenizer, max_length=max_length, cut=cut, show_progress=True)
     if view == "dropout":
         with dropout_active(classifier.model):
             passes = [_outputs(classifier, encoded, accelerator=accelerator) for _ in range(NUM_PASSES)]
@@ -253,7 +249,8 @@ def _outputs(classifier: Classifier, encoded: Encoded, *, accelerator: Accelerat
     config: Any = classifier.model.config
     outside = getattr(config, "value_range", None) if config.model_type != "awd_lstm" else None  # whose own head keeps to it
     value_range = None if outside is None else (float(outside[0]), float(outside[1]))
-    return task_outputs(torch.from_numpy(made.logits), task=classifier.fields.task, value_range=value_range).numpy()
+    logits = torch.from_numpy(means_of_texts(made.logits, encoded))
+    return task_outputs(logits, task=classifier.fields.task, value_range=value_range).numpy()
 
 
 def outputs_of_views(

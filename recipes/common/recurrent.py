@@ -29,10 +29,10 @@ from nlpbp.text.tokenizer import frame_documents_, measure_coverage, train_token
 from nlpbp.text.transfer import use_vocabulary_
 from nlpbp.text.transformer import PROBLEM_TYPES, load_tokenizer
 from recipes.common import config as sections
-from recipes.common.classifier import Training, stage_seed
 from recipes.common.finder import SWEPT
 from recipes.common.folder import CACHE, Run
 from recipes.common.optimize import epochs_of, make_optimizer, momentum_of, schedule_of, snapshot_steps
+from recipes.common.training import Training, stage_seed
 
 SIZES = {"tiny": (16, 24, 2), "small": (200, 512, 2), "paper": (400, 1152, 3)}  # embedding, hidden units, layers
 HEAD_LR = 1e-2  # of a stage that says nothing of it

@@ -29,6 +29,7 @@ from nlpbp.data.columns import Examples, Fields
 from nlpbp.data.exports import code_span
 from nlpbp.data.fields import pack_fields
 from nlpbp.train.weights import full_state
+from recipes.common import config as sections
 from recipes.common.fit import Metrics, Progress, clean_up
 from recipes.common.folder import Run, write_text
 from recipes.common.inputs import Inputs, Part, joined_texts, targets_of
@@ -96,7 +97,8 @@ def finish(
         plain.config.decision_thresholds = None if thresholds is None else thresholds.tolist()
         plain.config.composed_fields = pack_fields(inputs.fields.kinds, inputs.fields.statistics) or None
         registered = plain.config.model_type == "awd_lstm"
-        card = model_card(result, inputs=inputs, base_model=base_model, max_length=max_length, import_line=registered)
+        reads = what_it_reads(plain.config.text_cut or "head", max_length)
+        card = model_card(result, inputs=inputs, base_model=base_model, reads=reads, import_line=registered)
         save_model(plain, tokenizer, state, folder=run.out / "model", card=card, max_length=max_length)
         if inputs.test is not None:
             begin_looks(run.out, inputs.test.examples, by=run.recipe)
@@ -313,7 +315,16 @@ def _number(value: float | None) -> str:
     return "undefined" if value is None else f"{value:.3f}" if abs(value) < 1000 else f"{value:.4g}"
 
 
-def model_card(result: RunResult, *, inputs: Inputs, base_model: str, max_length: int, import_line: bool = False) -> str:
+def what_it_reads(cut: sections.Cut, max_length: int) -> str:
+    """Say for the model's card what the model reads of a long text."""
+    if cut in ("head", "tail"):
+        return f"It reads the {'first' if cut == 'head' else 'last'} {max_length} tokens of a text."
+    whole, ends = "in windows whose answers are averaged", "a quarter from its beginning and the rest from its end"
+    form = ends if cut == "head_tail" else whole
+    return f"It reads a long text by {max_length} tokens, {form}: `scripts/predict.py` does; `pipeline` reads the beginning alone."
+
+
+def model_card(result: RunResult, *, inputs: Inputs, base_model: str, reads: str, import_line: bool = False) -> str:
     """Write the model's README: what it is, on what it was trained and scored, and where it may fail."""
     part = "test" if "test" in result.metrics else "validation"
     lines = [
@@ -362,8 +373,10 @@ def model_card(result: RunResult, *, inputs: Inputs, base_model: str, max_length
             "",
             "## Limits",
             "",
-            f"It reads the first {max_length} tokens of a text. It was scored on data like its training data; on other sources,",
-            "styles or times expect less, and measure before you rely on it. Its probabilities assume the training mix of labels.",
+            reads,
+            "",
+            "It was scored on data like its training data; on other sources, styles or times expect less, and measure before you",
+            "rely on it. Its probabilities assume the training mix of labels.",
             "",
         ]
     )

@@ -13,8 +13,9 @@ import json
 import math
 import random
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,15 +51,14 @@ class Settings:
     """What is tried, and on how much."""
 
     rates: tuple[float, ...] = tuple(10 ** (exponent / 2) for exponent in range(-10, -1))  # 1e-5 to 1e-1
-    orders: int = 3
-    num_steps: int = 100
+    orders: int = 2
+    num_steps: int = 200
     sentences: float = 0.2
     reviews: int = 1000
     held_out: int = 1000
     lm_steps: int = 2200
     epochs: int = 1
     recurrent_epochs: int = 4
-    recurrent_num_steps: int = 200  # a loss over 16 reviews trembles
     is_tiny: bool = False
 
     @staticmethod
@@ -72,7 +72,6 @@ class Settings:
             held_out=40,
             lm_steps=4,
             recurrent_epochs=1,
-            recurrent_num_steps=20,
             sentences=0.5,
             is_tiny=True,
         )
@@ -80,9 +79,9 @@ class Settings:
 
 @dataclass(frozen=True)
 class Task:
-    """What a rate is found for: the suggestions of a sweep, and the score at a rate, for a seed."""
+    """What a rate is found for: what a sweep found (`suggestions`, `refused`, `curves`), and the score at a rate, for a seed."""
 
-    suggest: Callable[[int], dict[str, float]]
+    suggest: Callable[[int], Record]
     score: Callable[[float, int], float]
 
 
@@ -130,16 +129,19 @@ def measure(record: Record, out: Path, title: str, task: Task, settings: Setting
 
     swept = done(task=title, seed=seed, kind="sweep")
     if swept is None:
-        suggestions = task.suggest(seed)
-        add(kind="sweep", suggestions=suggestions)
+        started = time.monotonic()
+        found = task.suggest(seed)
+        suggestions = found["suggestions"]
+        add(kind="sweep", **found, seconds=time.monotonic() - started)
         say(f"{title}, seed {seed}: " + (", ".join(f"{name} {rate:.1e}" for name, rate in suggestions.items()) or "no suggestion"))
     else:
         suggestions = swept["suggestions"]
     wanted = [("grid", rate) for rate in settings.rates] + list(suggestions.items())
     for kind, rate in wanted:
         if done(task=title, seed=seed, kind=kind, rate=rate) is None:
+            started = time.monotonic()
             accuracy = task.score(rate, seed)
-            add(kind=kind, rate=rate, accuracy=accuracy)
+            add(kind=kind, rate=rate, accuracy=accuracy, seconds=time.monotonic() - started)
             say(f"{title}, seed {seed}, {kind} {rate:.1e}: accuracy {accuracy:.4f}")
 
 
@@ -156,7 +158,7 @@ def transformer_task(settings: Settings, folder: Path) -> Task:
     def config(seed: int, lr: sections.Rate, number: str) -> Any:
         return replace(base, seed=seed, optim=replace(base.optim, lr=lr), out=str(folder / f"transformer-{seed}-{number}"))
 
-    return _recipe_task(transformer_sentiment, config, settings, num_steps=settings.num_steps)
+    return _recipe_task(transformer_sentiment, config, settings)
 
 
 def recurrent_task(settings: Settings, folder: Path, *, language_model: Path) -> Task:
@@ -197,17 +199,17 @@ def recurrent_task(settings: Settings, folder: Path, *, language_model: Path) ->
             out=str(folder / f"recurrent-{seed}-{number}"),
         )
 
-    return _recipe_task(ulmfit, config, settings, num_steps=settings.recurrent_num_steps)
+    return _recipe_task(ulmfit, config, settings)
 
 
-def _recipe_task(recipe: Any, config: Callable[[int, sections.Rate, str], Any], settings: Settings, *, num_steps: int) -> Task:
-    finder = sections.Finder(orders=settings.orders, num_steps=num_steps, only=1)
+def _recipe_task(recipe: Any, config: Callable[[int, sections.Rate, str], Any], settings: Settings) -> Task:
+    finder = sections.Finder(orders=settings.orders, num_steps=settings.num_steps, only=1)
 
-    def suggest(seed: int) -> dict[str, float]:
+    def suggest(seed: int) -> Record:
         try:
             recipe.run(replace(config(seed, "auto", "sweep"), finder=finder))
         except RateFound as found:
-            return dict(found.record["suggestions"])
+            return _kept(found.record)
         raise AssertionError("the sweep is all that was asked for")
 
     def score(rate: float, seed: int) -> float:
@@ -221,6 +223,10 @@ def _recipe_task(recipe: Any, config: Callable[[int, sections.Rate, str], Any], 
         return float(accuracy)
 
     return Task(suggest, score)
+
+
+def _kept(found: Record) -> Record:
+    return {name: found[name] for name in ("suggestions", "refused", "curves")}
 
 
 def digits_task(settings: Settings) -> Task:
@@ -255,7 +261,7 @@ def digits_task(settings: Settings) -> Task:
 
         return model, optimizer, accelerator, make_steps
 
-    def suggest(seed: int) -> dict[str, float]:
+    def suggest(seed: int) -> Record:
         model, optimizer, accelerator, make_steps = make(seed)
         found = find_rate(
             make_steps,
@@ -265,7 +271,7 @@ def digits_task(settings: Settings) -> Task:
             num_steps=settings.num_steps,
             num_orders=settings.orders,
         )
-        return found.suggestions
+        return _kept(asdict(found))
 
     def score(rate: float, seed: int) -> float:
         model, _, _, make_steps = make(seed)

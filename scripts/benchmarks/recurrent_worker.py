@@ -248,8 +248,8 @@ def timed_loss(loss_fn: LossFn, laps: Laps, *, accelerator: Accelerator, body: n
 
 def classifier_pieces(folder: Path, given: Record) -> dict[str, Callable[[], Record]]:
     """Return the pieces of the classifier's worker: an epoch over the sample, unfrozen and frozen, and its prediction."""
-    from recipes.common.classifier import prepare_again
     from recipes.common.recurrent import model_options, new_classifier, stage_trainings
+    from recipes.common.training import prepare_again
 
     config = recipe_config(short=given["short"])
     accelerator = start(seed=config.seed, precision=given["precision"], threads=given["threads"])

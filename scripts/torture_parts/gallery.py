@@ -30,7 +30,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 from nlpbp.train import checkpoint
 from nlpbp.train.setup import start
-from recipes.common import classifier, config_files, folder, predict
+from recipes.common import config_files, encoding, folder, predict
 
 ASSETS = Path(__file__).parents[2] / "tests" / "assets" / "malicious"
 PICKLES = ("pickle_text.bin", "pickle_binary.bin")
@@ -243,7 +243,7 @@ def _token_cache_cases(torture: Torture, config: Any, sources: Sources) -> Itera
 
     def go_on(out: Path) -> None:
         # The cache is what the folder was prepared with; the run goes beside it.
-        victims.replace_function(classifier, "CACHE", out / "cache")
+        victims.replace_function(encoding, "CACHE", out / "cache")
         spoiled = {file: file.read_bytes() for file in (out / "cache" / "tokens").iterdir()}
         torture.recipe.run(replace(config, out=str(out)))
         if all(file.read_bytes() == content for file, content in spoiled.items()):

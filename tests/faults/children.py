@@ -26,7 +26,7 @@ from nlpbp.data.columns import infer_fields, read_examples
 from nlpbp.data.readers import read_table
 from nlpbp.train import weights
 from nlpbp.train.loop import Accelerator
-from recipes.common import classifier, fit, pretrained, results
+from recipes.common import encoding, fit, pretrained, results
 
 NOBODY = 65534
 
@@ -138,7 +138,7 @@ def train_without_threads(out: str) -> None:
     """A user who may start no further process and no thread."""
     warnings.simplefilter("ignore", TqdmMonitorWarning)  # the bar's own thread: it says that it goes without
     train(f"{out}-before", epochs=1)  # root may be alone in being able to read, and so to import, what is installed
-    pretrained.CACHE = classifier.CACHE = Path(out + "-cache")
+    pretrained.CACHE = encoding.CACHE = Path(out + "-cache")
     resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
     os.setgid(NOBODY)
     os.setuid(NOBODY)

@@ -35,7 +35,7 @@ from nlpbp.train.evaluate import predict
 from nlpbp.train.loop import Accelerator, train_steps
 from nlpbp.train.setup import start
 from recipes import transformer_sentiment
-from recipes.common import classifier, fit, inputs
+from recipes.common import classifier, fit, inputs, training
 
 RANK = int(os.environ.get("RANK", "0"))
 SECONDS = 30  # a task may take: the launch shares two cores with others
@@ -90,7 +90,7 @@ def resume_of_one_by_default(folder: Path) -> Any:
 def uneven(folder: Path) -> Any:
     """Note which examples each step of this process is made of."""
     seen: list[list[list[int]]] = []
-    restore = classifier.train_steps
+    restore = training.train_steps
 
     def train_steps(model: Any, batches: Any, *args: Any, **options: Any) -> Any:
         def noted() -> Any:
@@ -100,11 +100,11 @@ def uneven(folder: Path) -> Any:
 
         return restore(model, noted(), *args, **options)
 
-    classifier.train_steps = train_steps
+    training.train_steps = train_steps
     try:
         train(folder / "uneven", data={"train": str(folder / "uneven.csv")}, batch={"size": 7})
     finally:
-        classifier.train_steps = restore
+        training.train_steps = restore
     return seen
 
 

@@ -31,7 +31,7 @@ from nlpbp.data.readers import read_table
 from nlpbp.data.tiny import tiny_reviews
 from nlpbp.text.tiny import tiny_bert
 from recipes import transformer_sentiment
-from recipes.common import classifier, predict
+from recipes.common import encoding, predict
 from recipes.common.config_files import load
 from report_pages import PAYLOADS, Page, dangers, make_run
 from run_script import ROOT
@@ -92,7 +92,7 @@ def test_pickles_beside_a_model_are_left_alone(whole: Path, tmp_path: Path, mark
 
 @pytest.mark.fault("G1")
 def test_pickles_in_the_cache_are_made_anew(tmp_path: Path, marker: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(classifier, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(encoding, "CACHE", tmp_path / "cache")
     train(tmp_path / "first", epochs=1)
     files = sorted((tmp_path / "cache" / "tokens").iterdir())
     assert len(files) == 3
