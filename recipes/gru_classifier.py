@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from nlpbp.train.setup import Precision
 from recipes.common import config as sections
 from recipes.common.classifier import identity, train_classifier
+from recipes.common.data_audit import audit_inputs
 from recipes.common.encoding import encode_parts
 from recipes.common.folder import Run, open_run
 from recipes.common.inputs import joined_texts, load_inputs, the_same_everywhere
@@ -36,6 +37,7 @@ class Config:
     cycles: sections.Cycles = field(default_factory=sections.Cycles)
     finder: sections.Finder = field(default_factory=sections.Finder)
     checkpoint: sections.Checkpoints = field(default_factory=sections.Checkpoints)
+    report: sections.Report = field(default_factory=sections.Report)
     eval_steps: int | None = None
     """Evaluate every so many steps. Left out: at the end of each epoch."""
     patience: int | None = None
@@ -85,6 +87,7 @@ def _train(run: Run, config: Config) -> RunResult:
     inputs = the_same_everywhere(run, lambda: load_inputs(config.data))
     for note in inputs.notes:
         run.say(note)
+    audit_inputs(run, inputs, config.report, max_length=config.data.max_length)
     fields = inputs.fields
     tokenizer = tokenizer_for(run, joined_texts(inputs.train.examples), config.tokenizer)
     options = model_options(config.model, tokenizer)

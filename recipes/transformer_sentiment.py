@@ -21,6 +21,7 @@ from nlpbp.text.transformer import length_limit, load_classifier, load_config, l
 from nlpbp.train.setup import Precision
 from recipes.common import config as sections
 from recipes.common.classifier import identity, train_classifier
+from recipes.common.data_audit import audit_inputs
 from recipes.common.encoding import encode_parts
 from recipes.common.finder import SWEPT
 from recipes.common.fit import Progress
@@ -63,6 +64,7 @@ class Config:
     cycles: sections.Cycles = field(default_factory=sections.Cycles)
     finder: sections.Finder = field(default_factory=sections.Finder)
     checkpoint: sections.Checkpoints = field(default_factory=sections.Checkpoints)
+    report: sections.Report = field(default_factory=sections.Report)
     epochs: int = 3
     """Passes over the training data, where a stage does not say."""
     stages: tuple[sections.Stage, ...] = (sections.Stage(),)
@@ -119,6 +121,7 @@ def _fine_tune(run: Run, config: Config) -> RunResult:
     inputs = the_same_everywhere(run, lambda: load_inputs(config.data))
     for note in inputs.notes:
         run.say(note)
+    audit_inputs(run, inputs, config.report, max_length=config.data.max_length)
     fields = inputs.fields
 
     name = model_path(config.model.name)

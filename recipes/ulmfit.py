@@ -16,6 +16,7 @@ from nlpbp.train.setup import Precision
 from nlpbp.train.weights import full_state
 from recipes.common import config as sections
 from recipes.common.classifier import identity, train_classifier
+from recipes.common.data_audit import audit_inputs
 from recipes.common.encoding import encode_parts
 from recipes.common.fit import Progress, Stage
 from recipes.common.folder import Run, open_run
@@ -80,6 +81,7 @@ class Config:
     cycles: sections.Cycles = field(default_factory=sections.Cycles)
     finder: sections.Finder = field(default_factory=sections.Finder)
     checkpoint: sections.Checkpoints = field(default_factory=sections.Checkpoints)
+    report: sections.Report = field(default_factory=sections.Report)
     eval_steps: int | None = None
     """Evaluate every so many steps. Left out: at the end of each epoch."""
     patience: int | None = None
@@ -140,6 +142,7 @@ def _train(run: Run, config: Config) -> RunResult:
     inputs = the_same_everywhere(run, lambda: load_inputs(config.data))
     for note in inputs.notes:
         run.say(note)
+    audit_inputs(run, inputs, config.report, max_length=config.data.max_length)
     texts = read_language_model_texts(inputs, config.lm)
     given = load_language_model(config.lm.init, dropout=config.lm.dropout) if config.lm.init else None
     seen = [text for part in ("pretraining", "train") for text in texts.get(part, [])]

@@ -64,8 +64,8 @@ def audit(parts: Sequence[Rows], *, max_words: int = 256, seed: int = 0) -> list
     ]
 
 
-def audit_record(parts: Sequence[Rows], findings: Sequence[AuditFinding]) -> dict[str, Any]:
-    """Return the findings as plain values, for `audit.json`; excerpts are cut and escaped."""
+def audit_record(parts: Sequence[Rows], findings: Sequence[AuditFinding], *, with_texts: bool = True) -> dict[str, Any]:
+    """Return the findings as plain values, for `audit.json`; excerpts are cut and escaped, or left out with all words of texts."""
     return {
         "source": parts[0].table.name,
         "rows": sum(map(len, parts)),
@@ -79,27 +79,30 @@ def audit_record(parts: Sequence[Rows], findings: Sequence[AuditFinding]) -> dic
                 "share": float(finding.share),
                 "message": finding.message,
                 "fix": finding.fix,
-                "examples": [{"reference": example.reference, "excerpt": example.excerpt} for example in finding.examples],
-                "details": _plain(finding.details),
+                "examples": [
+                    {"reference": example.reference, "excerpt": example.excerpt if with_texts else ""}
+                    for example in finding.examples
+                ],
+                "details": _plain(finding.details, left_out=() if with_texts else ("words",)),
             }
             for finding in findings
         ],
     }
 
 
-def audit_lines(findings: Sequence[AuditFinding]) -> list[str]:
+def audit_lines(findings: Sequence[AuditFinding], *, with_examples: bool = True) -> list[str]:
     """Return the findings as lines to print, warnings first, each with its examples; safe for a terminal."""
     lines = []
     for finding in sorted(findings, key=lambda finding: LEVELS.index(finding.level)):
         lines.append(escape(str(finding), limit=None))
-        if finding.level != "fine":
+        if finding.level != "fine" and with_examples:
             lines += [f"    {example.reference}: {example.excerpt}" for example in finding.examples]
     return lines
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, *, left_out: Sequence[str]) -> Any:
     if isinstance(value, dict):
-        return {str(name): _plain(inner) for name, inner in value.items()}
+        return {str(name): _plain(inner, left_out=left_out) for name, inner in value.items() if name not in left_out}
     if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
+        return [_plain(inner, left_out=left_out) for inner in value]
     return value.item() if isinstance(value, np.generic) else value

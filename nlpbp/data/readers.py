@@ -7,8 +7,8 @@ file is an error with its line. What each format does is in `delimited`, `json_f
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from itertools import chain
 from pathlib import Path
@@ -44,6 +44,20 @@ class Table:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def select(self, ids: Iterable[int]) -> Table:
+        """Return the records at these positions, in their order.
+
+        >>> Table(name="list", columns={"text": ["good", "bad"]}, rows=[1, 2]).select([1]).columns
+        {'text': ['bad']}
+        """
+        kept = list(ids)
+        return replace(
+            self,
+            columns={name: [cells[i] for i in kept] for name, cells in self.columns.items()},
+            rows=[self.rows[i] for i in kept],
+            files=[self.files[i] for i in kept] if self.files else None,
+        )
 
 
 def read_table(source: Any, *, delimiter: str | None = None, text_column: str = "text", label_column: str = "label") -> Table:

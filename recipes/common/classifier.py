@@ -348,6 +348,7 @@ def _examine(
             tokenizer=tokenizer,
             max_length=max_length if cut == "head" else None,
             answer=answer,
+            with_texts=config.report.texts != "none",
         )
     return records, outputs
 

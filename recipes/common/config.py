@@ -306,6 +306,15 @@ class RecurrentOptim:
 
 
 @dataclasses.dataclass(frozen=True)
+class Report:
+    """What `report.html` and the files beside it show."""
+
+    texts: Literal["held_out", "all", "none"] = "held_out"
+    """Whose texts: of the validation part's errors (held_out); also of training examples that the audit names (all); or no text in
+    any file of the run (none). Places in the data are named in any case."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Augment:
     """Other wordings of the training texts, drawn anew in every epoch (practice D5); off unless a policy is named."""
 

@@ -83,6 +83,7 @@ def error_record(
     tokenizer: PreTrainedTokenizerBase,
     max_length: int | None,
     answer: Answer,
+    with_texts: bool = True,
 ) -> dict[str, Any]:
     """Make `errors.json` from the validation part's probabilities [n, k]: the surest errors, what is confused, where errors gather.
 
@@ -99,7 +100,7 @@ def error_record(
         {
             "id": int(inputs.validation.ids[index]),
             "reference": examples.references[index],
-            "text": texts[index][:MAX_CHARACTERS],
+            "text": texts[index][:MAX_CHARACTERS] if with_texts else "",
             "label": labels[row],
             "prediction": answers[row],
             "probability": float(sure[row]),
@@ -113,7 +114,9 @@ def error_record(
                     end=_end(examples, index, tokenizer, max_length),
                     answer=answer,
                 )
-            ],
+            ]
+            if with_texts
+            else [],
         }
         for row, index in enumerate(ids)
     ]

@@ -42,7 +42,10 @@ class Part:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a recipe trains on, chooses by and is scored on; `notes` say what was inferred, for printing."""
+    """What a recipe trains on, chooses by and is scored on; `notes` say what was inferred, for printing.
+
+    `tables` are the parts' rows as they stand in their sources, with all columns.
+    """
 
     fields: Fields
     train: Part
@@ -50,6 +53,7 @@ class Inputs:
     test: Part | None
     fingerprint: str
     notes: tuple[str, ...]
+    tables: Mapping[str, Table]
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -138,6 +142,12 @@ def load_inputs(data: Data) -> Inputs:
         parts["test"],
         fingerprint([part.examples if part else None for part in (train, validation, parts["test"])]),
         tuple(notes),
+        {"train": table.select(train_ids)}
+        | {
+            name: given_table or table.select(ids)
+            for (name, given_table), ids in zip(given.items(), cut_ids, strict=True)
+            if parts[name]
+        },
     )
 
 

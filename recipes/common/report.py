@@ -24,7 +24,7 @@ def leave_report(run: Run) -> None:
 
     It takes about a second: NLPBP_REPORT=off in the environment leaves it out, for hundreds of runs of seconds each.
     """
-    if os.environ.get("NLPBP_REPORT") == "off":
+    if reports_are_off():
         return
     try:
         write_report(run.out)
@@ -33,6 +33,11 @@ def leave_report(run: Run) -> None:
         run.say(f"warning: the report could not be made ({reason}); scripts/report.py {run.out} tries again")
     else:
         run.say(f"report: {run.out / REPORT}")
+
+
+def reports_are_off() -> bool:
+    """Tell whether the environment says NLPBP_REPORT=off."""
+    return os.environ.get("NLPBP_REPORT") == "off"
 
 
 def write_report(folder: Path, *, out: Path | None = None) -> Path:

@@ -60,6 +60,8 @@ class ClassifierConfig(Protocol):
     @property
     def checkpoint(self) -> sections.Checkpoints: ...  # noqa: D102
     @property
+    def report(self) -> sections.Report: ...  # noqa: D102
+    @property
     def calibrate(self) -> bool: ...  # noqa: D102
     @property
     def eval_steps(self) -> int | None: ...  # noqa: D102

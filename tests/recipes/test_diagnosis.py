@@ -17,7 +17,7 @@ from nlpbp.data.tiny import tiny_reviews
 from nlpbp.train.setup import start
 from recipes import gru_classifier
 from recipes.common import predict
-from recipes.common.config import Data, Stage
+from recipes.common.config import Data, Report, Stage
 from recipes.common.inputs import read_source
 from recipes.common.results import RunResult
 
@@ -192,3 +192,32 @@ def test_views_repair_what_is_cut_off_and_on_short_texts_only_cost(
     told = capsys.readouterr().err
     assert "weights: as they are 0." in told
     assert "times the time; accuracy 0." in told
+
+
+def words_of(folder):
+    """All words in the readable files of a run folder but the model's vocabulary."""
+    files = [*folder.glob("*.json"), *folder.glob("*.html"), *folder.glob("*.jsonl"), *folder.glob("*.yaml")]
+    return " ".join(file.read_text(encoding="utf-8") for file in files)
+
+
+@pytest.mark.parametrize(("texts", "training_text", "validation_text"), [("held_out", 0, 1), ("all", 1, 1), ("none", 0, 0)])
+def test_whose_texts_a_run_leaves_is_the_users_choice(texts, training_text, validation_text, tmp_path, monkeypatch):
+    monkeypatch.delenv("NLPBP_REPORT")
+    rows = [{"text": f"quokka number {i // 2} was here", "label": ["neg", "pos"][i % 3 == 0]} for i in range(60)]  # copies
+    held_out = [{"text": f"zebra number {i} was there", "label": ["neg", "pos"][i % 2]} for i in range(20)]
+    config = dataclasses.replace(
+        gru_classifier.tiny(),
+        data=Data(train=rows, validation=held_out, test_share=0.0),
+        stages=(Stage(epochs=1),),
+        report=Report(texts=texts),
+        out=str(tmp_path / "run"),
+        threads=1,
+    )
+    gru_classifier.run(config)
+    written = words_of(tmp_path / "run")
+    assert ("quokka" in written, "zebra" in written) == (bool(training_text), bool(validation_text))
+    audit = json.loads((tmp_path / "run" / "audit.json").read_text(encoding="utf-8"))
+    copies = next(finding for finding in audit["findings"] if finding["id"] == "exact_duplicates")
+    assert copies["level"] == "warning"
+    assert "list:" in copies["examples"][0]["reference"]
+    assert copies["message"] in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
