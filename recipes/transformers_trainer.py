@@ -36,7 +36,8 @@ from nlpbp.train.lr_finder import exponential, read_curves, restored, set_highes
 from nlpbp.train.setup import Precision, precision_of
 from nlpbp.train.tracking import log
 from recipes.common import config as sections
-from recipes.common.classifier import as_saved
+from recipes.common.classifier import as_saved, remember_cut
+from recipes.common.data_audit import audit_inputs
 from recipes.common.diagnosis import calibration_record, error_record
 from recipes.common.encoding import encode_parts
 from recipes.common.finder import SWEPT
@@ -54,6 +55,7 @@ NAME = "transformers_trainer"
 NOT_SHOWN = (
     "data.balance",
     "data.value_range",
+    "data.cut",
     "batch.micro_batches",
     "optim.average_from",
     "optim.ema",
@@ -90,6 +92,7 @@ class Config:
     batch: sections.Batch = field(default_factory=sections.Batch)
     cycles: sections.Cycles = field(default_factory=sections.Cycles)
     finder: sections.Finder = field(default_factory=lambda: sections.Finder(orders=1))
+    report: sections.Report = field(default_factory=sections.Report)
     stages: tuple[sections.Stage, ...] = (sections.Stage(epochs=1, train_last=1), sections.Stage(epochs=2))
     """The training, part by part: what trains, for how long, how fast."""
     out: str | None = None
@@ -144,11 +147,13 @@ def _fine_tune(run: Run, config: Config) -> RunResult:
     inputs = load_inputs(config.data)
     for note in inputs.notes:
         run.say(note)
+    audit_inputs(run, inputs, config.report, max_length=config.data.max_length)
     fields, name = inputs.fields, model_path(config.model.name)
     tokenizer = load_tokenizer(name)
     model_config = load_config(name, task=fields.task, labels=fields.labels, dropout_scale=config.dropout.scale)
     max_length = check_length(config.data.max_length, limit=length_limit(model_config, tokenizer))
     model = load_classifier(name, config=model_config, tokenizer=tokenizer)
+    remember_cut(model, tokenizer, config.data.cut)
     encoded = encode_parts(run, inputs, tokenizer=tokenizer, max_length=max_length)
     output = output_layer(model, num_outputs=max(1, len(fields.labels)))
     targets, scale, shift = standardised(inputs, can_shift=output.bias is not None, value_range=None)
@@ -184,7 +189,15 @@ def _fine_tune(run: Run, config: Config) -> RunResult:
         made = by_part["validation"]
         records = {
             "calibration.json": calibration_record(inputs, logits_of(validation).numpy(), wanted=False),
-            "errors.json": error_record(inputs, made, validation, tokenizer=tokenizer, max_length=max_length, answer=answer),
+            "errors.json": error_record(
+                inputs,
+                made,
+                validation,
+                tokenizer=tokenizer,
+                max_length=max_length,
+                answer=answer,
+                with_texts=config.report.texts != "none",
+            ),
         }
     return finish(
         run,

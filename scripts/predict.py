@@ -36,15 +36,17 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="also answer for other views of the texts and take the mean: windows all along a long text, its beginning and end, "
         "passes with dropout; says what that costs and, on labelled data, brings",
     )
-    parser.add_argument("--fit_views", help="a labelled file to fit the weights of the views on: validation data, never the test's")
+    parser.add_argument(
+        "--fit_weights", help="a labelled file to fit the weights of models and views on: validation data, never test"
+    )
     parser.add_argument("--threads", type=int, help="CPU threads (default: all physical cores)")
     given = parser.parse_args(arguments)
     if given.threads is not None and given.threads < 1:
         parser.error("--threads must be 1 or more")
     if given.snapshots and len(given.run) > 1:
         parser.error("--snapshots are of one run")
-    if given.fit_views and not given.views:
-        parser.error("--fit_views needs --views")
+    if given.fit_weights and not (given.views or given.snapshots or len(given.run) > 1):
+        parser.error("--fit_weights needs several runs, --snapshots or --views")
     return given
 
 
@@ -73,18 +75,18 @@ def answer(arguments: Sequence[str]) -> None:
     notes: list[str] = []
     examples = predict.read_texts(classifier, table, text=given.text, label=given.label, notes=notes)
     print(*map(printable, notes), sep="\n", end="\n" if notes else "", file=sys.stderr)
-    weights = None
-    if given.fit_views:
+    weights = predict.member_weights(len(classifiers), len(given.views))
+    if given.fit_weights:
         labelled = predict.read_texts(
-            classifier, read_source(given.fit_views, split="validation"), text=given.text, label=given.label
+            classifier, read_source(given.fit_weights, split="validation"), text=given.text, label=given.label
         )
-        weights = predict.fitted_view_weights(classifiers, labelled, views=given.views, accelerator=accelerator)
-        shares = zip(("as they are", *given.views), weights.tolist(), strict=True)
+        weights = predict.fitted_weights(classifiers, labelled, views=given.views, accelerator=accelerator)
+        shares = zip(predict.member_names(len(classifiers), given.views), weights.tolist(), strict=True)
         print("weights: " + ", ".join(f"{name} {share:.2f}" for name, share in shares), file=sys.stderr)
-    by_view, factor = predict.outputs_of_views(classifiers, examples, views=given.views, accelerator=accelerator)
-    outputs = predict.average_views(by_view, weights=weights)
-    if given.views:
-        print(predict.views_line(classifier, examples, by_view[0], outputs, factor=factor), file=sys.stderr)
+    members, factor = predict.outputs_of_members(classifiers, examples, views=given.views, accelerator=accelerator)
+    outputs = predict.average_members(members, weights=weights)
+    if len(members) > 1:
+        print(predict.gain_line(classifier, examples, members[0], outputs, factor=factor), file=sys.stderr)
     columns = predict.predictions(classifier, examples, outputs)
     if given.out:
         predict.write_predictions(columns, Path(given.out))

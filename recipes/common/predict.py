@@ -91,11 +91,11 @@ def load_runs(paths: Sequence[str | Path], *, accelerator: Accelerator) -> list[
 
 
 def load_snapshots(path: str | Path, *, accelerator: Accelerator) -> list[Classifier]:
-    """Load the models that a run with `--cycles.snapshots` kept, to answer with the run's own columns and thresholds.
+    """Load the models that a run with `--cycles.snapshots` kept, the last one first, with the run's own columns and thresholds.
 
     Raises `ConfigError` for a run that kept none.
     """
-    folders = sorted(Path(path, "snapshots").glob("*/config.json"), key=lambda file: int(file.parent.name))
+    folders = sorted(Path(path, "snapshots").glob("*/config.json"), key=lambda file: -int(file.parent.name))
     if not folders:
         raise ConfigError(
             f"{path} has no snapshots", column="snapshots", hint="train with --optim.schedule warm_restarts --cycles.snapshots"
@@ -127,9 +127,15 @@ def combined(classifiers: Sequence[Classifier]) -> Classifier:
 
 
 def mean_outputs(
-    classifiers: Sequence[Classifier], examples: Examples, *, accelerator: Accelerator, view: View | None = None
+    classifiers: Sequence[Classifier],
+    examples: Examples,
+    *,
+    accelerator: Accelerator,
+    view: View | None = None,
+    order_of: Classifier | None = None,
 ) -> Array:
-    """Return the mean of the classifiers' probabilities [n, labels], in the first one's order of labels, or of their values [n].
+    """Return the mean of the classifiers' probabilities [n, labels], in the order of labels of the first one, or of `order_of`;
+    or of their values [n].
 
     A forward and a backward language model make such an ensemble (Howard and Ruder 2018). Of one classifier it is the answer.
     A `view` is that of `predict_outputs`.
@@ -137,7 +143,7 @@ def mean_outputs(
     rows = []
     for classifier in classifiers:
         outputs = predict_outputs(classifier, examples, accelerator=accelerator, view=view)
-        rows.append(outputs if outputs.ndim == 1 else outputs[:, _columns(classifier, classifiers[0])])
+        rows.append(outputs if outputs.ndim == 1 else outputs[:, _columns(classifier, order_of or classifiers[0])])
     mean: Array = np.mean(rows, axis=0, dtype=rows[0].dtype)
     return mean
 
@@ -253,48 +259,70 @@ def _outputs(classifier: Classifier, encoded: Encoded, *, accelerator: Accelerat
     return task_outputs(logits, task=classifier.fields.task, value_range=value_range).numpy()
 
 
-def outputs_of_views(
+def outputs_of_members(
     classifiers: Sequence[Classifier], examples: Examples, *, views: Sequence[View], accelerator: Accelerator
 ) -> tuple[list[Array], float]:
-    """Return the `mean_outputs` for the texts as they are, and those of each view; and how many times as long all of them took."""
-    outputs, times = [], []
-    for view in (None, *views):
+    """Return all answers there are to average: each classifier's for the texts as they are, then their mean of each view.
+
+    With them goes how many times as long they took as the first one alone.
+    """
+    outputs: list[Array] = []
+    times: list[float] = []
+    members: list[tuple[Sequence[Classifier], View | None]] = [([classifier], None) for classifier in classifiers]
+    for asked, view in [*members, *((classifiers, view) for view in views)]:
         started = time.monotonic()
-        outputs.append(mean_outputs(classifiers, examples, accelerator=accelerator, view=view))
+        outputs.append(mean_outputs(asked, examples, accelerator=accelerator, view=view, order_of=classifiers[0]))
         times.append(time.monotonic() - started)
     return outputs, sum(times) / max(1e-9, times[0])
 
 
-def average_views(outputs: Sequence[Array], *, weights: torch.Tensor | None = None) -> Array:
-    """Return the weighted mean of what `outputs_of_views` gave; left out, the weights are those of `view_weights`."""
-    if len(outputs) == 1:
-        return outputs[0]
-    given = view_weights(len(outputs) - 1) if weights is None else weights
-    return average([torch.from_numpy(output) for output in outputs], weights=given).numpy()
+def member_names(num_classifiers: int, views: Sequence[View]) -> list[str]:
+    """Name what `outputs_of_members` gives.
+
+    >>> member_names(1, ["windows"]), member_names(2, [])
+    (['as they are', 'windows'], ['model 1', 'model 2'])
+    """
+    models = ["as they are"] if num_classifiers == 1 else [f"model {number}" for number in range(1, num_classifiers + 1)]
+    return [*models, *views]
 
 
-def fitted_view_weights(
+def member_weights(num_classifiers: int, num_views: int) -> torch.Tensor:
+    """Return what each member counts where nothing is fitted: classifiers alike, and beside them the views as `view_weights` says.
+
+    >>> member_weights(2, 0).tolist(), member_weights(1, 1).tolist()
+    ([0.5, 0.5], [0.25, 0.75])
+    """
+    clean, *of_views = view_weights(num_views).tolist()
+    return torch.tensor([*[clean / num_classifiers] * num_classifiers, *of_views])
+
+
+def average_members(outputs: Sequence[Array], *, weights: torch.Tensor) -> Array:
+    """Return the weighted mean of what `outputs_of_members` gave."""
+    return outputs[0] if len(outputs) == 1 else average([torch.from_numpy(output) for output in outputs], weights=weights).numpy()
+
+
+def fitted_weights(
     classifiers: Sequence[Classifier], examples: Examples, *, views: Sequence[View], accelerator: Accelerator
 ) -> torch.Tensor:
-    """Find the weights of the texts as they are and of each view that suit labelled examples best: validation, never test.
+    """Find the weights of the members that suit labelled examples best: validation, never test.
 
     Raises `ConfigError` for examples without labels, and for numbers.
     """
     if examples.targets is None or classifiers[0].fields.task == "regression":
         reason = "its texts have no labels" if examples.targets is None else "numbers have no log loss"
-        raise ConfigError(f"{reason} to fit the weights of views by", column="fit_views", hint="leave it out")
-    outputs, _ = outputs_of_views(classifiers, examples, views=views, accelerator=accelerator)
+        raise ConfigError(f"{reason} to fit weights by", column="fit_weights", hint="leave it out")
+    outputs, _ = outputs_of_members(classifiers, examples, views=views, accelerator=accelerator)
     return fit_view_weights([torch.from_numpy(output) for output in outputs], torch.from_numpy(examples.targets).long())
 
 
-def views_line(classifier: Classifier, examples: Examples, clean: Array, viewed: Array, *, factor: float) -> str:
-    """Say what views cost and, where there are labels, what they brought to each metric."""
-    cost = f"views: {factor:.1f} times the time"
+def gain_line(classifier: Classifier, examples: Examples, alone: Array, mean: Array, *, factor: float) -> str:
+    """Say what the mean costs and, where there are labels, what it brought to each metric beside the first answer alone."""
+    cost = f"mean: {factor:.1f} times the time of one answer"
     if examples.targets is None:
         return f"{cost}; without labels nobody knows what for (--label)"
     before, after = (
         task_metrics(classifier.fields.task, examples.targets, outputs, thresholds=classifier.thresholds)
-        for outputs in (clean, viewed)
+        for outputs in (alone, mean)
     )
     changes = [
         f"{name} {old:.4f} -> {new:.4f} ({new - old:+.4f})"

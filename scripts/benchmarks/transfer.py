@@ -46,6 +46,7 @@ METHODS = {
 MINILM_LENGTH = 256  # tokens: what it was made for
 EVALUATION_TOKENS = 8192
 LM_SAMPLED = 1024
+SCRATCH_LR = 1e-3  # of a net without a language model, which learns at no rate from 1e-3 to 1e-2 here, but on short texts best at this
 MANY = 1000  # labels; with fewer the steps are smaller, and there are more epochs of them
 
 
@@ -191,7 +192,7 @@ def measure(
         return accuracy_of(probe(minilm_features(labelled.texts), labelled.targets, features["test"], seed=seed), test)
     stages, batch = training_for(len(labelled.texts))
     if method == "without_lm":
-        stages = stages[-1:]  # a body that knows nothing is not to be kept frozen
+        stages = (replace(stages[-1], lr=SCRATCH_LR),)  # a body that knows nothing is not to be kept frozen
     base = ulmfit.tiny() if settings.model == "tiny" else ulmfit.Config()
     with tempfile.TemporaryDirectory(prefix="nlpbp-benchmark-") as folder:
         config = replace(

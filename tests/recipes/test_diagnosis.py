@@ -164,21 +164,27 @@ def test_views_repair_what_is_cut_off_and_on_short_texts_only_cost(
     )
     for view in ("windows", "head_tail"):
         views = [view]
-        (clean, viewed), factor = predict.outputs_of_views([classifier], short, views=views, accelerator=accelerator)
+        (clean, viewed), factor = predict.outputs_of_members([classifier], short, views=views, accelerator=accelerator)
         assert np.allclose(clean, viewed, atol=1e-5)
         assert factor > 1.2
-        (clean, viewed), _ = predict.outputs_of_views([classifier], late, views=views, accelerator=accelerator)
-        before, after = ((made.argmax(1) == late.targets).mean() for made in (clean, predict.average_views([clean, viewed])))
+        (clean, viewed), _ = predict.outputs_of_members([classifier], late, views=views, accelerator=accelerator)
+        before, after = (
+            (made.argmax(1) == late.targets).mean()
+            for made in (clean, predict.average_members([clean, viewed], weights=predict.member_weights(1, 1)))
+        )
         assert before < 0.6
         assert after > before + 0.25
-    nothing, factor = predict.outputs_of_views([classifier], late, views=[], accelerator=accelerator)
+    nothing, factor = predict.outputs_of_members([classifier], late, views=[], accelerator=accelerator)
     assert factor == 1.0
-    assert np.array_equal(predict.average_views(nothing), predict.predict_outputs(classifier, late, accelerator=accelerator))
-    weights = predict.fitted_view_weights([classifier], late, views=["windows", "dropout"], accelerator=accelerator)
+    assert np.array_equal(
+        predict.average_members(nothing, weights=predict.member_weights(1, 0)),
+        predict.predict_outputs(classifier, late, accelerator=accelerator),
+    )
+    weights = predict.fitted_weights([classifier], late, views=["windows", "dropout"], accelerator=accelerator)
     assert weights[1] > 0.5
     with pytest.raises(ConfigError, match="no labels"):
         unlabelled = dataclasses.replace(late, targets=None)
-        predict.fitted_view_weights([classifier], unlabelled, views=["windows"], accelerator=accelerator)
+        predict.fitted_weights([classifier], unlabelled, views=["windows"], accelerator=accelerator)
     with pytest.raises(ConfigError, match="a pair"):
         both = dataclasses.replace(short, pairs=short.texts)
         predict.predict_outputs(classifier, both, accelerator=accelerator, view="windows")
@@ -188,10 +194,10 @@ def test_views_repair_what_is_cut_off_and_on_short_texts_only_cost(
     lines = "".join(f"{FILLER}{text},{label}\n" for text, label in pairs)
     (tmp_path / "late.csv").write_text(f"text,label\n{lines}")
     given = [str(runs[True].out), "--data", str(tmp_path / "late.csv"), "--threads", "1", "--out", str(tmp_path / "out.csv")]
-    answer([*given, "--views", "windows", "head_tail", "--fit_views", str(tmp_path / "late.csv")])
+    answer([*given, "--views", "windows", "head_tail", "--fit_weights", str(tmp_path / "late.csv")])
     told = capsys.readouterr().err
     assert "weights: as they are 0." in told
-    assert "times the time; accuracy 0." in told
+    assert "times the time of one answer; accuracy 0." in told
 
 
 def words_of(folder):

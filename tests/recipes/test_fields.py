@@ -233,6 +233,8 @@ def test_warm_restarts_come_back_to_their_peak_and_leave_a_snapshot_a_cycle(tmp_
     each = [predict.predict_outputs(one, examples, accelerator=accelerator) for one in snapshots]
     assert abs(each[0] - each[1]).max() > 1e-4
     assert predict.mean_outputs(snapshots, examples, accelerator=accelerator) == pytest.approx((each[0] + each[1]) / 2, abs=1e-6)
+    members, _ = predict.outputs_of_members(snapshots, examples, views=[], accelerator=accelerator)
+    assert [member.tolist() for member in members] == [one.tolist() for one in each]
     with pytest.raises(ConfigError, match="no snapshots"):
         predict.load_snapshots(tmp_path, accelerator=accelerator)
 
