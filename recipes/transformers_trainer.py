@@ -318,10 +318,12 @@ def _swept_rate(
         schedule = exponential(optimizer, start=finder.start, end=finder.end)
         trainer_for(schedule, finder.num_steps, seed + 1, on_log).train()
     found = read_curves([sweep(iter(steps), num_steps=finder.num_steps)])
-    if found.refused is not None:
-        raise ConfigError(f"the sweep found no rate: {found.refused}", column="optim.lr", hint="give one")
-    run.say(f"rate: {found.suggestions[finder.suggestion]:.1e} ({finder.suggestion}, from a sweep inside Trainer)")
-    return found.suggestions[finder.suggestion]
+    taken = finder.suggestion if found.refused is None else "edge_div_10"
+    if taken not in found.suggestions:
+        reason = found.refused or "the loss does not diverge"
+        raise ConfigError(f"the sweep found no rate: {reason}", column="optim.lr", hint="give one")
+    run.say(f"rate: {found.suggestions[taken]:.1e} ({taken}, from a sweep inside Trainer)")
+    return found.suggestions[taken]
 
 
 class StepLog(TrainerCallback):

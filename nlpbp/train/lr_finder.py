@@ -26,29 +26,35 @@ from nlpbp.core.errors import NumericError
 from nlpbp.core.schedules import Schedule
 from nlpbp.train.loop import Step
 
-Suggestion = Literal["steepest", "valley", "min_div_10"]
+Suggestion = Literal["steepest", "valley", "min_div_10", "edge_div_10"]
 MakeSweep = Callable[[Schedule, int, int], Iterator[Step]]  # (schedule, number of steps, which data order) -> the training loop
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 
 STOP_FACTOR = 4.0  # fastai's: a loss so many times the best one has diverged
 BANDWIDTH = 0.3  # decades of the rate that a point of the smoothed curve is made from
+EDGE_RISE = 0.1  # of the lowest loss: so far above it the loss has begun to diverge
 MIN_FALL = 3.3  # standard errors of the smoothed curve: in a twentieth of curves that are nothing but noise a dip is deeper
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One sweep: the highest group's rate at each step, and the loss after the step before it was done with that rate."""
+    """One sweep: the highest group's rate at each step, and the loss after the step before it was done with that rate.
+
+    `diverged` tells that the sweep ended with its last rate because the loss had.
+    """
 
     rates: tuple[float, ...]
     losses: tuple[float, ...]
+    diverged: bool = False
 
 
 @dataclass(frozen=True)
 class Finding:
     """What sweeps over several orders of the data say.
 
-    `suggestions` are rates by name, of the mean curve, `intervals` the lowest and the highest of each order's own curve; both are
-    empty when there is no valley, and `refused` then says why. `rates` and `smoothed` draw the mean curve.
+    `suggestions` are rates by name, of the mean curve, `intervals` the lowest and the highest of each order's own curve. Where
+    there is no valley `refused` says why, and what is left is the rate at the edge, `edge_div_10`, if the loss diverges at all.
+    `rates` and `smoothed` draw the mean curve.
     """
 
     curves: tuple[Curve, ...]
@@ -69,9 +75,13 @@ def find_rate(
     end: float = 1.0,
     num_steps: int = 100,
     num_orders: int = 1,
+    chance: float = math.inf,
     on_step: Callable[[], object] = lambda: None,
 ) -> Finding:
     """Sweep the highest group's rate from `start` to `end` in `num_steps`, once for each of `num_orders`, and suggest rates.
+
+    `chance` is the loss of a model that answers the same for every example: a fall that ends above it is a new head that becomes
+    less sure of its random answers, and no learning.
 
     `make_steps(schedule, total_steps, order)` starts the training loop; a sweep that diverges ends early. Model, optimizer, random
     numbers and modes are afterwards what they were; gradients are cleared. Call it in every process; `on_step` is for
@@ -99,7 +109,7 @@ def find_rate(
         with restored(model, optimizer, accelerator=accelerator):
             schedule = exponential(optimizer, start=start, end=end)
             curves.append(sweep(make_steps(schedule, num_steps, order), num_steps=num_steps, on_step=on_step))
-    return read_curves(curves)
+    return read_curves(curves, chance=chance)
 
 
 def exponential(optimizer: Optimizer | AcceleratedOptimizer, *, start: float, end: float) -> Schedule:
@@ -112,7 +122,7 @@ def sweep(steps: Iterator[Step], *, num_steps: int, on_step: Callable[[], object
     """Record rate and loss, step by step, until the loss has diverged."""
     rates: list[float] = []
     losses: list[float] = []
-    best = math.inf
+    best, diverged = math.inf, False
     try:
         for step in steps:
             rates.append(step.lr)
@@ -121,14 +131,18 @@ def sweep(steps: Iterator[Step], *, num_steps: int, on_step: Callable[[], object
             recent = float(np.mean(losses[-5:]))
             best = min(best, recent)
             if len(losses) > num_steps // 10 and recent > STOP_FACTOR * max(best, 1e-8):
+                diverged = True
                 break
-    except NumericError:
-        pass  # the rate was too high, which is what the sweep is to find out
-    return Curve(tuple(rates[:-1]), tuple(losses[1:]))  # what a rate does to the loss shows one step later
+    except NumericError:  # the rate was too high, which is what the sweep is to find out
+        diverged = True
+    return Curve(tuple(rates[:-1]), tuple(losses[1:]), diverged)  # what a rate does to the loss shows one step later
 
 
-def read_curves(curves: Sequence[Curve]) -> Finding:
-    """Read from the curves' mean whether there is a valley and which rates it suggests, and from each alone how sure that is."""
+def read_curves(curves: Sequence[Curve], *, chance: float = math.inf) -> Finding:
+    """Read from the curves' mean whether there is a valley and which rates it suggests, and from each alone how sure that is.
+
+    What lies above `chance` is not read.
+    """
     length = min(len(curve.rates) for curve in curves)
     if length < 10:
         return Finding(
@@ -137,32 +151,40 @@ def read_curves(curves: Sequence[Curve]) -> Finding:
     rates = curves[0].rates[:length]
     mean = np.mean([curve.losses[:length] for curve in curves], axis=0)
     level, _, errors = smooth(np.log10(rates), mean)
+    learned = np.minimum(level, chance)
     drawn = {"curves": tuple(curves), "rates": rates, "smoothed": tuple(level.tolist())}
-    tops = [int(level[: index + 1].argmax()) for index in range(length)]  # where each point's fall begins
-    if not np.any(level[tops] - level > MIN_FALL * np.hypot(errors[tops], errors)):
-        return Finding(**drawn, suggestions={}, intervals={}, refused="the loss falls nowhere by more than its noise")
-    suggestions = suggest(Curve(rates, tuple(mean.tolist())))
-    each = [suggestions, *(suggest(curve) for curve in curves)]
-    intervals = {name: (min(one[name] for one in each), max(one[name] for one in each)) for name in suggestions}
-    return Finding(**drawn, suggestions=suggestions, intervals=intervals, refused=None)
+    tops = [int(learned[: index + 1].argmax()) for index in range(length)]  # where each point's fall begins
+    refused = None
+    if not np.any(learned[tops] - learned > MIN_FALL * np.hypot(errors[tops], errors)):
+        refused = "the loss falls nowhere by more than its noise" + (" below that of chance" if level.max() > chance else "")
+    suggestions = suggest(Curve(rates, tuple(mean.tolist()), any(curve.diverged for curve in curves)), chance=chance)
+    if refused is not None:
+        suggestions = {name: rate for name, rate in suggestions.items() if name == "edge_div_10"}
+    each = [suggestions, *(suggest(curve, chance=chance) for curve in curves)]
+    found = {name: [one[name] for one in each if name in one] for name in suggestions}
+    intervals = {name: (min(values), max(values)) for name, values in found.items()}
+    return Finding(**drawn, suggestions=suggestions, intervals=intervals, refused=refused)
 
 
-def suggest(curve: Curve) -> dict[str, float]:
-    """Read three rates from a curve that has a valley.
+def suggest(curve: Curve, *, chance: float = math.inf) -> dict[str, float]:
+    """Read rates from a curve: three from its valley, one from where it diverges.
 
-    Of the longest fall: steepest, where it is fastest against the logarithm of the rate; valley, two thirds of the way down;
-    min_div_10: a tenth of the rate of the lowest loss. A running average would lag behind the curve and move all
-    of them to rates several times higher, so the curve is smoothed by straight lines through its neighbourhoods.
+    Of the longest fall below `chance`: steepest, where it is fastest against the logarithm of the rate; valley, two thirds of the
+    way down; min_div_10: a tenth of the rate of the lowest loss. edge_div_10: a tenth of the rate at which the loss has risen by a
+    tenth above its lowest, or else of the one that made it diverge, if one did. A running average would lag behind the curve and
+    move all of them to rates several times higher, so the curve is smoothed by straight lines through its neighbourhoods.
     """
     places = np.log10(curve.rates)
-    level, slope, _ = smooth(places, np.array(curve.losses))
+    level, slope, errors = smooth(places, np.array(curve.losses))
     lowest = int(level.argmin())
-    first, last = _longest_fall(level)
+    first, last = _longest_fall(np.minimum(level, chance))
+    risen = level - level[lowest] > np.maximum(EDGE_RISE * abs(level[lowest]), MIN_FALL * errors)
+    edges = [*(lowest + np.flatnonzero(risen[lowest:])), *([len(places) - 1] if curve.diverged else [])]
     return {
         "steepest": float(10 ** places[first + int(slope[first : last + 1].argmin())]),
         "valley": float(10 ** (places[first] + (places[last] - places[first]) * 2 / 3)),
         "min_div_10": float(10 ** places[lowest] / 10),
-    }
+    } | ({"edge_div_10": float(10 ** places[edges[0]] / 10)} if edges else {})
 
 
 def smooth(places: Floats, values: Floats, *, bandwidth: float = BANDWIDTH) -> tuple[Floats, Floats, Floats]:

@@ -37,7 +37,14 @@ from recipes.common.fit import Metrics, Progress, Stage, fit
 from recipes.common.folder import Run
 from recipes.common.inputs import Inputs, Loaded, targets_of
 from recipes.common.results import RunResult, decision_thresholds, finish, save_model
-from recipes.common.targets import check_regression, classes_to_balance, outside_range, standardised, weights_of_classes
+from recipes.common.targets import (
+    check_regression,
+    classes_to_balance,
+    loss_of_chance,
+    outside_range,
+    standardised,
+    weights_of_classes,
+)
 from recipes.common.training import (
     ClassifierConfig,
     Training,
@@ -258,6 +265,7 @@ def _train_stage(
             optimizer=optimizer,
             stage=stage,
             schedule=training.schedule,
+            chance=loss_of_chance(inputs),
         )
         if training.sweep
         else None,

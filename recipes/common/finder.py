@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from tqdm import tqdm
 from nlpbp.analysis.plots import rate_curve
 from nlpbp.core.errors import EXIT_PREEMPTED, ConfigError, NlpbpError
 from nlpbp.core.schedules import Schedule
-from nlpbp.train.lr_finder import Finding, MakeSweep, find_rate, try_rates
+from nlpbp.train.lr_finder import Finding, MakeSweep, Suggestion, find_rate, try_rates
 from recipes.common import config as sections
 from recipes.common.fit import Stage
 from recipes.common.folder import Run
@@ -43,10 +44,12 @@ def found_rate(
     optimizer: Optimizer,
     stage: Stage,
     schedule: Schedule,
+    chance: float = math.inf,
 ) -> float:
     """Sweep over rates, write `lr_finder_N.json` and `.svg` for the stage, and return the rate to take.
 
-    Raises `ConfigError` when the curve has no valley: no rate is better than another then, or the range is not the right one; and
+    Where the curve has no valley, that is a tenth of the rate at which the loss diverges: as fast as is safe. Raises `ConfigError`
+    when it does not diverge either, for the range is then not the right one; and
     `RateFound` in place of returning, when the sweep was all that was asked for.
     """
     accelerator = run.accelerator
@@ -68,9 +71,11 @@ def found_rate(
             end=settings.end,
             num_steps=settings.num_steps,
             num_orders=settings.orders,
+            chance=chance,
             on_step=bar.update,
         )
-        rate = found.suggestions.get(settings.suggestion)
+        taken: Suggestion = settings.suggestion if found.refused is None else "edge_div_10"
+        rate = found.suggestions.get(taken)
         tried: dict[float, float] = {}
         if settings.verify and rate is not None:
             rates = [rate * factor for factor in VERIFIED]
@@ -88,13 +93,13 @@ def found_rate(
     record = {"stage": stage.index + 1, "name": stage.name, "settings": asdict(settings), "chosen": rate, **asdict(found)}
     record["tried"] = [{"rate": candidate, "loss": loss if loss < float("inf") else None} for candidate, loss in tried.items()]
     files = _write(run, found, record)
-    for line in _lines(found, settings.suggestion, rate, tried):
+    for line in _lines(found, taken, rate, tried):
         run.say(line)
     if settings.only == stage.index + 1:
         raise RateFound(record, files)
     if rate is None:
         raise ConfigError(
-            f"the sweep found no rate: {found.refused}",
+            f"the sweep found no rate: {found.refused or 'the loss does not diverge'}",
             column="optim.lr",
             hint=f"look at {files[-1]}, give a rate, or another --finder.start and --finder.end",
         )
@@ -114,12 +119,12 @@ def _write(run: Run, found: Finding, record: dict[str, Any]) -> list[Path]:
 def _lines(found: Finding, suggestion: str, rate: float | None, tried: dict[float, float]) -> list[str]:
     """Say each suggestion with its interval over the orders, and which rate is taken."""
     if rate is None:
-        return [f"sweep: no suggestion, for {found.refused}"]
+        return [f"sweep: no suggestion, for {found.refused or 'the loss does not diverge'}"]
     parts = [
         f"{name} {value:.1e} [{found.intervals[name][0]:.1e}, {found.intervals[name][1]:.1e}]"
         for name, value in found.suggestions.items()
     ]
-    lines = [f"sweep: {', '.join(parts)}"]
+    lines = [f"sweep: {', '.join(parts)}" + (f"; no valley, for {found.refused}" if found.refused else "")]
     if tried:
         lines.append("tried: " + ", ".join(f"{candidate:.1e} gives loss {loss:.3f}" for candidate, loss in tried.items()))
     return [*lines, f"rate: {rate:.1e} ({'tried' if tried else suggestion})"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -85,3 +86,14 @@ def classes_to_balance(inputs: Inputs, data: sections.Data, encoded: Encoded) ->
         )
     classes: Ints = rows_of_texts(targets_of(inputs.train), encoded)
     return classes
+
+
+def loss_of_chance(inputs: Inputs) -> float:
+    """Return the cross-entropy of answering every training example with the shares of the labels; of numbers there is none."""
+    targets = targets_of(inputs.train)
+    if inputs.fields.task == "regression":
+        return math.inf
+    if inputs.fields.task == "single_label":
+        return float(torch.special.entr(torch.from_numpy(np.bincount(targets) / len(targets))).sum())
+    shares = torch.from_numpy(targets.mean(axis=0))
+    return float((torch.special.entr(shares) + torch.special.entr(1.0 - shares)).mean())

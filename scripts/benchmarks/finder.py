@@ -42,7 +42,7 @@ from recipes.common import config as sections
 from recipes.common.finder import RateFound
 from recipes.common.inputs import load_inputs
 
-SUGGESTIONS = ("steepest", "valley", "min_div_10")
+SUGGESTIONS = ("steepest", "valley", "min_div_10", "edge_div_10")
 CHANCE_BELOW = 0.01  # of accuracy: a rate this close to the grid's best is as good as the best
 
 
@@ -270,6 +270,7 @@ def digits_task(settings: Settings) -> Task:
             accelerator=accelerator,
             num_steps=settings.num_steps,
             num_orders=settings.orders,
+            chance=math.log(10),
         )
         return _kept(asdict(found))
 
