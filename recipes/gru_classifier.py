@@ -28,10 +28,10 @@ class Config:
     data: sections.Data = field(default_factory=sections.Data)
     model: sections.Recurrent = field(default_factory=lambda: sections.Recurrent(cell="gru"))
     tokenizer: sections.Tokenizer = field(default_factory=lambda: sections.Tokenizer(vocab_size=8_000))
-    stages: tuple[sections.Stage, ...] = (sections.Stage(epochs=6, lr=5e-3),)
+    stages: tuple[sections.Stage, ...] = (sections.Stage(epochs=4, lr=1e-3),)
     """The training: for how long and how fast."""
     optim: sections.RecurrentOptim = field(default_factory=sections.RecurrentOptim)
-    dropout: sections.Dropout = field(default_factory=sections.Dropout)
+    dropout: sections.Dropout = field(default_factory=lambda: sections.Dropout(scale=0.5))
     augment: sections.Augment = field(default_factory=sections.Augment)
     batch: sections.Batch = field(default_factory=lambda: BATCH)
     cycles: sections.Cycles = field(default_factory=sections.Cycles)

@@ -44,6 +44,7 @@ GRADUAL_UNFREEZING = (
     sections.Stage(epochs=1, lr=1e-2, train_last=1),
     sections.Stage(epochs=2, lr=5e-3),
 )
+FROM_SCRATCH = (sections.Stage(epochs=6, lr=1e-3),)
 KEPT = ("embedding_size", "hidden_size", "num_hidden_layers", "cell", "nonlinearity", "backwards", "decoder_bias")  # of --lm.init
 
 
@@ -73,7 +74,8 @@ class Config:
     tokenizer: sections.Tokenizer = field(default_factory=sections.Tokenizer)
     lm: Transfer = field(default_factory=lambda: Transfer(steps=1200))
     stages: tuple[sections.Stage, ...] = GRADUAL_UNFREEZING
-    """The classifier's training: what trains in each stage, for how long and how fast (gradual unfreezing, practice N6)."""
+    """The classifier's training: what trains in each stage, for how long and how fast (gradual unfreezing, practice N6). Left as they
+    are beside --lm.skip: 6 epochs of all layers at 1e-3, for a body that knows nothing is not to be kept frozen, or hurried."""
     optim: sections.RecurrentOptim = field(default_factory=sections.RecurrentOptim)
     dropout: sections.Dropout = field(default_factory=lambda: sections.Dropout(scale=0.5))
     augment: sections.Augment = field(default_factory=sections.Augment)
@@ -157,7 +159,8 @@ def _train(run: Run, config: Config) -> RunResult:
     all_texts = fingerprint([Examples("", part, None, None, []) for part in texts.values()])
     names = identity(inputs, tokenizer) | {"data": f"{inputs.fingerprint}, all texts {all_texts}"}
     encoded = encode_parts(run, inputs, tokenizer=tokenizer, max_length=config.data.max_length, cut=config.data.cut)
-    trainings = stage_trainings(config.stages, config.optim, config.cycles)
+    stages = FROM_SCRATCH if config.lm.skip and config.stages == GRADUAL_UNFREEZING else config.stages
+    trainings = stage_trainings(stages, config.optim, config.cycles)
     progress: Progress | None = None
     num_stages = 0 if config.lm.skip else (config.lm.pretrain_data is not None) + (config.lm.steps != 0)
     if num_stages:
