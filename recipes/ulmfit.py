@@ -74,8 +74,8 @@ class Config:
     tokenizer: sections.Tokenizer = field(default_factory=sections.Tokenizer)
     lm: Transfer = field(default_factory=lambda: Transfer(steps=1200))
     stages: tuple[sections.Stage, ...] = GRADUAL_UNFREEZING
-    """The classifier's training: what trains in each stage, for how long and how fast (gradual unfreezing, practice N6). Left as they
-    are beside --lm.skip: 6 epochs of all layers at 1e-3, for a body that knows nothing is not to be kept frozen, or hurried."""
+    """The classifier's training: what trains in each stage, for how long and how fast (gradual unfreezing, practice N6). Left as
+    it is beside --lm.skip: 6 epochs of all layers at 1e-3, for a body that knows nothing is not to be kept frozen, or hurried."""
     optim: sections.RecurrentOptim = field(default_factory=sections.RecurrentOptim)
     dropout: sections.Dropout = field(default_factory=lambda: sections.Dropout(scale=0.5))
     augment: sections.Augment = field(default_factory=sections.Augment)
