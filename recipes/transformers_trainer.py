@@ -196,6 +196,7 @@ def _fine_tune(run: Run, config: Config) -> RunResult:
                 tokenizer=tokenizer,
                 max_length=max_length,
                 answer=answer,
+                by=config.data.slices,
                 with_texts=config.report.texts != "none",
             ),
         }

@@ -1,7 +1,7 @@
 """Look at a data set before training on it: copies, leaks, doubtful labels, broken texts, and parts that differ.
 
 python scripts/audit.py reviews.csv --test later.csv
-python scripts/audit.py demo:imdb --json audit.json
+python scripts/audit.py demo:imdb --json audit.json --html audit.html
 python scripts/audit.py reviews.csv --fix plan.yaml --out clean.csv
 
 A plan is a list of findings, such as `[exact_duplicates, encoding]`: the training part without those rows, or with them repaired,
@@ -40,6 +40,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--delimiter", help="of a .csv file (default: found)")
     parser.add_argument("--max_words", type=int, default=256, help="count what a cut at so many words would lose")
     parser.add_argument("--json", help="a file to write the findings to as well")
+    parser.add_argument("--html", help="a page to write the findings to as well")
     parser.add_argument("--fix", metavar="PLAN", help="a YAML or JSON list of findings to act on, in training alone")
     parser.add_argument("--out", help="the cleaned copy: .csv, .tsv, .jsonl or .parquet; its log is OUT.log.jsonl")
     given = parser.parse_args(arguments)
@@ -67,8 +68,13 @@ def audit(arguments: Sequence[str]) -> None:
     print(*audit_lines(findings), sep="\n")
     warnings, notes = (sum(finding.level == level for finding in findings) for level in ("warning", "note"))
     print(f"warnings: {warnings}, notes: {notes}")
+    record = audit_record(parts, findings)
     if given.json:
-        write_json(audit_record(parts, findings), given.json)
+        write(json.dumps(record, indent=2, ensure_ascii=False) + "\n", given.json, column="json")
+    if given.html:
+        from nlpbp.analysis.report import audit_page
+
+        write(audit_page(record), given.html, column="html")
     if given.out:
         fix(parts[0], findings, plan, out=Path(given.out))
     sys.exit(1 if warnings else 0)
@@ -97,14 +103,14 @@ def read_parts(given: argparse.Namespace) -> list[Rows]:
     return parts
 
 
-def write_json(record: object, file: str) -> None:
+def write(text: str, file: str, *, column: str) -> None:
     """Write the findings, or say why not."""
     from nlpbp.core.errors import ConfigError
 
     try:
-        Path(file).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        Path(file).write_text(text, encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"{file} cannot be written: {error.strerror}", column="json", hint="name another file") from error
+        raise ConfigError(f"{file} cannot be written: {error.strerror}", column=column, hint="name another file") from error
 
 
 def fix(train: Rows, findings: Sequence[AuditFinding], plan: Sequence[str], *, out: Path) -> None:

@@ -21,6 +21,7 @@ from nlpbp.analysis.audit_copies import (
     near_leaks,
 )
 from nlpbp.analysis.audit_labels import class_balance, label_errors, label_names
+from nlpbp.analysis.audit_languages import language_mix
 from nlpbp.analysis.audit_parts import adversarial_validation, group_leakage, time_leakage
 from nlpbp.analysis.audit_rows import AuditFinding, Rows
 from nlpbp.analysis.audit_texts import encoding_trouble, missing_values, script_mix, text_lengths
@@ -58,6 +59,7 @@ def audit(parts: Sequence[Rows], *, max_words: int = 256, seed: int = 0) -> list
         text_lengths(parts, max_words=max_words, words=words),
         encoding_trouble(parts),
         script_mix(parts),
+        language_mix(parts, seed=seed),
         time_leakage(parts),
         group_leakage(parts),
         adversarial_validation(parts, words=words, seed=seed),

@@ -58,7 +58,7 @@ def run_report(folder: Path, *, defaults: Mapping[str, Any] | None = None) -> st
         confusions=part("predictions.parquet", answers.confusions, run),
         calibration=part("calibration.json", answers.calibration, run),
         data=part("result.json", training.data, run),
-        audit=part("audit.json", training.audit, run),
+        audit=part("audit.json", training.audit, run.audit),
         settings=part("config.yaml", training.settings, run, defaults),
         stages=part("result.json", training.stages, run),
         curves=part("metrics.jsonl", training.curves, run),
@@ -87,6 +87,13 @@ def comparison_report(first: Path, second: Path, *, settings: Sequence[str] = ()
         most=MAX_FLIPS,
         settings=settings,
     )
+
+
+def audit_page(record: Mapping[str, Any]) -> str:
+    """Show what `audit_record` holds: one page of HTML that needs nothing beside it."""
+    fine = [finding["title"] for finding in record["findings"] if finding["level"] == "fine"]
+    sizes = ", ".join(f"{name} {num:,}" for name, num in record["parts"].items())
+    return _page("audit.html.j2", title=record["source"], sizes=sizes, audit=training.audit(record), fine=fine)
 
 
 def _of_file(run: RunFolder, file: str, make: Callable[..., T], *arguments: Any) -> T:

@@ -36,8 +36,8 @@ def data(run: RunFolder) -> list[Table]:
     return tables
 
 
-def audit(run: RunFolder) -> list[dict[str, Any]]:
-    """Return what was found in the data, warnings first; what is in order is left out."""
+def audit(record: Record) -> list[dict[str, Any]]:
+    """Return what an audit found in the data, warnings first; what is in order is left out."""
     found = [
         {
             "level": words(finding["level"]),
@@ -50,7 +50,7 @@ def audit(run: RunFolder) -> list[dict[str, Any]]:
                 (one.get("reference") or "", (one.get("excerpt") or "")[:MAX_TEXT]) for one in finding.get("examples", ())
             ],
         }
-        for finding in run.audit.get("findings", ())
+        for finding in record.get("findings", ())
         if finding["level"] != "fine"
     ]
     return sorted(found, key=lambda one: one["level"] != "warning")

@@ -356,6 +356,7 @@ def _examine(
             tokenizer=tokenizer,
             max_length=max_length if cut == "head" else None,
             answer=answer,
+            by=config.data.slices,
             with_texts=config.report.texts != "none",
         )
     return records, outputs

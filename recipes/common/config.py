@@ -53,6 +53,8 @@ class Data:
     """Cut the data by this column, an author or a patient for instance: no two parts have rows of one group (practice D2)."""
     time: str | None = None
     """Cut the data by this column of dates or numbers: the latest rows are the test, those before them the validation."""
+    slices: tuple[str, ...] = ()
+    """More columns to look for errors by, a source or a product for instance: errors.json and the report compare their values."""
     value_range: tuple[float, float] | None = None
     """Of a number to predict: the lowest and the highest that there is. The model then answers within it, a twentieth beyond either
     end (practice A3)."""

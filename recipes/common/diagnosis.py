@@ -5,7 +5,8 @@ Not on the test part: whoever changes something after a look at its errors has u
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -25,6 +26,7 @@ from nlpbp.analysis.calibration import (
 from nlpbp.analysis.errors import confused_pairs, error_slices, most_confident_errors, quartiles, wrong_examples
 from nlpbp.analysis.metrics import decide
 from nlpbp.data.columns import Examples, Fields
+from nlpbp.data.labels import is_missing, label_name
 from nlpbp.text.attribution import Attributions, occlusion, reading_end
 from nlpbp.text.batches import Encoded, rows_of_texts
 from recipes.common.inputs import Inputs, joined_texts, targets_of
@@ -35,6 +37,7 @@ Answer = Callable[[list[str], list[str] | None], Array]
 NUM_ERRORS = 10  # that are shown with what they hang on
 MAX_PIECES = 20  # of a text, left out one after the other: 10 texts then cost 210 answers
 MAX_CHARACTERS = 5000  # of a text that is shown
+MAX_VALUES = 10  # of a column of numbers whose values are slices each
 UNKNOWN_EDGES = (0.0, 0.05)  # shares of unknown tokens that slices end at
 
 
@@ -83,12 +86,14 @@ def error_record(
     tokenizer: PreTrainedTokenizerBase,
     max_length: int | None,
     answer: Answer,
+    by: Sequence[str] = (),
     with_texts: bool = True,
 ) -> dict[str, Any]:
     """Make `errors.json` from the validation part's probabilities [n, k]: the surest errors, what is confused, where errors gather.
 
     `answer` gives the model's probabilities for other texts, and for their pairs: it is asked what the surest errors hang on. The
-    model reads the first `max_length` tokens of a text; None where it does not read to one place from the beginning.
+    model reads the first `max_length` tokens of a text; None where it does not read to one place from the beginning. Errors are
+    also looked for by the source's columns `by`.
     """
     fields, examples, targets = inputs.fields, inputs.validation.examples, targets_of(inputs.validation)
     thresholds = decision_thresholds(inputs, outputs)
@@ -122,7 +127,9 @@ def error_record(
     ]
     pairs = confused_pairs(targets, decisions) if fields.task == "single_label" else []
     wrong = wrong_examples(fields.task, targets, outputs, thresholds=thresholds)
-    slices = error_slices(wrong, slice_columns(examples, encoded, fields=fields, unknown_id=tokenizer.unk_token_id))
+    columns = slice_columns(examples, encoded, fields=fields, unknown_id=tokenizer.unk_token_id)
+    table = inputs.tables["validation"]
+    slices = error_slices(wrong, columns | {name: values_by_slice(table.columns[name]) for name in by})
     return {
         "part": "validation",
         "most_confident": confident,
@@ -151,6 +158,24 @@ def slice_columns(examples: Examples, encoded: Encoded, *, fields: Fields, unkno
         return columns | {"label": [fields.labels[index] for index in examples.targets]}
     by_label = zip(fields.labels, examples.targets.T, strict=True)
     return columns | {f"label {name}": np.where(holds > 0, "yes", "no").tolist() for name, holds in by_label}
+
+
+def values_by_slice(values: Sequence[Any]) -> list[str]:
+    """Name the slice of each cell of a column: its value, or of numbers with more than ten values the quarter that it is in.
+
+    >>> values_by_slice(["web", None, "shop"]), values_by_slice([str(n) for n in range(12)])[:4]
+    (['web', 'missing', 'shop'], ['0 to 2', '0 to 2', '0 to 2', '3 to 5'])
+    """
+    names = ["missing" if is_missing(value) else label_name(value) for value in values]
+    known = [index for index, name in enumerate(names) if name != "missing"]
+    try:
+        numbers = [float(names[index]) for index in known]
+    except ValueError:
+        return names
+    if len(set(numbers)) > MAX_VALUES and all(map(math.isfinite, numbers)):
+        for index, quarter in zip(known, quartiles(numbers), strict=True):
+            names[index] = quarter
+    return names
 
 
 def _end(examples: Examples, index: int, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> int | None:

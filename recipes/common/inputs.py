@@ -114,6 +114,8 @@ def load_inputs(data: Data) -> Inputs:
     given = {name: _given(data, name, fields, notes) for name in ("validation", "test")}
     shares = {"validation": data.validation_share, "test": data.test_share}
     cut = {name: 0.0 if given[name] else share for name, share in shares.items()}
+    for column in data.slices:
+        column_of(given["validation"] or table, column)
     train_ids, *cut_ids = _split(table, whole, data, cut)
     if data.sample < 1.0:
         everything = len(train_ids)

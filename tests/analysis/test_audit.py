@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import random
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from nlpbp.analysis import repair
 from nlpbp.analysis.audit import audit, audit_lines, audit_record
 from nlpbp.analysis.audit_copies import conflicting_labels, exact_duplicates, leaks, near_conflicting_labels, near_duplicates
 from nlpbp.analysis.audit_labels import class_balance, label_errors, label_names
+from nlpbp.analysis.audit_languages import language_mix
 from nlpbp.analysis.audit_parts import adversarial_validation, group_leakage, time_leakage
 from nlpbp.analysis.audit_rows import AuditFinding, Rows, rows_of
 from nlpbp.analysis.audit_texts import encoding_trouble, main_script, missing_values, repair_text, script_mix, text_lengths
@@ -55,7 +57,7 @@ def by_id(findings: Sequence[AuditFinding]) -> dict[str, AuditFinding]:
 def test_clean_data_give_no_warning() -> None:
     train = part(made(400))
     findings = audit([train, part(made(100, seed=1), "validation", like=train), part(made(100, seed=2), "test", like=train)])
-    assert len({finding.id for finding in findings}) == len(findings) == 16
+    assert len({finding.id for finding in findings}) == len(findings) == 17
     assert [str(finding) for finding in findings if finding.level == "warning"] == []
 
 
@@ -348,3 +350,19 @@ def test_a_copy_never_replaces_the_data_and_nested_cells_are_no_csv(tmp_path: Pa
         repair.check_clean_file(source, sources=[str(source)])
     with pytest.raises(ConfigError, match="jsonl"):
         repair.write_table(read_table([{"text": "so good", "tags": ["a", "b"]}]), tmp_path / "b.csv")
+
+
+def test_languages_of_one_script_are_told_apart() -> None:
+    english = "the film was long and we left the cinema before it had come to its end, number {}"
+    german = "der Film war lang und wir haben das Kino verlassen, bevor er zu Ende war, Nummer {}"
+    rows = texts(*[english.format(i) for i in range(40)], *[german.format(i) for i in range(3)], "so dull")
+    found = language_mix([rows])
+    assert (found.details, found.level, found.count) == ({"en": 40, "de": 3}, "note", 3)
+    assert found.examples[0].excerpt.startswith("der Film")
+    assert language_mix([texts(*[english.format(i) for i in range(40)])]).level == "fine"
+    assert language_mix([texts("so dull", "so good")]).level == "fine"
+
+
+def test_without_the_extra_the_audit_says_how_to_tell_languages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "py3langid.langid", None)
+    assert "nlpbp[audit]" in language_mix([texts("so good")]).message

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.torch import load_file
 
-from nlpbp.core.errors import ConfigError
+from nlpbp.core.errors import ConfigError, DataError
 from nlpbp.data.tiny import tiny_reviews
 from nlpbp.train.setup import start
 from recipes import gru_classifier
@@ -227,3 +227,30 @@ def test_whose_texts_a_run_leaves_is_the_users_choice(texts, training_text, vali
     assert copies["level"] == "warning"
     assert "list:" in copies["examples"][0]["reference"]
     assert copies["message"] in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+
+
+def test_errors_are_looked_for_by_a_column_of_the_users(tmp_path):
+    reviews = tiny_reviews(num_examples=200, seed=5).columns
+    flipped = {"pos": "neg", "neg": "pos"}
+    rows = [
+        {
+            "text": text,
+            "label": flipped[label] if i % 4 == 0 else label,
+            "shop": ("liar" if i % 4 == 0 else "web"),
+            "price": f"{i}.5",
+        }
+        for i, (text, label) in enumerate(zip(reviews["text"], reviews["label"], strict=True))
+    ]
+    config = dataclasses.replace(
+        gru_classifier.tiny(),
+        data=Data(train="tiny:reviews", validation=rows, test_share=0.0, text=("text",), label="label", slices=("shop", "price")),
+        out=str(tmp_path / "run"),
+        threads=1,
+    )
+    gru_classifier.run(config)
+    slices = json.loads((tmp_path / "run" / "errors.json").read_text(encoding="utf-8"))["slices"]
+    assert slices[0]["slice"] == "shop" and slices[0]["value"] == "liar" and slices[0]["p_adjusted"] < 0.001
+    assert {one["value"] for one in slices if one["slice"] == "price"} >= {"0.5 to 49.5"}
+    with pytest.raises(DataError, match="colour"):
+        data = dataclasses.replace(config.data, slices=("colour",))
+        gru_classifier.run(dataclasses.replace(config, data=data, out=str(tmp_path / "other")))

@@ -44,8 +44,10 @@ def written(path: Path, numbers: range, *, more: tuple[tuple[str, str], ...] = (
 def test_a_leak_is_printed_with_its_places_and_written(tmp_path: Path, run: Run) -> None:
     train = written(tmp_path / "train.csv", range(60))
     test = written(tmp_path / "test.csv", range(60, 70), more=((text(4), "neg"),))
-    code, out, err = run(train, "--test", test, "--json", tmp_path / "audit.json")
+    code, out, err = run(train, "--test", test, "--json", tmp_path / "audit.json", "--html", tmp_path / "audit.html")
     assert code == 1
+    page = (tmp_path / "audit.html").read_text(encoding="utf-8")
+    assert "1 of 11 test texts (9.1 %) stand in training too" in page and "default-src &#39;none&#39;" in page.replace("'", "&#39;")
     assert "warning leaks: 1 of 11 test texts (9.1 %) stand in training too" in out
     assert f"    test.csv:12 = train.csv:6: {text(4)}\n" in out
     assert "train 60, test 11 rows" in err
