@@ -64,7 +64,8 @@ def drop_words(words: list[str], free: list[int], rng: random.Random, augment: A
 
 def swap_words(words: list[str], free: list[int], rng: random.Random, augment: Augment) -> list[str]:
     """Let neighbours change places."""
-    pairs = [index for index in free if index + 1 in set(free)]
+    touched = set(free)
+    pairs = [index for index in free if index + 1 in touched]
     swapped = list(words)
     for index in sorted(_drawn(pairs, rng, augment.share)):
         swapped[index], swapped[index + 1] = swapped[index + 1], swapped[index]
@@ -110,10 +111,10 @@ def shuffle_sentences(words: list[str], free: list[int], rng: random.Random, aug
 
 def mask_span(words: list[str], free: list[int], rng: random.Random, augment: Augment) -> list[str]:
     """Hide spans of up to three words behind the mask, or leave them out where there is none."""
-    hidden: set[int] = set()
+    touched, hidden = set(free), set[int]()
     for start in sorted(_drawn(free, rng, augment.share / MAX_SPAN)):
         length = rng.randint(1, MAX_SPAN)
-        span = [index for index in range(start, start + length) if index in set(free)]
+        span = [index for index in range(start, start + length) if index in touched]
         hidden.update(span)
     masked = [augment.mask if index in hidden else word for index, word in enumerate(words)]
     return [word for word in masked if word] or words
