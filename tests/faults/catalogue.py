@@ -1,6 +1,6 @@
 """The catalogue of faults: 150 rows, each injected by the tests that carry its id as `@pytest.mark.fault("A1")`.
 
-A row without such a test says why: it `waits_for` a part of the toolkit that is not there yet, or it `cannot_run_here`.
+A row without such a test says why it `cannot_run_here`.
 `test_count.py` holds this, and the end of every test run prints how many rows were injected and came out as expected.
 """
 
@@ -17,21 +17,14 @@ GROUPS = {
     "F": "checkpoint content",
     "G": "security",
 }
-PARTS = {
-    "images": "nlpbp/vision/images.py",
-    "near-duplicates": "nlpbp/analysis/duplicates.py",
-    "stages": "recipes/ulmfit.py",
-}
-"""What a row may wait for, and the file that is there when the wait is over."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One fault; without `waits_for` and `cannot_run_here` it is injected."""
+    """One fault; without `cannot_run_here` it is injected."""
 
     id: str
     fault: str
-    waits_for: str | None = None
     cannot_run_here: str | None = None
 
 
@@ -141,7 +134,7 @@ ROWS = (
     Row("D35", "a folder listed in another order"),
     Row("D36", "a pipe, a loop of links, an unreadable file"),
     Row("D37", "a malformed cell of several labels"),
-    Row("D38", "images that are corrupt, rotated, in another colour space, bombs", waits_for="images"),
+    Row("D38", "images that are corrupt, rotated, in another colour space, bombs"),
     Row("E1", "an unknown key"),
     Row("E2", "a value of the wrong type"),
     Row("E3", "1e-5 in YAML"),

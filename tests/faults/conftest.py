@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -40,12 +39,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         return
     ran = {row for row, outcomes in OUTCOMES.items() if outcomes != {"skipped"}}
     good = {row for row in ran if OUTCOMES[row] <= {"passed", "skipped"}}
-    waiting = Counter(row.waits_for for row in ROWS if row.waits_for)
-    waits = ", ".join(f"{count} for the {part}" for part, count in waiting.items())
     elsewhere = sum(row.cannot_run_here is not None for row in ROWS)
-    left = len(ROWS) - len(ran) - sum(waiting.values()) - elsewhere
+    left = len(ROWS) - len(ran) - elsewhere
     others = [f"{left} not in this run (slow, or not chosen)"] if left else []
-    others += [f"{sum(waiting.values())} wait ({waits})"] if waiting else []
     others += [f"{elsewhere} cannot run here"] if elsewhere else []
     terminalreporter.write_line(f"faults: {len(ran)} injected, {len(good)} as expected")
     terminalreporter.write_line(f"        of {len(ROWS)} rows; {'; '.join(others)}")

@@ -1,0 +1,91 @@
+"""Image files to arrays of pixels, whatever way they were saved; a file that is broken or too large is an error that names it."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from nlpbp.core.errors import DataError
+
+Mode = Literal["L", "RGB"]
+Pixels = np.ndarray[Any, np.dtype[np.uint8]]
+
+MAX_PIXELS = 50_000_000  # 50 megapixels: beyond what cameras make, 150 MB once decoded; files of a few kB can claim more
+SUFFIXES = frozenset([".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"])
+
+
+def decode_image(source: Path | bytes, *, name: str | None = None, mode: Mode = "RGB", max_pixels: int = MAX_PIXELS) -> Pixels:
+    """Return the pixels of an image file, uint8 [height, width, channels], upright and on white where it is transparent.
+
+    A camera's rotation (EXIF) is applied; palettes, CMYK, grey of 16 bits and the like become `mode`; of several frames the first
+    counts. `name` is what errors call bytes. Raises `DataError` for what is no image, is cut off, or has more than
+    `max_pixels`: its header is read first, so a small file that claims a huge image is not decoded.
+
+    >>> file = io.BytesIO()
+    >>> Image.new("L", (3, 2), 255).save(file, "png")
+    >>> decode_image(file.getvalue()).shape
+    (2, 3, 3)
+    """
+    file = name or (str(source) if isinstance(source, Path) else "image")
+    try:
+        with Image.open(source if isinstance(source, Path) else io.BytesIO(source)) as image:
+            width, height = image.size
+            if width * height > max_pixels:
+                raise DataError(
+                    f"an image of {width} x {height} pixels is over the limit of {max_pixels:,}", file=file, hint="make it smaller"
+                )
+            upright = ImageOps.exif_transpose(image)
+            return np.asarray(_plain(upright, mode), dtype=np.uint8).reshape(upright.height, upright.width, -1)
+    except Image.DecompressionBombError as error:
+        raise DataError(f"an image over the limit: {error}", file=file, hint="make it smaller") from error
+    except UnidentifiedImageError as error:
+        raise DataError("not an image in a known format", file=file, hint="save it as PNG or JPEG") from error
+    except DataError:
+        raise
+    except (OSError, SyntaxError, ValueError, MemoryError, EOFError) as error:  # what Pillow's decoders raise for broken files
+        raise DataError(f"a broken image: {error}", file=file, hint="replace the file, or leave it out") from error
+
+
+def _plain(image: Image.Image, mode: Mode) -> Image.Image:
+    """Bring any kind of pixels to 8 bits of grey or of three colours."""
+    if image.mode.startswith("I") or image.mode == "F":  # grey of 16 bits and more: the range that is used becomes 0 to 255
+        values = np.asarray(image, dtype=np.float64)
+        top = 65535.0 if values.max(initial=0.0) > 255.0 else 255.0
+        image = Image.fromarray(np.clip(values * 255.0 / top, 0.0, 255.0).round().astype(np.uint8))
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        seen = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", seen.size, (255, 255, 255, 255)), seen)
+    return image.convert(mode)
+
+
+def image_files(folder: Path) -> Iterator[tuple[Path, str]]:
+    """Give each image below a folder of one sub-folder a class, with the class's name, in order of their names.
+
+    Hidden files and other suffixes are passed over. Raises `DataError` for a folder without such images.
+    """
+    found = False
+    for path in sorted(folder.glob("*/*")):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if path.suffix.lower() in SUFFIXES and path.is_file() and not hidden:
+            found = True
+            yield path, path.parent.name
+    if not found:
+        hint = f"one sub-folder a class, files ending in {', '.join(sorted(SUFFIXES))}"
+        raise DataError("no images in sub-folders", file=str(folder), hint=hint)
+
+
+def fit_size(pixels: Pixels, size: int) -> Pixels:
+    """Scale an image [height, width, channels] so that its shorter side is `size`, and cut out its middle [size, size, channels].
+
+    >>> fit_size(np.zeros((20, 40, 3), dtype=np.uint8), 8).shape
+    (8, 8, 3)
+    """
+    grey = pixels.shape[2] == 1
+    image = Image.fromarray(pixels[:, :, 0] if grey else pixels)
+    fitted = ImageOps.fit(image, (size, size), method=Image.Resampling.BICUBIC)
+    return np.asarray(fitted, dtype=np.uint8).reshape(size, size, -1)
