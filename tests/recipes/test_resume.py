@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from nlpbp.core.errors import CheckpointError, ConfigError, NumericError
 from nlpbp.train import loop
 from nlpbp.train.signals import Stopped
-from recipes import RECIPES, lm_awd_lstm, transformer_sentiment, ulmfit
+from recipes import RECIPES, gru_classifier, lm_awd_lstm, transformer_sentiment, ulmfit
 from recipes.common import finder, fit
 from recipes.common.config import Batch, Checkpoints, Cycles, Finder, Stage
 
@@ -451,3 +451,15 @@ def test_snapshots_of_a_run_that_was_killed_are_those_of_one_that_was_not(tmp_pa
     for number in ("1", "2"):
         mine, theirs = (tmp_path / name / "snapshots" / number / "model.safetensors" for name in ("run", "whole"))
         assert mine.read_bytes() == theirs.read_bytes()
+
+
+def test_windows_of_long_texts_go_on_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = dataclasses.replace(gru_classifier.tiny().data, max_length=6, cut="windows")
+    train(gru_classifier, tmp_path / "whole", data=data)
+    total = num_steps(tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(fit, "log", at_step(total // 2 + 1, die))
+        with pytest.raises(Killed):
+            train(gru_classifier, tmp_path / "killed", data=data)
+    train(gru_classifier, tmp_path / "killed", data=data)
+    assert artefacts(tmp_path / "killed") == artefacts(tmp_path / "whole")
