@@ -24,7 +24,6 @@ from recipes.common.classifier import identity, train_classifier
 from recipes.common.data_audit import audit_inputs
 from recipes.common.encoding import encode_parts
 from recipes.common.finder import SWEPT
-from recipes.common.fit import Progress
 from recipes.common.folder import CACHE, Run, open_run
 from recipes.common.inputs import Inputs, fingerprint, joined_texts, load_inputs, load_texts, the_same_everywhere
 from recipes.common.masked_lm import adapt, copy_body_
@@ -33,6 +32,7 @@ from recipes.common.pretrained import check_length, default_rate, model_path
 from recipes.common.ranges import check_ranges
 from recipes.common.recurrent import stage_name
 from recipes.common.results import RunResult
+from recipes.common.saving import Progress
 from recipes.common.training import Training, epoch_of
 
 NAME = "transformer_sentiment"

@@ -41,13 +41,13 @@ from recipes.common.data_audit import audit_inputs
 from recipes.common.diagnosis import calibration_record, error_record
 from recipes.common.encoding import encode_parts
 from recipes.common.finder import SWEPT
-from recipes.common.fit import Progress
 from recipes.common.folder import Run, open_run
 from recipes.common.inputs import Inputs, load_inputs, targets_of
 from recipes.common.optimize import schedule_of, transformer_optimizer
 from recipes.common.pretrained import check_length, default_rate, model_path
 from recipes.common.ranges import check_ranges
 from recipes.common.results import RunResult, decision_thresholds, finish
+from recipes.common.saving import Progress
 from recipes.common.targets import standardised
 from recipes.common.training import freeze
 

@@ -18,7 +18,6 @@ from recipes.common import config as sections
 from recipes.common.classifier import identity, train_classifier
 from recipes.common.data_audit import audit_inputs
 from recipes.common.encoding import encode_parts
-from recipes.common.fit import Progress, Stage
 from recipes.common.folder import Run, open_run
 from recipes.common.inputs import Inputs, fingerprint, joined_texts, load_inputs, load_texts, the_same_everywhere
 from recipes.common.language_model import Reading, recurrent_training, save_language_model, train_language_model
@@ -35,6 +34,7 @@ from recipes.common.recurrent import (
     tokenizer_for,
 )
 from recipes.common.results import RunResult
+from recipes.common.saving import Progress, Stage
 from recipes.common.training import epoch_of
 
 NAME = "ulmfit"

@@ -33,10 +33,11 @@ from nlpbp.train.weights import full_state
 from recipes.common import config as sections
 from recipes.common.diagnosis import calibration_line, calibration_record, error_record
 from recipes.common.finder import found_rate
-from recipes.common.fit import Metrics, Progress, Stage, fit
+from recipes.common.fit import Metrics, fit
 from recipes.common.folder import Run
 from recipes.common.inputs import Inputs, Loaded, targets_of
 from recipes.common.results import RunResult, decision_thresholds, finish, save_model
+from recipes.common.saving import Progress, Stage
 from recipes.common.targets import (
     check_regression,
     classes_to_balance,

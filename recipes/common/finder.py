@@ -17,8 +17,8 @@ from nlpbp.core.errors import EXIT_PREEMPTED, ConfigError, NlpbpError
 from nlpbp.core.schedules import Schedule
 from nlpbp.train.lr_finder import Finding, MakeSweep, Suggestion, find_rate, try_rates
 from recipes.common import config as sections
-from recipes.common.fit import Stage
 from recipes.common.folder import Run
+from recipes.common.saving import Stage
 
 SWEPT = 1e-4  # what groups' rates are multiples of before a sweep has found the highest one
 SWEEP = 1 << 20  # where a sweep's orders of the data stand among those of training: beyond them

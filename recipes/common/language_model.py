@@ -34,12 +34,13 @@ from nlpbp.train.loop import Step, train_steps
 from nlpbp.train.weights import full_state
 from recipes.common import config as sections
 from recipes.common.finder import SWEEP, SWEPT, found_rate
-from recipes.common.fit import Metrics, Progress, Stage, clean_up, fit
+from recipes.common.fit import Metrics, clean_up, fit
 from recipes.common.folder import Run, write_text
 from recipes.common.inputs import Corpus
 from recipes.common.optimize import make_optimizer, momentum_of, schedule_of
 from recipes.common.report import leave_report
 from recipes.common.results import RunResult, announce, peak_rss_mib, save_model, training_record, upload
+from recipes.common.saving import Progress, Stage
 from recipes.common.secrets import redact
 from recipes.common.training import check_micro_batches, prepare_again, stage_seed
 

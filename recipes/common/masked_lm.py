@@ -20,8 +20,9 @@ from nlpbp.text.masking import masked_loss
 from nlpbp.train.evaluate import batch_losses
 from nlpbp.train.loop import Step, train_steps
 from recipes.common import config as sections
-from recipes.common.fit import Metrics, Progress, Stage, fit
+from recipes.common.fit import Metrics, fit
 from recipes.common.folder import Run
+from recipes.common.saving import Progress, Stage
 from recipes.common.training import check_micro_batches, prepare_again
 
 

@@ -30,11 +30,12 @@ from nlpbp.data.exports import code_span
 from nlpbp.data.fields import pack_fields
 from nlpbp.train.weights import full_state
 from recipes.common import config as sections
-from recipes.common.fit import Metrics, Progress, clean_up
+from recipes.common.fit import Metrics, clean_up
 from recipes.common.folder import Run, write_text
 from recipes.common.inputs import Inputs, Part, joined_texts, targets_of
 from recipes.common.looks import begin_looks
 from recipes.common.report import leave_report
+from recipes.common.saving import Progress
 from recipes.common.secrets import redact
 
 Array = np.ndarray[Any, Any]

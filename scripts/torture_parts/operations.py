@@ -26,7 +26,7 @@ from torture_parts.kills import killed_run
 from torture_parts.victims import Claim, Torture
 
 from nlpbp.train.checkpoint import NAME, find_fault
-from recipes.common import fit
+from recipes.common import saving
 
 FEW = 8  # kinds of operation a scenario in the short form
 EVENTS = {"os.rename", "os.link", "os.symlink", "os.mkdir", "os.remove", "os.rmdir", "os.truncate"}
@@ -328,7 +328,7 @@ def delete_first() -> None:
         shutil.rmtree(root, ignore_errors=True)
         return write(root, **given)
 
-    write = victims.replace_function(fit, "write_checkpoint", careless)
+    write = victims.replace_function(saving, "write_checkpoint", careless)
 
 
 def _careless_control(torture: Torture, config: Any) -> tuple[int, int]:

@@ -19,7 +19,7 @@ from typing import Any
 
 from torture_parts.forks import End, run_forked
 
-from recipes.common import fit, results
+from recipes.common import fit, results, saving
 from recipes.common.folder import Run
 
 FILES = ("model/model.safetensors", "metrics.jsonl", "predictions.parquet")
@@ -204,14 +204,14 @@ def kill_at_clean_up() -> None:
 
 def forget_optimizer() -> None:
     """Let a resume leave the optimizer as new."""
-    replace_function(fit, "set_full_optimizer_state", lambda *given: None)
+    replace_function(saving, "set_full_optimizer_state", lambda *given: None)
 
 
 def forget_weights() -> None:
     """Let a resume leave the weights as they were at the start."""
-    replace_function(fit, "set_full_state", lambda *given: None)
+    replace_function(saving, "set_full_state", lambda *given: None)
 
 
 def forget_log() -> None:
     """Let a resume leave the log longer than the checkpoint."""
-    replace_function(fit, "truncate_jsonl", lambda *given, **named: None)
+    replace_function(saving, "truncate_jsonl", lambda *given, **named: None)

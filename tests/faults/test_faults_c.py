@@ -36,7 +36,7 @@ from nlpbp.train import checkpoint
 from nlpbp.train.evaluate import predict
 from nlpbp.train.loop import train_steps
 from nlpbp.train.lr_finder import find_rate
-from recipes.common import classifier, fit, folder
+from recipes.common import classifier, folder, saving
 from recipes.common.config import Data
 from recipes.common.inputs import load_inputs
 
@@ -177,13 +177,13 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path, value: float)
 
 @pytest.mark.fault("C5")
 def test_weights_that_are_not_finite_are_not_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = fit.full_state
+    original = saving.full_state
 
     def poisoned(model: nn.Module) -> dict[str, torch.Tensor]:
         return {name: torch.full_like(tensor, float("nan")) for name, tensor in original(model).items()}
 
     with monkeypatch.context() as patch:
-        patch.setattr(fit, "full_state", poisoned)
+        patch.setattr(saving, "full_state", poisoned)
         patch.setattr(checkpoint, "_refuse_non_finite", lambda *given: None)
         killed_run(patch, tmp_path / "run", step=4)
     with pytest.raises(CheckpointError) as error:

@@ -22,7 +22,7 @@ from nlpbp.core.errors import CheckpointError, ConfigError, NumericError
 from nlpbp.train import loop
 from nlpbp.train.signals import Stopped
 from recipes import RECIPES, gru_classifier, lm_awd_lstm, transformer_sentiment, ulmfit
-from recipes.common import finder, fit
+from recipes.common import finder, fit, saving
 from recipes.common.config import Batch, Checkpoints, Cycles, Finder, Stage
 
 ARTEFACTS = ("model/model.safetensors", "metrics.jsonl", "predictions.parquet", "language_model/model.safetensors")
@@ -179,7 +179,7 @@ def test_a_restore_that_is_left_out_shows(
         patch.setattr(fit, "log", at_step(8, die))
         train(recipe, tmp_path / "run")
     with monkeypatch.context() as patch:
-        patch.setattr(fit, "set_full_optimizer_state", lambda *given: None)
+        patch.setattr(saving, "set_full_optimizer_state", lambda *given: None)
         train(recipe, tmp_path / "run")
     assert artefacts(tmp_path / "run")["model/model.safetensors"] != artefacts(uninterrupted)["model/model.safetensors"]
 
@@ -202,8 +202,8 @@ def test_a_mean_of_weights_that_is_not_restored_shows(averaged: Path, tmp_path: 
         patch.setattr(fit, "log", at_step(last, die))
         train(ulmfit, tmp_path / "run", **AVERAGED)
     with monkeypatch.context() as patch:
-        original = fit._load
-        patch.setattr(fit, "_load", lambda found, file, model: original(found, "model.safetensors", model))
+        original = saving._load
+        patch.setattr(saving, "_load", lambda found, file, model: original(found, "model.safetensors", model))
         train(ulmfit, tmp_path / "run", **AVERAGED)
     assert artefacts(tmp_path / "run")["model/model.safetensors"] != artefacts(averaged)["model/model.safetensors"]
 
