@@ -71,8 +71,8 @@ def split_groups(
     """Return train, validation and test parts as `split_examples` does, of which no two hold examples of one group (practice D2).
 
     Give authors, patients, documents as `groups` [n] where the model will meet new ones; an example without a group is alone.
-    Groups that share a text stay together. Shares are met as nearly as whole groups can, and every class stays in the train part.
-    Raises `DataError` where the groups are too few, `ConfigError` for shares that leave nothing to train on.
+    Groups that share a text stay together. The shares of every class are met as nearly as whole groups can, and every class stays
+    in the train part. Raises `DataError` where the groups are too few, `ConfigError` for shares that leave nothing to train on.
 
     >>> texts = [f"text {i}" for i in range(20)]
     >>> examples = Examples("list", texts, None, np.arange(20) % 2, texts)
@@ -250,20 +250,26 @@ def _connected(*columns: Sequence[Hashable]) -> list[list[int]]:
 
 
 def _take_sets(waiting: list[list[int]], strata: list[int], *, num: float) -> list[int]:
-    """Move about `num` examples out of `waiting`, in whole sets and at least one, and leave every class an example there."""
+    """Move about `num` examples out of `waiting`, in whole sets and at least one, and leave every class an example there.
+
+    A set goes where the part is nearer to its share of every class with it than without.
+    """
     left = Counter(strata[index] for members in waiting for index in members)
+    wanted = {stratum: num * count / left.total() for stratum, count in left.items()}
     taken: list[list[int]] = []
 
-    def can_go(members: list[int]) -> bool:
-        return all(left[stratum] > count for stratum, count in Counter(strata[index] for index in members).items())
+    def can_go(counts: Counter[int]) -> bool:
+        return all(left[stratum] > count for stratum, count in counts.items())
 
     for members in waiting:
-        if len(members) <= 2 * num and can_go(members):  # nearer to the share with it than without
-            num -= len(members)
+        counts = Counter(strata[index] for index in members)
+        nearer = sum(count * (count - 2 * wanted[stratum]) for stratum, count in counts.items())  # change of the squared distance
+        if nearer <= 0 and can_go(counts):
+            wanted |= {stratum: wanted[stratum] - count for stratum, count in counts.items()}
             taken.append(members)
-            left.subtract(strata[index] for index in members)
+            left.subtract(counts)
     if not taken:
-        taken = sorted(filter(can_go, waiting), key=len)[:1]
+        taken = sorted((m for m in waiting if can_go(Counter(strata[index] for index in m))), key=len)[:1]
     waiting[:] = [members for members in waiting if members not in taken]
     return [index for members in taken for index in members]
 

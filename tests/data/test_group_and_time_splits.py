@@ -143,3 +143,18 @@ def test_looks_at_the_test_part_are_counted_and_at_other_texts_are_not(tmp_path:
     assert json.loads((tmp_path / "looks.json").read_text())["looks"] == ["a recipe", "predict.py", "predict.py"]
     begin_looks(tmp_path, part, by="a recipe")
     assert add_look(tmp_path, dataclasses.replace(part), by="predict.py") == 2
+
+
+def test_groups_are_drawn_so_that_each_part_has_its_share_of_every_class() -> None:
+    rng = np.random.default_rng(0)
+    sizes, rates = rng.integers(2, 12, size=120), rng.choice([0.05, 0.5, 0.95], size=120)
+    groups = [group for group, size in enumerate(sizes) for _ in range(size)]
+    targets = np.array([int(rng.random() < rates[group]) for group in groups])
+    texts = [f"text {index}" for index in range(len(groups))]
+    examples = Examples("list", texts, None, targets, texts)
+    for seed in range(10):
+        parts = split_groups(examples, groups, validation_share=0.15, test_share=0.15, seed=seed)
+        for part in parts[1:]:
+            assert len(part) == pytest.approx(0.15 * len(groups), abs=10)
+            assert targets[part].mean() == pytest.approx(targets.mean(), abs=0.04)
+        assert not {groups[i] for i in parts[0]} & {groups[i] for part in parts[1:] for i in part}
