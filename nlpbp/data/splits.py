@@ -263,8 +263,8 @@ def _take_sets(waiting: list[list[int]], strata: list[int], *, num: float) -> li
 
     for members in waiting:
         counts = Counter(strata[index] for index in members)
-        nearer = sum(count * (count - 2 * wanted[stratum]) for stratum, count in counts.items())  # change of the squared distance
-        if nearer <= 0 and can_go(counts):
+        growth = sum(count * (count - 2 * wanted[stratum]) for stratum, count in counts.items())  # of the squared distance
+        if growth <= 0 and can_go(counts):
             wanted |= {stratum: wanted[stratum] - count for stratum, count in counts.items()}
             taken.append(members)
             left.subtract(counts)
