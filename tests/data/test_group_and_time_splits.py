@@ -156,5 +156,5 @@ def test_groups_are_drawn_so_that_each_part_has_its_share_of_every_class() -> No
         parts = split_groups(examples, groups, validation_share=0.15, test_share=0.15, seed=seed)
         for part in parts[1:]:
             assert len(part) == pytest.approx(0.15 * len(groups), abs=20)
-            assert targets[part].mean() == pytest.approx(targets.mean(), abs=0.05)
+            assert targets[part].mean() == pytest.approx(targets.mean(), abs=0.06)
         assert not {groups[i] for i in parts[0]} & {groups[i] for part in parts[1:] for i in part}
