@@ -301,6 +301,7 @@ def test_nothing_leaves_the_run_folder(nasty: Path) -> None:
     }
     assert files == {
         ".lock",
+        "audit.json",
         "calibration.json",
         "config.yaml",
         "environment.json",

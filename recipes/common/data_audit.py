@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 
-from nlpbp.analysis.audit import audit, audit_lines, audit_record
-from nlpbp.analysis.audit_rows import rows_of
 from recipes.common import config as sections
 from recipes.common.folder import Run, write_text
 from recipes.common.inputs import Inputs
 from recipes.common.report import reports_are_off
+from recipes.common.secrets import redact
 
 AUDIT = "audit.json"
 MAX_ROWS = 50_000  # of all parts; 25,000 long reviews take a quarter of a minute
@@ -26,13 +25,16 @@ def audit_inputs(run: Run, inputs: Inputs, wanted: sections.Report, *, max_lengt
     if num_rows > MAX_ROWS:
         run.say(f"no audit: {num_rows:,} rows are more than {MAX_ROWS:,}; scripts/audit.py takes as many as there are")
         return
+    from nlpbp.analysis.audit import audit, audit_lines, audit_record  # scikit-learn, which `--help` need not wait for
+    from nlpbp.analysis.audit_rows import rows_of
+
     try:
         parts = [rows_of(table, fields=inputs.fields, part=name) for name, table in inputs.tables.items()]
         findings = audit(parts, max_words=max_length)
         record = audit_record(parts, findings, with_texts=wanted.texts == "all")
-        write_text(run.out / AUDIT, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+        write_text(run.out / AUDIT, json.dumps(redact(record), indent=2, ensure_ascii=False) + "\n")
     except Exception as error:  # of a look at the data: training has no need of it
         run.say(f"warning: the audit failed ({type(error).__name__}: {error}); scripts/audit.py tries it alone")
         return
     for line in audit_lines([finding for finding in findings if finding.level == "warning"], with_examples=False):
-        run.say(f"audit: {line}")
+        run.say(f"audit: {redact(line)}")

@@ -10,7 +10,12 @@ from recipes.common.folder import CACHE, Run
 from recipes.common.inputs import Inputs, Part
 
 MAX_UNKNOWN = 0.1  # share of tokens; a language that the tokenizer was made for has hardly any
-READ = {"head": "their first", "tail": "their last", "head_tail": "their first and last, together"}
+READ = {
+    "head": "{} tokens",
+    "tail": "their last {} tokens",
+    "head_tail": "{} tokens of both ends",
+    "windows": f"{MAX_WINDOWS} windows",
+}
 
 
 def encode_parts(
@@ -53,10 +58,9 @@ def encode_part(
         run.say(f"{name}: {len(encoded):,} windows of at most {max_length} tokens, of {len(part):,} texts (--data.cut)")
     if truncated := len(encoded.truncated):
         share = f"{truncated:,} of {len(part):,} texts ({truncated / len(part):.1%})"
-        limit = f"{MAX_WINDOWS} windows" if cut == "windows" else f"{READ[cut]} {max_length} tokens"
-        run.say(f"{name}: {share} are cut to {limit} (--data.max_length)")
+        run.say(f"{name}: {share} are cut to {READ[cut].format(max_length)} (--data.max_length)")
     for index in encoded.clipped[:3]:
-        run.say(f"{part.examples.references[index]}: very long; what lies far beyond was not even tokenized")
+        run.say(f"{part.examples.references[index]}: very long; only its {'end' if cut == 'tail' else 'beginning'} was tokenized")
     return encoded
 
 

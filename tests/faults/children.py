@@ -26,7 +26,7 @@ from nlpbp.data.columns import infer_fields, read_examples
 from nlpbp.data.readers import read_table
 from nlpbp.train import weights
 from nlpbp.train.loop import Accelerator
-from recipes.common import encoding, fit, pretrained, results
+from recipes.common import encoding, fit, pretrained, results, saving
 
 NOBODY = 65534
 
@@ -88,7 +88,7 @@ def train_terminated(out: str, step: int, seconds: float) -> None:
 
 
 def train_killed_while_loading(out: str, name: str) -> None:
-    setattr(fit, name, lambda *args, **options: die())
+    setattr(saving, name, lambda *args, **options: die())
     train(out)
 
 

@@ -47,7 +47,6 @@ TRANSFORMER_FIELDS = {
     "augment.policy": "sentiment",
     "augment.mixup": 0.3,
     "data.fields": ("text",),
-    "data.group": "text",
 }
 RECURRENT_FIELDS = {
     "optim.lr": 1e-2,

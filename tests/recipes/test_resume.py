@@ -454,7 +454,7 @@ def test_snapshots_of_a_run_that_was_killed_are_those_of_one_that_was_not(tmp_pa
 
 
 def test_windows_of_long_texts_go_on_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data = dataclasses.replace(gru_classifier.tiny().data, max_length=6, cut="windows")
+    data = dataclasses.replace(gru_classifier.tiny().data, max_length=12, cut="windows")
     train(gru_classifier, tmp_path / "whole", data=data)
     total = num_steps(tmp_path / "whole")
     with monkeypatch.context() as patch:
