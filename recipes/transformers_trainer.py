@@ -32,7 +32,7 @@ from nlpbp.text.batches import Encoded, collate, encode
 from nlpbp.text.transformer import length_limit, load_classifier, load_config, load_tokenizer
 from nlpbp.train.evaluate import predict
 from nlpbp.train.loop import Step
-from nlpbp.train.lr_finder import exponential, read_curves, restored, set_highest_rate, sweep
+from nlpbp.train.lr_finder import chosen, exponential, read_curves, restored, set_highest_rate, sweep
 from nlpbp.train.setup import Precision, precision_of
 from nlpbp.train.tracking import log
 from recipes.common import config as sections
@@ -319,10 +319,9 @@ def _swept_rate(
         schedule = exponential(optimizer, start=finder.start, end=finder.end)
         trainer_for(schedule, finder.num_steps, seed + 1, on_log).train()
     found = read_curves([sweep(iter(steps), num_steps=finder.num_steps)])
-    taken = finder.suggestion if found.refused is None else "edge_div_10"
-    if taken not in found.suggestions:
-        reason = found.refused or "the loss does not diverge"
-        raise ConfigError(f"the sweep found no rate: {reason}", column="optim.lr", hint="give one")
+    taken = chosen(found, finder.suggestion)
+    if taken is None:
+        raise ConfigError(f"the sweep found no rate: {found.refused}", column="optim.lr", hint="give one")
     run.say(f"rate: {found.suggestions[taken]:.1e} ({taken}, from a sweep inside Trainer)")
     return found.suggestions[taken]
 

@@ -31,9 +31,7 @@ def lr_find(arguments: Sequence[str]) -> None:
         print("\n".join(str(file) for file in found.files))
         if not found.record["suggestions"]:
             hint = "try another --finder.start and --finder.end, more --finder.num_steps, or larger batches"
-            raise ConfigError(
-                f"there is no suggestion: {found.record['refused'] or 'the loss does not diverge'}", column="finder", hint=hint
-            ) from found
+            raise ConfigError(f"there is no suggestion: {found.record['refused']}", column="finder", hint=hint) from found
         return
     raise ConfigError(
         f"there is no stage {wanted}: {result.out} has been trained to its end", column="stage", hint="name one before"

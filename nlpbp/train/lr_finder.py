@@ -112,6 +112,16 @@ def find_rate(
     return read_curves(curves, chance=chance)
 
 
+def chosen(found: Finding, wanted: Suggestion) -> Suggestion | None:
+    """Return the name of the wanted suggestion, or else of one that the curve has; None where it has none.
+
+    >>> chosen(Finding((), (), (), {"edge_div_10": 1e-3}, {}, "no valley"), "steepest")
+    'edge_div_10'
+    """
+    names: tuple[Suggestion, ...] = (wanted, "edge_div_10", "steepest")
+    return next((name for name in names if name in found.suggestions), None)
+
+
 def exponential(optimizer: Optimizer | AcceleratedOptimizer, *, start: float, end: float) -> Schedule:
     """Make the schedule under which the highest rate of any group rises from `start` to `end` by the same factor every step."""
     highest = max(group.get("base_lr", group["lr"]) for group in optimizer.param_groups)

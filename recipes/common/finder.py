@@ -15,7 +15,7 @@ from tqdm import tqdm
 from nlpbp.analysis.plots import rate_curve
 from nlpbp.core.errors import EXIT_PREEMPTED, ConfigError, NlpbpError
 from nlpbp.core.schedules import Schedule
-from nlpbp.train.lr_finder import Finding, MakeSweep, Suggestion, find_rate, try_rates
+from nlpbp.train.lr_finder import Finding, MakeSweep, chosen, find_rate, try_rates
 from recipes.common import config as sections
 from recipes.common.folder import Run
 from recipes.common.saving import Stage
@@ -48,8 +48,7 @@ def found_rate(
 ) -> float:
     """Sweep over rates, write `lr_finder_N.json` and `.svg` for the stage, and return the rate to take.
 
-    Where the curve has no valley, that is a tenth of the rate at which the loss diverges: as fast as is safe. Raises `ConfigError`
-    when it does not diverge either, for the range is then not the right one; and
+    Raises `ConfigError` when the curve has no valley and does not diverge either: the range is then not the right one; and
     `RateFound` in place of returning, when the sweep was all that was asked for.
     """
     accelerator = run.accelerator
@@ -74,8 +73,8 @@ def found_rate(
             chance=chance,
             on_step=bar.update,
         )
-        taken: Suggestion = settings.suggestion if found.refused is None else "edge_div_10"
-        rate = found.suggestions.get(taken)
+        taken = chosen(found, settings.suggestion)
+        rate = None if taken is None else found.suggestions[taken]
         tried: dict[float, float] = {}
         if settings.verify and rate is not None:
             rates = [rate * factor for factor in VERIFIED]
@@ -99,7 +98,7 @@ def found_rate(
         raise RateFound(record, files)
     if rate is None:
         raise ConfigError(
-            f"the sweep found no rate: {found.refused or 'the loss does not diverge'}",
+            f"the sweep found no rate: {found.refused}",
             column="optim.lr",
             hint=f"look at {files[-1]}, give a rate, or another --finder.start and --finder.end",
         )
@@ -116,10 +115,10 @@ def _write(run: Run, found: Finding, record: dict[str, Any]) -> list[Path]:
     return files
 
 
-def _lines(found: Finding, suggestion: str, rate: float | None, tried: dict[float, float]) -> list[str]:
+def _lines(found: Finding, suggestion: str | None, rate: float | None, tried: dict[float, float]) -> list[str]:
     """Say each suggestion with its interval over the orders, and which rate is taken."""
     if rate is None:
-        return [f"sweep: no suggestion, for {found.refused or 'the loss does not diverge'}"]
+        return [f"sweep: no suggestion, for {found.refused}"]
     parts = [
         f"{name} {value:.1e} [{found.intervals[name][0]:.1e}, {found.intervals[name][1]:.1e}]"
         for name, value in found.suggestions.items()

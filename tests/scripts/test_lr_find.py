@@ -47,7 +47,7 @@ def test_the_best_of_three_rates_is_taken_after_short_trainings(tmp_path: Path) 
     lr_find(["transformer_sentiment", "--tiny", "--out", str(out), "--finder.verify", *SHORT])
     record = json.loads((out / "lr_finder_1.json").read_text())
     losses = {one["rate"]: one["loss"] for one in record["tried"]}
-    assert sorted(rate / record["suggestions"]["steepest"] for rate in losses) == pytest.approx([1 / 3, 1.0, 3.0])
+    assert sorted(rate / record["suggestions"]["edge_div_10"] for rate in losses) == pytest.approx([1 / 3, 1.0, 3.0])
     assert record["chosen"] == min(losses, key=lambda rate: losses[rate])
 
 
