@@ -55,7 +55,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     finder.add_argument(
         "--out", type=Path, required=True, help="the .json file to write; one that is there and not complete is gone on with"
     )
-    finder.add_argument("--seeds", type=int, default=3, metavar="N", help="random seeds, 0 to N-1 (default: 3)")
+    finder.add_argument("--seeds", type=int, default=3, metavar="N", help="how many random seeds (default: 3)")
+    finder.add_argument("--first-seed", type=int, default=0, metavar="N", help="the first of them (default: 0)")
     finder.add_argument("--short", action="store_true", help="a few steps on tiny data: tries the path, measures nothing")
     # Without a help text a sub-command is not listed: these are what the processes of a benchmark are started with.
     worker = names.add_parser("transformer-worker")
@@ -96,7 +97,7 @@ def benchmark(arguments: Sequence[str]) -> None:
     elif given.name == "finder":
         from benchmarks import finder
 
-        finder.run(given.out, num_seeds=given.seeds, short=given.short)
+        finder.run(given.out, num_seeds=given.seeds, first_seed=given.first_seed, short=given.short)
     elif given.name == "recurrent":
         from benchmarks import recurrent
 

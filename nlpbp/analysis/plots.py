@@ -52,7 +52,7 @@ def rate_curve(
             axes.plot(rates, smoothed, color=LINE, linewidth=2.0, label="mean, smoothed")
             low, high = min(smoothed), max(smoothed)
             axes.set_ylim(low - 0.15 * (high - low) - 1e-6, high + 0.25 * (high - low) + 1e-6)
-        for color, (name, rate) in zip((*MARKS, LINE), suggestions.items(), strict=False):
+        for color, (name, rate) in zip((*MARKS, LINE, FAINT), suggestions.items(), strict=False):
             axes.axvline(rate, color=color, linestyle="--", linewidth=1.2, label=f"{name.replace('_', ' ')}: {rate:.1e}")
         axes.set(xscale="log", xlabel="learning rate", ylabel="loss", title=title)
         _plain_powers(axes.xaxis)

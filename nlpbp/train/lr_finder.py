@@ -26,7 +26,7 @@ from nlpbp.core.errors import NumericError
 from nlpbp.core.schedules import Schedule
 from nlpbp.train.loop import Step
 
-Suggestion = Literal["steepest", "valley", "min_div_10", "edge_div_10"]
+Suggestion = Literal["steepest", "valley", "min_div_10", "edge_div_10", "edge_div_30"]
 MakeSweep = Callable[[Schedule, int, int], Iterator[Step]]  # (schedule, number of steps, which data order) -> the training loop
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -53,7 +53,7 @@ class Finding:
     """What sweeps over several orders of the data say.
 
     `suggestions` are rates by name, of the mean curve, `intervals` the lowest and the highest of each order's own curve. Where
-    there is no valley `refused` says why, and what is left is the rate at the edge, `edge_div_10`, if the loss diverges at all.
+    there is no valley `refused` says why, and what is left is `edge_div_30`, far below the edge, if the loss diverges at all.
     `rates` and `smoothed` draw the mean curve.
     """
 
@@ -115,10 +115,10 @@ def find_rate(
 def chosen(found: Finding, wanted: Suggestion) -> Suggestion | None:
     """Return the name of the wanted suggestion, or else of one that the curve has; None where it has none.
 
-    >>> chosen(Finding((), (), (), {"edge_div_10": 1e-3}, {}, "no valley"), "steepest")
-    'edge_div_10'
+    >>> chosen(Finding((), (), (), {"edge_div_30": 1e-3}, {}, "no valley"), "steepest")
+    'edge_div_30'
     """
-    names: tuple[Suggestion, ...] = (wanted, "edge_div_10", "steepest")
+    names: tuple[Suggestion, ...] = (wanted, "edge_div_10", "edge_div_30", "steepest")
     return next((name for name in names if name in found.suggestions), None)
 
 
@@ -169,7 +169,7 @@ def read_curves(curves: Sequence[Curve], *, chance: float = math.inf) -> Finding
         refused = "the loss falls nowhere by more than its noise" + (" below that of chance" if level.max() > chance else "")
     suggestions = suggest(Curve(rates, tuple(mean.tolist()), any(curve.diverged for curve in curves)), chance=chance)
     if refused is not None:
-        suggestions = {name: rate for name, rate in suggestions.items() if name == "edge_div_10"}
+        suggestions = {name: rate for name, rate in suggestions.items() if name == "edge_div_30"}
     each = [suggestions, *(suggest(curve, chance=chance) for curve in curves)]
     found = {name: [one[name] for one in each if name in one] for name in suggestions}
     intervals = {name: (min(values), max(values)) for name, values in found.items()}
@@ -181,7 +181,7 @@ def suggest(curve: Curve, *, chance: float = math.inf) -> dict[str, float]:
 
     Of the longest fall below `chance`: steepest, where it is fastest against the logarithm of the rate; valley, two thirds of the
     way down; min_div_10: a tenth of the rate of the lowest loss. edge_div_10: a tenth of the rate at which the loss has risen by a
-    tenth above its lowest, or else of the one that made it diverge, if one did. A running average would lag behind the curve and
+    tenth above its lowest, or else of the one that made it diverge, if one did; edge_div_30: a thirtieth. A running average would lag behind the curve and
     move all of them to rates several times higher, so the curve is smoothed by straight lines through its neighbourhoods.
     """
     places = np.log10(curve.rates)
@@ -194,7 +194,7 @@ def suggest(curve: Curve, *, chance: float = math.inf) -> dict[str, float]:
         "steepest": float(10 ** places[first + int(slope[first : last + 1].argmin())]),
         "valley": float(10 ** (places[first] + (places[last] - places[first]) * 2 / 3)),
         "min_div_10": float(10 ** places[lowest] / 10),
-    } | ({"edge_div_10": float(10 ** places[edges[0]] / 10)} if edges else {})
+    } | ({f"edge_div_{parts}": float(10 ** places[edges[0]] / parts) for parts in (10, 30)} if edges else {})
 
 
 def smooth(places: Floats, values: Floats, *, bandwidth: float = BANDWIDTH) -> tuple[Floats, Floats, Floats]:

@@ -100,9 +100,9 @@ class Finder:
     """Steps of a sweep; with more of them the loss has the time to fall, and is told from noise."""
     orders: int = 2
     """Sweeps, each over another order of the data: how far their suggestions lie apart is their interval."""
-    suggestion: Literal["steepest", "valley", "min_div_10", "edge_div_10"] = "edge_div_10"
+    suggestion: Literal["steepest", "valley", "min_div_10", "edge_div_10", "edge_div_30"] = "edge_div_10"
     """Which suggestion to take. edge_div_10, a tenth of the rate at which the loss begins to diverge, was nearest to the best of
-    a grid (docs/finder.md); it stands in for the others where there is no valley, and steepest for it where nothing diverges."""
+    a grid (docs/finder.md). Where there is no valley the sweep tells only what is too much: edge_div_30, a thirtieth, is taken."""
     verify: bool = False
     """Also train shortly at a third of it, at it and at three times it, and take the best of them."""
     only: int | None = None

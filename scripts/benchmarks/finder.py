@@ -1,7 +1,7 @@
 """The benchmark `finder`: how far the rates that a sweep suggests lie from the best rate of a grid, and what that costs.
 
 Three tasks: a transformer on a fifth of the review sentences, a recurrent classifier on a language model and 1,000 reviews, a small
-residual net on scikit-learn's digits. For each random seed a sweep makes its three suggestions, and the task is trained at every
+residual net on scikit-learn's digits. For each random seed a sweep makes its suggestions, and the task is trained at every
 rate of the grid and at each suggestion. Scores are of the validation part; the test part is not looked at.
 
 A benchmark that was stopped goes on: what its --out file holds already is not done again.
@@ -42,7 +42,7 @@ from recipes.common import config as sections
 from recipes.common.finder import RateFound
 from recipes.common.inputs import load_inputs
 
-SUGGESTIONS = ("steepest", "valley", "min_div_10", "edge_div_10")
+SUGGESTIONS = ("steepest", "valley", "min_div_10", "edge_div_10", "edge_div_30")
 CHANCE_BELOW = 0.01  # of accuracy: a rate this close to the grid's best is as good as the best
 
 
@@ -85,7 +85,7 @@ class Task:
     score: Callable[[float, int], float]
 
 
-def run(out: Path, *, num_seeds: int, short: bool) -> None:
+def run(out: Path, *, num_seeds: int, first_seed: int, short: bool) -> None:
     """Sweep and train everything; write `out` after each piece."""
     settings = Settings.short() if short else Settings()
     record = begin(out, settings)
@@ -95,7 +95,7 @@ def run(out: Path, *, num_seeds: int, short: bool) -> None:
             "transformer": transformer_task(settings, Path(name)),
             "recurrent": recurrent_task(settings, Path(name), language_model=out.with_name(f"{out.stem}_language_model")),
         }
-        for seed in range(num_seeds):
+        for seed in range(first_seed, first_seed + num_seeds):
             for title, task in tasks.items():
                 measure(record, out, title, task, settings, seed=seed)
     say("\n".join(in_words(record["summary"])))

@@ -67,7 +67,7 @@ def test_on_a_bowl_the_suggestions_lie_below_the_rate_that_diverges_and_within_a
     make_steps = bowl_steps(model, optimizer, noise=noise)
     found = find_rate(make_steps, model=model, optimizer=optimizer, accelerator=ACCELERATOR, start=1e-4, end=10.0, num_orders=3)
     assert found.refused is None
-    assert set(found.suggestions) == {"steepest", "valley", "min_div_10", "edge_div_10"}
+    assert set(found.suggestions) == {"steepest", "valley", "min_div_10", "edge_div_10", "edge_div_30"}
     for name, rate in found.suggestions.items():
         low, high = found.intervals[name]
         assert low * (1 - 1e-9) <= rate <= high * (1 + 1e-9)
@@ -106,8 +106,8 @@ def test_a_fall_above_chance_is_no_valley_and_the_edge_is_still_told() -> None:
     assert read_curves([curve]).suggestions["steepest"] < 1e-4
     found = read_curves([curve], chance=math.log(2))
     assert found.refused is not None and "below that of chance" in found.refused
-    assert set(found.suggestions) == {"edge_div_10"}
-    assert 0.002 < found.suggestions["edge_div_10"] < 0.012
+    assert set(found.suggestions) == {"edge_div_30"}
+    assert 0.0007 < found.suggestions["edge_div_30"] < 0.004
 
 
 def test_a_sweep_that_diverges_at_once_says_so() -> None:
