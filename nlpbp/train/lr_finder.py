@@ -177,12 +177,13 @@ def read_curves(curves: Sequence[Curve], *, chance: float = math.inf) -> Finding
 
 
 def suggest(curve: Curve, *, chance: float = math.inf) -> dict[str, float]:
-    """Read rates from a curve: three from its valley, one from where it diverges.
+    """Read rates from a curve: three from its valley, two from where it diverges.
 
     Of the longest fall below `chance`: steepest, where it is fastest against the logarithm of the rate; valley, two thirds of the
     way down; min_div_10: a tenth of the rate of the lowest loss. edge_div_10: a tenth of the rate at which the loss has risen by a
-    tenth above its lowest, or else of the one that made it diverge, if one did; edge_div_30: a thirtieth. A running average would lag behind the curve and
-    move all of them to rates several times higher, so the curve is smoothed by straight lines through its neighbourhoods.
+    tenth above its lowest, or else of the one that made it diverge, if one did; edge_div_30: a thirtieth. A running average would
+    lag behind the curve and move all of them to rates several times higher, so the curve is smoothed by straight lines through
+    its neighbourhoods.
     """
     places = np.log10(curve.rates)
     level, slope, errors = smooth(places, np.array(curve.losses))
