@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from nlpbp.train.setup import Precision
 from recipes.common import config as sections
-from recipes.common.classifier import identity, train_classifier
+from recipes.common.classifier import train_classifier
 from recipes.common.data_audit import audit_inputs
 from recipes.common.encoding import encode_parts
 from recipes.common.folder import Run, open_run
@@ -17,6 +17,7 @@ from recipes.common.inputs import joined_texts, load_inputs, the_same_everywhere
 from recipes.common.ranges import check_ranges
 from recipes.common.recurrent import BATCH, model_options, new_classifier, stage_trainings, tokenizer_for
 from recipes.common.results import RunResult
+from recipes.common.texts import text_medium
 
 NAME = "gru_classifier"
 
@@ -99,15 +100,22 @@ def _train(run: Run, config: Config) -> RunResult:
         seed=config.seed,
         value_range=config.data.value_range,
     )
+    medium = text_medium(
+        run,
+        config,
+        inputs,
+        model=model,
+        tokenizer=tokenizer,
+        encoded=encode_parts(run, inputs, tokenizer=tokenizer, max_length=config.data.max_length, cut=config.data.cut),
+        max_length=config.data.max_length,
+        base_model="nothing",
+        augment=config.augment,
+    )
     return train_classifier(
         run,
         config,
         inputs,
         model=model,
         trainings=stage_trainings(config.stages, config.optim, config.cycles),
-        tokenizer=tokenizer,
-        encoded=encode_parts(run, inputs, tokenizer=tokenizer, max_length=config.data.max_length, cut=config.data.cut),
-        base_model="nothing",
-        max_length=config.data.max_length,
-        names=identity(inputs, tokenizer),
+        medium=medium,
     )

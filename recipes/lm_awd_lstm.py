@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from nlpbp.core.errors import ConfigError
 from nlpbp.train.setup import Precision
 from recipes.common import config as sections
-from recipes.common.classifier import as_saved, identity
+from recipes.common.classifier import as_saved
 from recipes.common.folder import Run, open_run
 from recipes.common.inputs import load_corpus, the_same_everywhere
 from recipes.common.language_model import Reading, finish_language_model, recurrent_training, score, train_language_model
@@ -24,6 +24,7 @@ from recipes.common.recurrent import (
     tokenizer_for,
 )
 from recipes.common.results import RunResult
+from recipes.common.texts import identity
 
 NAME = "lm_awd_lstm"
 

@@ -19,7 +19,7 @@ from nlpbp.text.tiny import tiny_gpt
 from nlpbp.text.transformer import length_limit, load_causal_lm, load_tokenizer
 from nlpbp.train.setup import Precision
 from recipes.common import config as sections
-from recipes.common.classifier import as_saved, identity
+from recipes.common.classifier import as_saved
 from recipes.common.finder import SWEPT
 from recipes.common.folder import CACHE, Run, open_run
 from recipes.common.inputs import load_corpus, the_same_everywhere
@@ -36,6 +36,7 @@ from recipes.common.optimize import schedule_of, transformer_optimizer
 from recipes.common.ranges import check_ranges, refuse_classifier_settings
 from recipes.common.recurrent import encode_documents
 from recipes.common.results import RunResult
+from recipes.common.texts import identity
 
 NAME = "lm_transformer"
 DEFAULT_LR = 5e-5

@@ -20,7 +20,7 @@ from nlpbp.text.batches import Encoded, encode
 from nlpbp.text.transformer import length_limit, load_classifier, load_config, load_masked_lm, load_tokenizer
 from nlpbp.train.setup import Precision
 from recipes.common import config as sections
-from recipes.common.classifier import identity, train_classifier
+from recipes.common.classifier import train_classifier
 from recipes.common.data_audit import audit_inputs
 from recipes.common.encoding import encode_parts
 from recipes.common.finder import SWEPT
@@ -33,6 +33,7 @@ from recipes.common.ranges import check_ranges
 from recipes.common.recurrent import stage_name
 from recipes.common.results import RunResult
 from recipes.common.saving import Progress
+from recipes.common.texts import identity, text_medium
 from recipes.common.training import Training, epoch_of
 
 NAME = "transformer_sentiment"
@@ -153,17 +154,25 @@ def _fine_tune(run: Run, config: Config) -> RunResult:
             encoded=encoded,
             epochs=sum(t.epochs for t in trainings),
         )
+    medium = text_medium(
+        run,
+        config,
+        inputs,
+        model=model,
+        tokenizer=tokenizer,
+        encoded=encoded,
+        max_length=max_length,
+        base_model=config.model.name,
+        names=names,
+        augment=config.augment,
+    )
     return train_classifier(
         run,
         config,
         inputs,
         model=model,
         trainings=trainings,
-        tokenizer=tokenizer,
-        encoded=encoded,
-        base_model=config.model.name,
-        max_length=max_length,
-        names=names,
+        medium=medium,
         before=before,
         first_stage=0 if config.mlm.steps is None else 1,
     )

@@ -28,7 +28,7 @@ from nlpbp.core.layers import fold_affine_, output_layer
 from nlpbp.core.losses import task_loss, task_outputs
 from nlpbp.core.schedules import Schedule
 from nlpbp.data.order import evaluation_batches
-from nlpbp.text.batches import Encoded, collate, encode
+from nlpbp.text.batches import Encoded, collate
 from nlpbp.text.transformer import length_limit, load_classifier, load_config, load_tokenizer
 from nlpbp.train.evaluate import predict
 from nlpbp.train.loop import Step
@@ -36,9 +36,9 @@ from nlpbp.train.lr_finder import chosen, exponential, read_curves, restored, se
 from nlpbp.train.setup import Precision, precision_of
 from nlpbp.train.tracking import log
 from recipes.common import config as sections
-from recipes.common.classifier import as_saved, remember_cut
+from recipes.common.classifier import as_saved
 from recipes.common.data_audit import audit_inputs
-from recipes.common.diagnosis import calibration_record, error_record
+from recipes.common.diagnosis import calibration_record
 from recipes.common.encoding import encode_parts
 from recipes.common.finder import SWEPT
 from recipes.common.folder import Run, open_run
@@ -49,6 +49,7 @@ from recipes.common.ranges import check_ranges
 from recipes.common.results import RunResult, decision_thresholds, finish
 from recipes.common.saving import Progress
 from recipes.common.targets import standardised
+from recipes.common.texts import text_medium
 from recipes.common.training import freeze
 
 NAME = "transformers_trainer"
@@ -153,7 +154,6 @@ def _fine_tune(run: Run, config: Config) -> RunResult:
     model_config = load_config(name, task=fields.task, labels=fields.labels, dropout_scale=config.dropout.scale)
     max_length = check_length(config.data.max_length, limit=length_limit(model_config, tokenizer))
     model = load_classifier(name, config=model_config, tokenizer=tokenizer)
-    remember_cut(model, tokenizer, config.data.cut)
     encoded = encode_parts(run, inputs, tokenizer=tokenizer, max_length=max_length)
     output = output_layer(model, num_outputs=max(1, len(fields.labels)))
     targets, scale, shift = standardised(inputs, can_shift=output.bias is not None, value_range=None)
@@ -163,19 +163,15 @@ def _fine_tune(run: Run, config: Config) -> RunResult:
         made = predict(model, plan, lambda ids: collate(texts, ids, tokenizer=tokenizer), accelerator=run.accelerator)
         return torch.from_numpy(made.logits)
 
-    def outputs_of(part: str) -> np.ndarray[Any, Any]:
-        return task_outputs(logits_of(encoded[part]), task=fields.task).numpy()
-
-    def answer(texts: list[str], pairs: list[str] | None) -> np.ndarray[Any, Any]:
-        made = logits_of(encode(texts, pairs, tokenizer=tokenizer, max_length=max_length))
-        return task_outputs(made, task=fields.task).numpy()
+    def outputs_of(texts: Any) -> np.ndarray[Any, Any]:
+        return task_outputs(logits_of(texts), task=fields.task).numpy()
 
     # Trainer calls model.train() before every step, which would let frozen layers drop out again (practice T1).
     model.register_forward_pre_hook(lambda module, _: train_mode(module) if module.training else None)
     progress = Progress(1)
     for index, stage in enumerate(config.stages):
         progress = _train_stage(run, config, stage, index, progress, model, encoded["train"], targets, inputs, tokenizer)
-        outputs = outputs_of("validation") * scale + shift
+        outputs = outputs_of(encoded["validation"]) * scale + shift
         metrics = task_metrics(fields.task, targets_of(inputs.validation), outputs, thresholds=decision_thresholds(inputs, outputs))
         log(run.accelerator, run.out / "metrics.jsonl", {"step": progress.step, "split": "validation", **metrics})
         main = MAIN_METRIC[fields.task]
@@ -184,33 +180,23 @@ def _fine_tune(run: Run, config: Config) -> RunResult:
         parameter.requires_grad_(True)
     fold_affine_(output, scale=scale, shift=shift)
     model = as_saved(run.accelerator, model)  # type: ignore[assignment]  # Trainer has wrapped its forward pass in bf16, where that is asked for
-    by_part, records, validation = {part: outputs_of(part) for part in inputs.scored}, {}, encoded["validation"]
-    if fields.task != "regression":
-        made = by_part["validation"]
-        records = {
-            "calibration.json": calibration_record(inputs, logits_of(validation).numpy(), wanted=False),
-            "errors.json": error_record(
-                inputs,
-                made,
-                validation,
-                tokenizer=tokenizer,
-                max_length=max_length,
-                answer=answer,
-                by=config.data.slices,
-                with_texts=config.report.texts != "none",
-            ),
-        }
-    return finish(
+    medium = text_medium(
         run,
+        config,
         inputs,
-        progress,
         model=model,
         tokenizer=tokenizer,
-        outputs=by_part,
-        base_model=config.model.name,
+        encoded=encoded,
         max_length=max_length,
-        records=records,
+        base_model=config.model.name,
     )
+    by_part, records = {part: outputs_of(encoded[part]) for part in inputs.scored}, {}
+    if fields.task != "regression":
+        records = {
+            "calibration.json": calibration_record(inputs, logits_of(encoded["validation"]).numpy(), wanted=False),
+            "errors.json": medium.errors(by_part["validation"], outputs_of),
+        }
+    return finish(run, inputs, progress, model=model, medium=medium, outputs=by_part, records=records)
 
 
 def _train_stage(

@@ -15,7 +15,7 @@ from nlpbp.text.awd_lstm import AWDLSTMForCausalLM
 from nlpbp.train.setup import Precision
 from nlpbp.train.weights import full_state
 from recipes.common import config as sections
-from recipes.common.classifier import identity, train_classifier
+from recipes.common.classifier import train_classifier
 from recipes.common.data_audit import audit_inputs
 from recipes.common.encoding import encode_parts
 from recipes.common.folder import Run, open_run
@@ -35,6 +35,7 @@ from recipes.common.recurrent import (
 )
 from recipes.common.results import RunResult
 from recipes.common.saving import Progress, Stage
+from recipes.common.texts import identity, text_medium
 from recipes.common.training import epoch_of
 
 NAME = "ulmfit"
@@ -178,17 +179,25 @@ def _train(run: Run, config: Config) -> RunResult:
     )
     if not config.lm.skip:
         classifier.model.load_state_dict(model.model.state_dict())
+    medium = text_medium(
+        run,
+        config,
+        inputs,
+        model=classifier,
+        tokenizer=tokenizer,
+        encoded=encoded,
+        max_length=config.data.max_length,
+        base_model="nothing" if config.lm.skip else config.lm.init or "a language model of the same texts",
+        names=names,
+        augment=config.augment,
+    )
     return train_classifier(
         run,
         config,
         inputs,
         model=classifier,
         trainings=trainings,
-        tokenizer=tokenizer,
-        encoded=encoded,
-        base_model="nothing" if config.lm.skip else config.lm.init or "a language model of the same texts",
-        max_length=config.data.max_length,
-        names=names,
+        medium=medium,
         before=progress,
         first_stage=num_stages,
     )

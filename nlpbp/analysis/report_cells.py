@@ -8,6 +8,7 @@ from typing import Any
 
 BASELINES = {
     "tfidf": "TF-IDF with a linear model",
+    "pixels": "a linear model of the pixels",
     "majority": "the most frequent answer",
     "unigram": "token frequencies alone",
     "before": "the model before training",

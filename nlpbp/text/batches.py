@@ -164,31 +164,6 @@ def _offsets(lengths: Sequence[int]) -> Ints:
     return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64)
 
 
-def rows_of_texts(values: Sequence[Any] | np.ndarray[Any, Any], encoded: Encoded) -> Any:
-    """Give every window the value of its text; texts that are not read in windows have theirs already.
-
-    >>> rows_of_texts(np.array([5, 7]), replace(from_tokens([[1], [1], [1]]), owners=np.array([0, 0, 1]))).tolist()
-    [5, 5, 7]
-    """
-    if encoded.owners is None:
-        return values
-    return values[encoded.owners] if isinstance(values, np.ndarray) else [values[owner] for owner in encoded.owners]
-
-
-def means_of_texts(outputs: np.ndarray[Any, Any], encoded: Encoded) -> np.ndarray[Any, Any]:
-    """Return the mean of the outputs [windows, ...] of each text's windows, [texts, ...].
-
-    >>> encoded = replace(from_tokens([[1], [1], [1]]), owners=np.array([0, 0, 1]))
-    >>> means_of_texts(np.array([[1.0, 0.0], [0.0, 1.0], [0.25, 0.75]]), encoded).tolist()
-    [[0.5, 0.5], [0.25, 0.75]]
-    """
-    if encoded.owners is None:
-        return outputs
-    starts = np.flatnonzero(np.diff(encoded.owners, prepend=-1))
-    counts = np.diff(starts, append=len(encoded.owners)).reshape(-1, *[1] * (outputs.ndim - 1))
-    return (np.add.reduceat(outputs, starts, axis=0) / counts).astype(outputs.dtype)
-
-
 def from_tokens(ids: Sequence[Sequence[int]]) -> Encoded:
     """Make an `Encoded` of texts that are token ids already, one list a text.
 

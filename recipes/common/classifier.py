@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,28 +13,25 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, broadcast_object_list
 from torch import nn
-from transformers import PreTrainedTokenizerBase
 
 from nlpbp.analysis.metrics import MAIN_METRIC, task_metrics
-from nlpbp.core.batch import Batch, LossFn
+from nlpbp.core.batch import LossFn
 from nlpbp.core.errors import EXIT_PREEMPTED, ConfigError
 from nlpbp.core.groups import layer_groups
 from nlpbp.core.layers import fold_affine_, output_layer
 from nlpbp.core.losses import classifier_loss, looks_normalised, task_outputs
-from nlpbp.data.order import Ints, evaluation_batches, training_plan
-from nlpbp.text.augment import NEGATIONS, POLICIES, Augment, augmented_steps, label_words, read_synonyms
-from nlpbp.text.batches import Encoded, batched_steps, collate, encode, means_of_texts, rows_of_texts
-from nlpbp.text.mixup import mixup_loss
+from nlpbp.data.order import evaluation_batches, training_plan
+from nlpbp.data.windows import means_of_windows, of_windows
 from nlpbp.train.evaluate import predict
 from nlpbp.train.signals import Stopped
 from nlpbp.train.weights import full_state
-from recipes.common import config as sections
-from recipes.common.diagnosis import calibration_line, calibration_record, error_record
+from recipes.common.diagnosis import calibration_line, calibration_record
 from recipes.common.finder import found_rate
 from recipes.common.fit import Metrics, fit
 from recipes.common.folder import Run
-from recipes.common.inputs import Inputs, Loaded, targets_of
-from recipes.common.results import RunResult, decision_thresholds, finish, save_model
+from recipes.common.inputs import Inputs, targets_of
+from recipes.common.medium import Medium, Prepared
+from recipes.common.results import RunResult, decision_thresholds, finish
 from recipes.common.saving import Progress, Stage
 from recipes.common.targets import (
     check_regression,
@@ -61,7 +56,7 @@ from recipes.common.training import (
 )
 
 SNAPSHOT_CARD = "A snapshot at the end of a cycle of warm restarts, made by nlpbp on the way to the model.\n"
-Ask = Callable[[nn.Module, Encoded], torch.Tensor]  # a model, and n texts -> its logits [n, k]
+Ask = Callable[[nn.Module, Prepared], torch.Tensor]  # a model, and n examples -> its logits [n, k]
 
 
 @dataclass(frozen=True)
@@ -83,29 +78,22 @@ def train_classifier(
     *,
     model: nn.Module,
     trainings: Sequence[Training],
-    tokenizer: PreTrainedTokenizerBase,
-    encoded: Mapping[str, Encoded],
-    base_model: str,
-    max_length: int,
-    names: Mapping[str, str] | None = None,
+    medium: Medium,
     before: Progress | None = None,
     first_stage: int = 0,
 ) -> RunResult:
     """Train `model` on the training part, choose by the validation part, score the test part once, and save everything.
 
     `trainings` are run one after the other, each from the weights that the one before ended with; the best weights of all are
-    kept. `encoded` is by part, as `encode_parts` makes it; `base_model` is for the model's card. `first_stage` is not
-    0 where the run has made something else before, a language model for instance; `before` is how that ended, unless a later
-    stage has left it behind, and `names` what checkpoints of all stages belong to.
+    kept. `medium` is what the examples are. `first_stage` is not 0 where the run has made something else before, a language model
+    for instance; `before` is how that ended, unless a later stage has left it behind.
     """
     refuse_settings(config, inputs, num_stages=first_stage + len(trainings))
-    num_micro_batches, _ = epoch_of(run, config, inputs, encoded["train"])
-    works = [prepare_work(run, config, inputs, training, encoded["train"], tokenizer, max_length) for training in trainings]
-    remember_cut(model, tokenizer, config.data.cut)
-    goal = set_goal(run, config, inputs, model)
-    ask = partial(_logits, accelerator=run.accelerator, tokenizer=tokenizer, max_tokens=config.batch.evaluation_tokens)
-    save = partial(_save_snapshot, run, goal=goal, tokenizer=tokenizer, max_length=max_length)
-    batches = partial(_batches, inputs, goal, augmentation(config.augment, inputs, tokenizer), tokenizer)
+    num_micro_batches, _ = epoch_of(run, config, inputs, medium.parts["train"], min_examples=medium.min_examples)
+    works = [prepare_work(run, config, inputs, training, medium) for training in trainings]
+    goal = set_goal(run, config, inputs, model, medium)
+    ask = partial(_logits, accelerator=run.accelerator, medium=medium)
+    save = partial(_save_snapshot, run, goal=goal, medium=medium)
     progress, trained = before or Progress(num_micro_batches), model
     for index, (training, work) in enumerate(zip(trainings, works, strict=True)):
         later = sum(other.total_steps for other in works[index + 1 :])
@@ -123,36 +111,16 @@ def train_classifier(
             work=work,
             goal=goal,
             progress=progress,
-            identity=names or identity(inputs, tokenizer),
-            batches=partial(batches, work),
-            logits_of_validation=partial(ask, encoded=encoded["validation"]),
+            medium=medium,
+            logits_of_validation=partial(ask, examples=medium.parts["validation"]),
             save_snapshot=save,
         )
     for parameter in model.parameters():
         parameter.requires_grad_(True)
     fold_affine_(goal.output, scale=goal.scale, shift=goal.shift)
-    records, outputs = _examine(
-        run,
-        config,
-        inputs,
-        as_saved(run.accelerator, trained),
-        goal=goal,
-        ask=ask,
-        encoded=encoded,
-        tokenizer=tokenizer,
-        max_length=max_length,
-    )
+    records, outputs = _examine(run, config, inputs, as_saved(run.accelerator, trained), goal=goal, ask=ask, medium=medium)
     return finish(
-        run,
-        inputs,
-        progress,
-        model=trained,
-        tokenizer=tokenizer,
-        outputs=outputs,
-        base_model=base_model,
-        max_length=max_length,
-        records=records,
-        push_to_hub=config.push_to_hub,
+        run, inputs, progress, model=trained, medium=medium, outputs=outputs, records=records, push_to_hub=config.push_to_hub
     )
 
 
@@ -165,15 +133,7 @@ def refuse_settings(config: ClassifierConfig, inputs: Inputs, *, num_stages: int
         raise ConfigError("a number to predict has no probability", column="calibrate", hint="leave it out")
 
 
-def remember_cut(model: nn.Module, tokenizer: PreTrainedTokenizerBase, cut: sections.Cut) -> None:
-    """Let the saved model say what it reads of a long text; of the two ends `pipeline` reads the right one by itself."""
-    config: Any = model.config
-    config.text_cut = None if cut == "head" else cut
-    tokenizer.truncation_side = "left" if cut == "tail" else "right"
-    tokenizer.init_kwargs["truncation_side"] = tokenizer.truncation_side  # what is saved
-
-
-def set_goal(run: Run, config: ClassifierConfig, inputs: Inputs, model: nn.Module) -> Goal:
+def set_goal(run: Run, config: ClassifierConfig, inputs: Inputs, model: nn.Module, medium: Medium) -> Goal:
     """Make targets and loss from the training part and what `config` wants of them."""
     fields, optim = inputs.fields, config.optim
     output = output_layer(model, num_outputs=max(1, len(fields.labels)))
@@ -186,10 +146,7 @@ def set_goal(run: Run, config: ClassifierConfig, inputs: Inputs, model: nn.Modul
         focal_gamma=optim.focal,
         value_range=value_range,
     )
-    if config.augment.mixup:
-        refuse_mixup_of_recurrent(model)
-        loss_fn = mixup_loss(loss_fn, alpha=config.augment.mixup)
-    return Goal(output, targets, scale, shift, value_range, loss_fn)
+    return Goal(output, targets, scale, shift, value_range, medium.mix(loss_fn))
 
 
 def _train_stage(
@@ -203,8 +160,7 @@ def _train_stage(
     work: Work,
     goal: Goal,
     progress: Progress,
-    identity: Mapping[str, str],
-    batches: Callable[..., Iterator[list[Batch]]],
+    medium: Medium,
     logits_of_validation: Callable[[nn.Module], torch.Tensor],
     save_snapshot: Callable[[nn.Module, int], None],
 ) -> tuple[nn.Module, Progress]:
@@ -224,13 +180,13 @@ def _train_stage(
         stage_steps,
         trained,
         optimizer,
-        batches=batches,
+        batches=partial(work.batches, labels=goal.targets),
         plan=partial(
             training_plan,
-            work.encoded.padded_lengths,
+            work.examples.padded_lengths,
             size=work.size,
-            min_size=progress.num_micro_batches,
-            targets=classes_to_balance(inputs, config.data, work.encoded),
+            min_size=progress.num_micro_batches * medium.min_examples,
+            targets=classes_to_balance(inputs, config.data, work.examples.owners),
         ),
         accelerator=accelerator,
         loss_fn=goal.loss_fn if cached is None else cached.loss_fn(goal.loss_fn),
@@ -247,9 +203,9 @@ def _train_stage(
         metric=MAIN_METRIC[task],
         total_steps=work.total_steps,
         steps_per_epoch=work.per_epoch,
-        identity=identity,
+        identity=medium.identity,
         checkpoints=config.checkpoint,
-        references=rows_of_texts(inputs.train.examples.references, work.encoded),
+        references=of_windows(inputs.train.examples.references, work.examples.owners),
         before=progress,
         stage=stage,
         allow_data_change=config.data.allow_change,
@@ -276,42 +232,11 @@ def _train_stage(
     return trained, ended or progress
 
 
-def _batches(
-    inputs: Inputs,
-    goal: Goal,
-    augment: Augment | None,
-    tokenizer: PreTrainedTokenizerBase,
-    work: Work,
-    plan: Iterator[list[Ints]],
-    *,
-    first_step: int,
-    seed: int,
-) -> Iterator[list[Batch]]:
-    """Turn a plan into batches: of the texts as they are, or of another wording of them in every step."""
-    if augment is None:
-        labels = rows_of_texts(goal.targets, work.encoded)
-        return batched_steps(plan, work.encoded, tokenizer=tokenizer, labels=labels)
-    return augmented_steps(
-        plan,
-        inputs.train.examples.texts,
-        inputs.train.examples.pairs,
-        augment=augment,
-        tokenizer=tokenizer,
-        max_length=work.max_length,
-        cut=work.cut,
-        labels=goal.targets,
-        seed=seed,
-        first_step=first_step,
-    )
-
-
-def _logits(
-    model: nn.Module, encoded: Encoded, *, accelerator: Accelerator, tokenizer: PreTrainedTokenizerBase, max_tokens: int
-) -> torch.Tensor:
-    """Ask the model for its logits [texts, k]; a text that is read in windows gets their mean."""
-    plan = evaluation_batches(encoded.padded_lengths, max_tokens=max_tokens)
-    made = predict(model, plan, partial(collate, encoded, tokenizer=tokenizer), accelerator=accelerator)
-    return torch.from_numpy(means_of_texts(made.logits, encoded))
+def _logits(model: nn.Module, examples: Prepared, *, accelerator: Accelerator, medium: Medium) -> torch.Tensor:
+    """Ask the model for its logits [examples, k]; a text that is read in windows gets their mean."""
+    plan = evaluation_batches(examples.padded_lengths, max_tokens=medium.max_cost)
+    made = predict(model, plan, partial(medium.collate, examples), accelerator=accelerator)
+    return torch.from_numpy(means_of_windows(made.logits, examples.owners))
 
 
 def outputs_of(run: Run, inputs: Inputs, goal: Goal, logits: torch.Tensor) -> np.ndarray[Any, Any]:
@@ -329,43 +254,27 @@ def _examine(
     *,
     goal: Goal,
     ask: Ask,
-    encoded: Mapping[str, Encoded],
-    tokenizer: PreTrainedTokenizerBase,
-    max_length: int,
+    medium: Medium,
 ) -> tuple[dict[str, Any], dict[str, np.ndarray[Any, Any]]]:
     """Calibrate the finished model and look at its errors: return what the run folder's records hold, and the outputs by part."""
     records: dict[str, Any] = {}
-    if inputs.fields.task != "regression":
-        calibration = calibration_record(inputs, ask(model, encoded["validation"]).numpy(), wanted=config.calibrate)
+    task = inputs.fields.task
+    if task != "regression":
+        calibration = calibration_record(inputs, ask(model, medium.parts["validation"]).numpy(), wanted=config.calibrate)
         records["calibration.json"] = calibration
         if config.calibrate:
             run.say(calibration_line(calibration))
         if calibration["applied"]:
             fold_affine_(goal.output, scale=1 / calibration["temperature"], shift=0.0)
-    outputs = {part: outputs_of(run, inputs, goal, ask(model, encoded[part])) for part in inputs.scored}
-    cut = config.data.cut
-
-    def answer(texts: list[str], pairs: list[str] | None) -> np.ndarray[Any, Any]:
-        logits = ask(model, encode(texts, pairs, tokenizer=tokenizer, max_length=max_length, cut=cut))
-        return task_outputs(logits, task=inputs.fields.task).numpy()
-
-    if inputs.fields.task != "regression":
-        records["errors.json"] = error_record(
-            inputs,
-            outputs["validation"],
-            encoded["validation"],
-            tokenizer=tokenizer,
-            max_length=max_length if cut == "head" else None,
-            answer=answer,
-            by=config.data.slices,
-            with_texts=config.report.texts != "none",
+    outputs = {part: outputs_of(run, inputs, goal, ask(model, medium.parts[part])) for part in inputs.scored}
+    if task != "regression":
+        records["errors.json"] = medium.errors(
+            outputs["validation"], lambda examples: task_outputs(ask(model, examples), task=task).numpy()
         )
     return records, outputs
 
 
-def _save_snapshot(
-    run: Run, model: nn.Module, number: int, *, goal: Goal, tokenizer: PreTrainedTokenizerBase, max_length: int
-) -> None:
+def _save_snapshot(run: Run, model: nn.Module, number: int, *, goal: Goal, medium: Medium) -> None:
     """Save the model as it is now, as snapshot `number`; raise `Stopped` in every process where the disk does not take it."""
     accelerator = run.accelerator
     state = folded(model, full_state(model), goal.output, scale=goal.scale, shift=goal.shift)
@@ -375,45 +284,12 @@ def _save_snapshot(
         try:
             if number == 1:  # what an earlier stage has left are not of this one's cycles
                 shutil.rmtree(folder, ignore_errors=True)
-            plain = accelerator.unwrap_model(model)
-            save_model(plain, tokenizer, state, folder=folder / str(number), card=SNAPSHOT_CARD, max_length=max_length)
+            medium.save(accelerator.unwrap_model(model), state, folder / str(number), SNAPSHOT_CARD)
         except OSError as error:
             failure = [str(error)]
     broadcast_object_list(failure)
     if failure[0]:
         raise Stopped(f"a snapshot could not be written ({failure[0]})", code=EXIT_PREEMPTED)
-
-
-def augmentation(wanted: sections.Augment, inputs: Inputs, tokenizer: PreTrainedTokenizerBase) -> Augment | None:
-    """Return what may be done to the training texts; None where no policy is named. Words of the labels' names are protected."""
-    if wanted.policy is None:
-        if wanted.synonyms or wanted.protect:
-            name = "synonyms" if wanted.synonyms else "protect"
-            raise ConfigError("has no effect without a policy", column=f"augment.{name}", hint="add --augment.policy sentiment")
-        return None
-    return Augment(
-        POLICIES[wanted.policy],
-        share=wanted.share,
-        protected=NEGATIONS | label_words(inputs.fields.labels) | {word.casefold() for word in wanted.protect},
-        synonyms=read_synonyms(wanted.synonyms) if wanted.synonyms else {},
-        mask=tokenizer.mask_token or tokenizer.unk_token or "",
-    )
-
-
-def refuse_mixup_of_recurrent(model: nn.Module) -> None:
-    """Raise `ConfigError` for a recurrent model, which drops words of its embedding without calling the layer."""
-    config: Any = model.config
-    if config.model_type == "awd_lstm":
-        raise ConfigError("is for transformers", column="augment.mixup", hint="leave it out")
-
-
-def identity(loaded: Loaded, tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
-    """Name what a checkpoint of this run belongs to, beside its settings."""
-    return {
-        "data": loaded.fingerprint,
-        "labels": json.dumps(loaded.labels),
-        "tokenizer": hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()[:16],
-    }
 
 
 def folded(

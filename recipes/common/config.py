@@ -72,6 +72,63 @@ class Data:
 
 
 @dataclasses.dataclass(frozen=True)
+class Images:
+    """Where the images and labels come from."""
+
+    train: str = "demo:digits"
+    """A folder with a sub-folder of images for each label, a .csv, .tsv, .json, .jsonl or .parquet file with paths of images (from
+    the file's own folder on), a hub id, or `demo:digits` (scikit-learn's, 1,797 of 8 x 8 pixels). From Python also a pandas
+    frame, a `Dataset`, a list of dicts or a dict of lists or arrays, whose images are paths, bytes, Pillow images or arrays."""
+    validation: str | None = None
+    """Data to choose the best weights by. Left out: the hub's own split, else cut from the training data."""
+    test: str | None = None
+    """Data to score once, at the end. Left out: the hub's own split, else cut from the training data."""
+    image: str | None = None
+    """The column of the images. Left out: found by name and content, and printed."""
+    label: str | None = None
+    """The column to predict. Left out: found by name and content, and printed."""
+    task: Literal["auto", "single_label", "multi_label"] = "auto"
+    """What the label column holds; auto looks at its values and says what it found."""
+    delimiter: str | None = None
+    """Of a .csv file. Left out: found from its first lines, and printed if not a comma."""
+    validation_share: float = 0.1
+    """Share of the data to cut off for validation where none is given; images of the same pixels stay together."""
+    test_share: float = 0.1
+    """Share of the data to cut off for the test where none is given; 0 for no test."""
+    group: str | None = None
+    """Cut the data by this column, a patient or a camera for instance: no two parts have rows of one group (practice D2)."""
+    time: str | None = None
+    """Cut the data by this column of dates or numbers: the latest rows are the test, those before them the validation."""
+    slices: tuple[str, ...] = ()
+    """More columns to look for errors by, a camera or a place for instance: errors.json and the report compare their values."""
+    balance: bool = False
+    """Draw every class equally often, rare examples several times an epoch, in an epoch as long as before."""
+    sample: float = 1.0
+    """Train on this share of the training part, stratified; a smaller sample is part of every larger one (practice D1)."""
+    size: int | None = None
+    """Height and width, in pixels, that images are brought to. Left out: a pretrained model's own; else the images' own, if all are
+    squares of one size of at most 64 pixels, or 64."""
+    max_pixels: int = 50_000_000
+    """An image with more pixels is an error, found before it is decoded: a file of a few kB can claim terabytes."""
+    allow_change: bool = False
+    """Go on with an unfinished run although its data have changed; its result is then of neither data."""
+
+    @property
+    def text(self) -> tuple[str, ...]:
+        """The column by which rows are told apart: of images the digest of their pixels."""
+        return ("image",)
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Columns that make one example together: images never do."""
+        return ()
+
+    @property
+    def value_range(self) -> None:
+        """The range of a number to predict: none, for images have labels."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Cycles:
     """The warm restarts of the schedule of that name (practice L4)."""
 
@@ -273,6 +330,37 @@ class Stage:
 
 
 @dataclasses.dataclass(frozen=True)
+class ImageStage:
+    """A part of an image classifier's training; what it leaves out is as elsewhere in the config."""
+
+    epochs: int | None = None
+    """Passes over the training data. Left out: `epochs` of the config."""
+    lr: Rate = None
+    """Highest rate; auto: found by a sweep (practice L1). Left out: optim.lr, or the recipe's own."""
+    train_last: int | None = None
+    """Layer groups that train, counted from the head; the others are frozen, their dropout is off and their norms' statistics stay
+    (practice T1). Left out: all train."""
+    size: int | None = None
+    """Height and width of a training image in pixels; small images first and large ones later save time (practice T2). Left out:
+    data.size. Scores are always of images of that size."""
+    batch_size: int | None = None
+    """Images an optimizer step. Left out: batch.size."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageAugment:
+    """Other views of the training images, drawn anew in every epoch, each example's from a seed of its own (practice D5)."""
+
+    preset: Literal["none", "side_on", "top_down", "digits"] = "none"
+    """What keeps the label. side_on: mirrored, turned a little, zoomed, lighter and darker, as photographs from the side; top_down:
+    also upside down and by quarter turns, as from above; digits: neither mirrored nor turned over."""
+    mix: Literal["mixup", "cutmix"] | None = None
+    """Blend pairs of images and their labels, or paste a rectangle of one into the other."""
+    alpha: float = 0.2
+    """Of the Beta distribution that the shares of a pair are drawn from: the larger, the more mixed."""
+
+
+@dataclasses.dataclass(frozen=True)
 class RecurrentOptim:
     """The optimizer of a recurrent classifier, and how its rates go."""
 
@@ -378,6 +466,19 @@ class Batch:
     """Parts that a step is cut into, to save memory; a multiple of the number of processes. Left out: that number."""
     evaluation_tokens: int = 8192
     """Tokens a batch at most (padding included) when evaluating."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageBatch:
+    """How many images go into a step, and how a step is cut up."""
+
+    size: int = 32
+    """Images an optimizer step."""
+    micro_batches: int | None = None
+    """Parts that a step is cut into, to save memory; a multiple of the number of processes. Left out: that number. Batch
+    normalisation sees one part at a time."""
+    evaluation_size: int = 128
+    """Images a batch when evaluating."""
 
 
 @dataclasses.dataclass(frozen=True)

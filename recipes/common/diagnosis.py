@@ -27,8 +27,9 @@ from nlpbp.analysis.errors import confused_pairs, error_slices, most_confident_e
 from nlpbp.analysis.metrics import decide
 from nlpbp.data.columns import Examples, Fields
 from nlpbp.data.labels import is_missing, label_name
+from nlpbp.data.windows import of_windows
 from nlpbp.text.attribution import Attributions, occlusion, reading_end
-from nlpbp.text.batches import Encoded, rows_of_texts
+from nlpbp.text.batches import Encoded
 from recipes.common.inputs import Inputs, joined_texts, targets_of
 from recipes.common.results import answer_names, decision_thresholds
 
@@ -149,7 +150,7 @@ def slice_columns(examples: Examples, encoded: Encoded, *, fields: Fields, unkno
         "truncated": np.where(truncated, "yes", "no").tolist(),
     }
     if unknown_id is not None:
-        owner = np.repeat(rows_of_texts(np.arange(len(examples)), encoded), encoded.lengths)
+        owner = np.repeat(of_windows(np.arange(len(examples)), encoded.owners), encoded.lengths)
         count = partial(np.bincount, owner, minlength=len(examples))
         unknown = count(weights=encoded.tokens == unknown_id) / np.maximum(1, count())
         names = ("none", f"up to {UNKNOWN_EDGES[1]:.0%}", f"more than {UNKNOWN_EDGES[1]:.0%}")

@@ -409,6 +409,6 @@ def save_language_model(
     ours = START in tokenizer.get_vocab() and END in tokenizer.get_vocab()
     if ours:
         frame_documents_(tokenizer, end=False)
-    save_model(model, tokenizer, state, folder=folder, card=card, max_length=None)
+    save_model(model, tokenizer, state, folder=folder, card=card)
     if ours:
         frame_documents_(tokenizer)

@@ -32,7 +32,8 @@ from nlpbp.data.fields import unpack_fields
 from nlpbp.data.labels import is_missing
 from nlpbp.data.order import evaluation_batches
 from nlpbp.data.readers import Table
-from nlpbp.text.batches import Cut, Encoded, collate, encode, means_of_texts
+from nlpbp.data.windows import means_of_windows
+from nlpbp.text.batches import Cut, Encoded, collate, encode
 from nlpbp.text.transformer import PROBLEM_TYPES, load_tokenizer, load_trained
 from nlpbp.train.evaluate import predict
 from recipes.common.results import prediction_table
@@ -255,7 +256,7 @@ def _outputs(classifier: Classifier, encoded: Encoded, *, accelerator: Accelerat
     config: Any = classifier.model.config
     outside = getattr(config, "value_range", None) if config.model_type != "awd_lstm" else None  # whose own head keeps to it
     value_range = None if outside is None else (float(outside[0]), float(outside[1]))
-    logits = torch.from_numpy(means_of_texts(made.logits, encoded))
+    logits = torch.from_numpy(means_of_windows(made.logits, encoded.owners))
     return task_outputs(logits, task=classifier.fields.task, value_range=value_range).numpy()
 
 

@@ -19,21 +19,21 @@ from accelerate.utils import broadcast_object_list
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
 from torch import nn
-from transformers import PreTrainedTokenizerBase
 
 from nlpbp import __version__
 from nlpbp.analysis.intervals import bootstrap_intervals
 from nlpbp.analysis.metrics import MAIN_METRIC, decide, task_metrics, tune_thresholds
+from nlpbp.analysis.report_cells import BASELINES
 from nlpbp.core.errors import ConfigError
 from nlpbp.data.columns import Examples, Fields
 from nlpbp.data.exports import code_span
 from nlpbp.data.fields import pack_fields
 from nlpbp.train.weights import full_state
-from recipes.common import config as sections
 from recipes.common.fit import Metrics, clean_up
 from recipes.common.folder import Run, write_text
-from recipes.common.inputs import Inputs, Part, joined_texts, targets_of
+from recipes.common.inputs import Inputs, Part, targets_of
 from recipes.common.looks import begin_looks
+from recipes.common.medium import Medium
 from recipes.common.report import leave_report
 from recipes.common.saving import Progress
 from recipes.common.secrets import redact
@@ -64,10 +64,8 @@ def finish(
     progress: Progress,
     *,
     model: nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
+    medium: Medium,
     outputs: Mapping[str, Array],
-    base_model: str,
-    max_length: int,
     records: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
     push_to_hub: str | None = None,
 ) -> RunResult:
@@ -88,7 +86,7 @@ def finish(
             task=inputs.fields.task,
             metrics=metrics,
             intervals=intervals,
-            baselines=score_baselines(inputs),
+            baselines=score_baselines(inputs, *medium.linear_baseline()),
             num_parameters=sum(p.numel() for p in model.parameters()),
             train_seconds=sum(stage["seconds"] for stage in progress.stages),
             samples_per_second=samples_per_second(progress),
@@ -96,11 +94,7 @@ def finish(
         )
         plain = run.accelerator.unwrap_model(model)
         plain.config.decision_thresholds = None if thresholds is None else thresholds.tolist()
-        plain.config.composed_fields = pack_fields(inputs.fields.kinds, inputs.fields.statistics) or None
-        registered = plain.config.model_type == "awd_lstm"
-        reads = what_it_reads(plain.config.text_cut or "head", max_length)
-        card = model_card(result, inputs=inputs, base_model=base_model, reads=reads, import_line=registered)
-        save_model(plain, tokenizer, state, folder=run.out / "model", card=card, max_length=max_length)
+        medium.save(plain, state, run.out / "model", model_card(result, inputs=inputs, medium=medium))
         if inputs.test is not None:
             begin_looks(run.out, inputs.test.examples, by=run.recipe)
         for name, record in records.items():
@@ -158,16 +152,12 @@ def decision_thresholds(inputs: Inputs, outputs: Array) -> Array | None:
     return tune_thresholds(targets_of(inputs.validation), outputs) if inputs.fields.task == "multi_label" else None
 
 
-def save_model(
-    model: Any, tokenizer: PreTrainedTokenizerBase, state: dict[str, Any], *, folder: Path, card: str, max_length: int | None
-) -> None:
-    """Write a folder that `from_pretrained` and `pipeline` load: complete, or not there."""
+def save_model(model: Any, preprocessor: Any, state: dict[str, Any], *, folder: Path, card: str) -> None:
+    """Write a folder that `from_pretrained` and `pipeline` load, with the tokenizer or image processor: complete, or not there."""
     temporary = folder.with_name(f"{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     model.save_pretrained(temporary, state_dict=state)
-    if max_length is not None:
-        tokenizer.model_max_length = max_length
-    tokenizer.save_pretrained(temporary)
+    preprocessor.save_pretrained(temporary)
     write_text(temporary / "README.md", card)
     trash = folder.with_name(f".trash-{folder.name}")
     shutil.rmtree(trash, ignore_errors=True)
@@ -205,21 +195,18 @@ def score(
     return metrics, intervals
 
 
-def score_baselines(inputs: Inputs) -> dict[str, dict[str, Metrics]]:
-    """Measure what needs no model: the most frequent answer, and TF-IDF with a linear model, on the same parts."""
-    from nlpbp.analysis.baselines import majority_baseline, tfidf_baseline  # scikit-learn: a second that `--help` need not wait
+def score_baselines(inputs: Inputs, linear: str, linear_outputs: Mapping[str, Array]) -> dict[str, dict[str, Metrics]]:
+    """Measure what needs no model, the most frequent answer, and a linear model's outputs, on the same parts."""
+    from nlpbp.analysis.baselines import majority_baseline  # scikit-learn: a second that `--help` need not wait
 
     task, num_labels, parts = inputs.fields.task, len(inputs.fields.labels), inputs.scored
     train_targets = targets_of(inputs.train)
     majority = {
         name: majority_baseline(task, train_targets, num_examples=len(part), num_labels=num_labels) for name, part in parts.items()
     }
-    texts = [joined_texts(part.examples) for part in parts.values()]
-    outputs = tfidf_baseline(task, joined_texts(inputs.train.examples), train_targets, texts, num_labels=num_labels)
-    tfidf = dict(zip(parts, outputs, strict=True))
     return {
         kind: {name: _baseline_metrics(task, parts, by_part, name) for name in parts}
-        for kind, by_part in (("majority", majority), ("tfidf", tfidf))
+        for kind, by_part in (("majority", majority), (linear, linear_outputs))
     }
 
 
@@ -316,65 +303,55 @@ def _number(value: float | None) -> str:
     return "undefined" if value is None else f"{value:.3f}" if abs(value) < 1000 else f"{value:.4g}"
 
 
-def what_it_reads(cut: sections.Cut, max_length: int) -> str:
-    """Say for the model's card what the model reads of a long text."""
-    if cut in ("head", "tail"):
-        return f"It reads the {'first' if cut == 'head' else 'last'} {max_length} tokens of a text."
-    whole, ends = "in windows whose answers are averaged", "a quarter from its beginning and the rest from its end"
-    form = ends if cut == "head_tail" else whole
-    return f"It reads a long text by {max_length} tokens, {form}: `scripts/predict.py` does; `pipeline` reads the beginning alone."
-
-
-def model_card(result: RunResult, *, inputs: Inputs, base_model: str, reads: str, import_line: bool = False) -> str:
+def model_card(result: RunResult, *, inputs: Inputs, medium: Medium) -> str:
     """Write the model's README: what it is, on what it was trained and scored, and where it may fail."""
     part = "test" if "test" in result.metrics else "validation"
+    baselines = list(reversed(result.baselines))
     lines = [
-        f"| {name} | {_with_interval(value, result.intervals[part][name])} | {_number(result.baselines['tfidf'][part][name])} "
-        f"| {_number(result.baselines['majority'][part][name])} |"
+        f"| {name} | {_with_interval(value, result.intervals[part][name])} | "
+        + " | ".join(_number(result.baselines[kind][part][name]) for kind in baselines)
+        + " |"
         for name, value in result.metrics[part].items()
     ]
-    base, labels = code_span(redact(base_model)), ", ".join(map(code_span, inputs.fields.labels)) or "a number"
+    base, labels = code_span(redact(medium.card.base_model)), ", ".join(map(code_span, inputs.fields.labels)) or "a number"
     sizes = ", ".join(f"{name} {len(p):,}" for name, p in {"train": inputs.train, **inputs.scored}.items())
-    composed = ", ".join(map(code_span, inputs.fields.kinds))
+    kind = "A text" if medium.kind == "text" else "An image"
     chosen = f"The weights are the best of the run by validation {MAIN_METRIC[result.task]}."
     return "\n".join(
         [
             "---",
             "library_name: transformers",
-            "pipeline_tag: text-classification",
+            f"pipeline_tag: {medium.kind}-classification",
             "tags:",
             "- nlpbp",
             "---",
             "",
             f"# {result.recipe}",
             "",
-            f"A text classifier ({result.task}) fine-tuned with nlpbp {__version__} from {base}. It answers {labels}.",
+            f"{kind} classifier ({result.task}) fine-tuned with nlpbp {__version__} from {base}. It answers {labels}.",
             "",
             "```python",
-            *(["import nlpbp.text  # makes transformers know awd_lstm"] if import_line else []),
-            "from transformers import pipeline",
-            'classify = pipeline("text-classification", model="PATH/TO/THIS/FOLDER")',
-            'classify("Some text.", truncation=True)',
+            *medium.card.usage,
             "```",
             "",
-            *([f"It reads the columns {composed} as one text, which `scripts/predict.py` makes of them.", ""] if composed else []),
+            *([medium.card.columns, ""] if medium.card.columns else []),
             "## How good it is",
             "",
             f"On {len(inputs.scored[part]):,} {part} examples, with 95 % bootstrap intervals over them:",
             "",
-            f"| {part} | this model | TF-IDF + linear | majority |",
-            "|---|---|---|---|",
+            f"| {part} | this model | {' | '.join(BASELINES[kind] for kind in baselines)} |",
+            "|---" * (2 + len(baselines)) + "|",
             *lines,
             "",
             f"{chosen} The intervals do not cover the choice of random seed.",
             "",
             "## Data",
             "",
-            f"Examples: {sizes}. Fingerprint of texts and labels: `{inputs.fingerprint}`.",
+            f"Examples: {sizes}. Fingerprint of {medium.kind}s and labels: `{inputs.fingerprint}`.",
             "",
             "## Limits",
             "",
-            reads,
+            medium.card.limits,
             "",
             "It was scored on data like its training data; on other sources, styles or times expect less, and measure before you",
             "rely on it. Its probabilities assume the training mix of labels.",

@@ -13,7 +13,7 @@ from nlpbp.core.errors import ConfigError, DataError
 from nlpbp.core.layers import widened
 from nlpbp.core.losses import balanced_class_weights
 from nlpbp.data.order import Ints
-from nlpbp.text.batches import Encoded, rows_of_texts
+from nlpbp.data.windows import of_windows
 from recipes.common import config as sections
 from recipes.common.inputs import Inputs, targets_of
 
@@ -76,15 +76,15 @@ def weights_of_classes(inputs: Inputs, wanted: str | None, *, device: torch.devi
     return balanced_class_weights(targets, num_labels=len(inputs.fields.labels), task=task).to(device)
 
 
-def classes_to_balance(inputs: Inputs, data: sections.Data, encoded: Encoded) -> Ints | None:
+def classes_to_balance(inputs: Inputs, data: sections.Data | sections.Images, owners: Ints | None) -> Ints | None:
     """Return the classes of the training examples, or of their windows, where each is to be drawn equally often."""
     if not data.balance:
         return None
     if inputs.fields.task != "single_label":
         raise ConfigError(
-            f"needs one label a text, and the task is {inputs.fields.task}", column="data.balance", hint="leave it out"
+            f"needs one label an example, and the task is {inputs.fields.task}", column="data.balance", hint="leave it out"
         )
-    classes: Ints = rows_of_texts(targets_of(inputs.train), encoded)
+    classes: Ints = of_windows(targets_of(inputs.train), owners)
     return classes
 
 

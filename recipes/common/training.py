@@ -11,23 +11,21 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import nn
 from torch.optim import Optimizer
-from transformers import PreTrainedTokenizerBase
 
 from nlpbp.core.batch import Batch, LossFn
 from nlpbp.core.errors import ConfigError
-from nlpbp.core.freezing import freeze_to
+from nlpbp.core.freezing import freeze_to, train_mode
 from nlpbp.core.groups import LayerGroup
 from nlpbp.core.schedules import Schedule
 from nlpbp.data.order import Ints, micro_seed, steps_per_epoch
-from nlpbp.text.batches import Cut, Encoded
 from nlpbp.text.frozen_cache import FrozenCache, frozen_cache
 from nlpbp.train.loop import Step, train_steps
 from nlpbp.train.lr_finder import MakeSweep
 from recipes.common import config as sections
-from recipes.common.encoding import encode_part
 from recipes.common.finder import SWEEP
 from recipes.common.folder import Run
 from recipes.common.inputs import Inputs
+from recipes.common.medium import MakeBatches, Medium, Prepared
 from recipes.common.targets import classes_to_balance
 
 
@@ -48,13 +46,11 @@ class ClassifierConfig(Protocol):
     """The fields of a Config that every training of a classifier needs."""
 
     @property
-    def data(self) -> sections.Data: ...  # noqa: D102
+    def data(self) -> sections.Data | sections.Images: ...  # noqa: D102
     @property
-    def batch(self) -> sections.Batch: ...  # noqa: D102
+    def batch(self) -> sections.Batch | sections.ImageBatch: ...  # noqa: D102
     @property
     def optim(self) -> ClassifierOptim: ...  # noqa: D102
-    @property
-    def augment(self) -> sections.Augment: ...  # noqa: D102
     @property
     def finder(self) -> sections.Finder: ...  # noqa: D102
     @property
@@ -73,14 +69,26 @@ class ClassifierConfig(Protocol):
     def push_to_hub(self) -> str | None: ...  # noqa: D102
 
 
+class TextConfig(Protocol):
+    """The fields of a Config that texts need."""
+
+    @property
+    def data(self) -> sections.Data: ...  # noqa: D102
+    @property
+    def batch(self) -> sections.Batch: ...  # noqa: D102
+    @property
+    def report(self) -> sections.Report: ...  # noqa: D102
+
+
 @dataclass(frozen=True)
 class Training:
     """One stage of a classifier's training: how long, what trains, on what, and how it is optimised.
 
     `make_optimizer` is given the model's layer groups, frozen ones included; it sets each group's base rate, which a sweep scales
     where `sweep` is set. `train_last` counts layer groups from the head; None trains all. `momentum` gives values of Adam's first
-    beta, `average_from` and `ema` are as in `fit`. `max_length` and `batch_size` are the config's own where they are None.
-    `snapshots` tells, from the number of steps, after which of them the model is kept.
+    beta, `average_from` and `ema` are as in `fit`. `max_length` (of texts), `image_size` and `batch_size` are the config's own
+    where they are None. `snapshots` tells, from the number of steps, after which of them the model is kept. `set_mode` puts the
+    model into training mode.
     """
 
     epochs: int
@@ -90,48 +98,33 @@ class Training:
     sweep: bool = False
     train_last: int | None = None
     max_length: int | None = None
+    image_size: int | None = None
     batch_size: int | None = None
     cache_frozen: bool = False
     average_from: float = 1.0
     ema: float | None = None
     snapshots: Callable[[int], Sequence[int]] = lambda total_steps: ()
+    set_mode: Callable[[nn.Module], None] = train_mode
     name: str = "training"
 
 
 @dataclass(frozen=True)
 class Work:
-    """The texts of a stage, and how many steps they make."""
+    """The training examples of a stage, what makes batches of them, and how many steps they make."""
 
-    encoded: Encoded
-    max_length: int
-    cut: Cut
+    examples: Prepared
+    batches: MakeBatches
     size: int
     per_epoch: int
     total_steps: int
 
 
-def prepare_work(
-    run: Run,
-    config: ClassifierConfig,
-    inputs: Inputs,
-    training: Training,
-    encoded: Encoded,
-    tokenizer: PreTrainedTokenizerBase,
-    max_length: int,
-) -> Work:
-    """Prepare the training texts of a stage: as they are, or cut to a length of its own."""
-    if training.cache_frozen and config.augment.policy is not None:
-        raise ConfigError(
-            "keeps what texts that change gave", column="stages.cache_frozen", hint="leave it or --augment.policy out"
-        )
-    if config.data.cut == "windows" and config.augment.policy is not None:
-        raise ConfigError("cannot word windows anew", column="data.cut", hint="leave it or --augment.policy out")
-    if training.max_length is not None:
-        max_length = training.max_length
-        encoded = encode_part(run, "train", inputs.train, tokenizer=tokenizer, max_length=max_length, cut=config.data.cut)
+def prepare_work(run: Run, config: ClassifierConfig, inputs: Inputs, training: Training, medium: Medium) -> Work:
+    """Prepare the training examples of a stage: as they are, or in a length or size of its own."""
+    examples, batches = medium.stage(training)
     size = training.batch_size or config.batch.size
-    _, per_epoch = epoch_of(run, config, inputs, encoded, size=size)
-    return Work(encoded, max_length, config.data.cut, size, per_epoch, per_epoch * training.epochs)
+    _, per_epoch = epoch_of(run, config, inputs, examples, size=size, min_examples=medium.min_examples)
+    return Work(examples, batches, size, per_epoch, per_epoch * training.epochs)
 
 
 def stage_steps(
@@ -170,6 +163,7 @@ def stage_steps(
         total_steps=total_steps,
         first_step=first_step,
         max_grad_norm=max_grad_norm,
+        set_mode=training.set_mode,
         seed=seed,
     )
 
@@ -230,15 +224,18 @@ def prepare_again(accelerator: Accelerator, model: nn.Module, optimizer: Optimiz
     return prepared
 
 
-def epoch_of(run: Run, config: ClassifierConfig, inputs: Inputs, encoded: Encoded, *, size: int | None = None) -> tuple[int, int]:
+def epoch_of(
+    run: Run, config: ClassifierConfig, inputs: Inputs, examples: Prepared, *, size: int | None = None, min_examples: int = 1
+) -> tuple[int, int]:
     """Return the number of micro-batches a step, and of steps an epoch.
 
-    A step has so many examples at least, whatever it is split into later: were the steps to change, so would the result.
+    A step has so many times `min_examples` at least, whatever it is split into later: were the steps to change, so would the
+    result.
     """
     size = size or config.batch.size
-    num = check_micro_batches(run, config.batch.micro_batches, num_examples=len(encoded), size=size)
-    balanced = classes_to_balance(inputs, config.data, encoded)
-    return num, steps_per_epoch(encoded.padded_lengths, size=size, min_size=num, targets=balanced)
+    num = check_micro_batches(run, config.batch.micro_batches, num_examples=len(examples), size=size)
+    balanced = classes_to_balance(inputs, config.data, examples.owners)
+    return num, steps_per_epoch(examples.padded_lengths, size=size, min_size=num * min_examples, targets=balanced)
 
 
 def check_micro_batches(run: Run, wanted: int | None, *, num_examples: int, size: int) -> int:

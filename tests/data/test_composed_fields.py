@@ -23,6 +23,7 @@ from recipes import gru_classifier
 from recipes.common.config import Stage
 from recipes.common.inputs import load_inputs
 from recipes.common.results import RunResult, score_baselines
+from recipes.common.texts import tfidf
 
 
 def part(value: Any, name: str) -> float:
@@ -124,7 +125,7 @@ def rows(target: str, *, num: int = 400, seed: int = 0) -> list[dict[str, Any]]:
 def bag_of_words(given: list[dict[str, Any]], **data: Any) -> float:
     """Return the test accuracy of a linear model over words and pieces of words."""
     inputs = load_inputs(dataclasses.replace(gru_classifier.tiny().data, train=given, **data))
-    return score_baselines(inputs)["tfidf"]["test"]["accuracy"]
+    return score_baselines(inputs, *tfidf(inputs))["tfidf"]["test"]["accuracy"]
 
 
 @pytest.fixture(scope="module")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
-from nlpbp.text.batches import encode, from_tokens, means_of_texts, rows_of_texts
+from nlpbp.data.windows import means_of_windows, of_windows
+from nlpbp.text.batches import encode
 from nlpbp.text.tiny import tiny_bert
 
 SHORT = "so dull"
@@ -73,7 +72,7 @@ def test_pairs_have_no_two_ends(tokenizer, cut):
 
 
 def test_means_are_of_each_texts_own_windows():
-    windows = replace(from_tokens([[1]] * 4), owners=np.array([0, 1, 1, 2]))
-    made = means_of_texts(np.array([[1.0], [2.0], [4.0], [7.0]], dtype=np.float32), windows)
+    owners = np.array([0, 1, 1, 2])
+    made = means_of_windows(np.array([[1.0], [2.0], [4.0], [7.0]], dtype=np.float32), owners)
     assert (made.dtype, made.tolist()) == (np.float32, [[1.0], [3.0], [7.0]])
-    assert rows_of_texts(["a", "b", "c"], windows) == ["a", "b", "b", "c"]
+    assert of_windows(["a", "b", "c"], owners) == ["a", "b", "b", "c"]

@@ -1,0 +1,37 @@
+"""Examples that are read in several windows each: which values belong to a window, and what an example's windows say together.
+
+`owners` [windows] is the example of each window, ascending; None where every example is read as one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from nlpbp.data.order import Ints
+
+
+def of_windows(values: Sequence[Any] | np.ndarray[Any, Any], owners: Ints | None) -> Any:
+    """Give every window the value of its example.
+
+    >>> of_windows(np.array([5, 7]), np.array([0, 0, 1])).tolist(), of_windows(["a", "b"], None)
+    ([5, 5, 7], ['a', 'b'])
+    """
+    if owners is None:
+        return values
+    return values[owners] if isinstance(values, np.ndarray) else [values[owner] for owner in owners]
+
+
+def means_of_windows(outputs: np.ndarray[Any, Any], owners: Ints | None) -> np.ndarray[Any, Any]:
+    """Return the mean of the outputs [windows, ...] of each example's windows, [examples, ...].
+
+    >>> means_of_windows(np.array([[1.0, 0.0], [0.0, 1.0], [0.25, 0.75]]), np.array([0, 0, 1])).tolist()
+    [[0.5, 0.5], [0.25, 0.75]]
+    """
+    if owners is None:
+        return outputs
+    starts = np.flatnonzero(np.diff(owners, prepend=-1))
+    counts = np.diff(starts, append=len(owners)).reshape(-1, *[1] * (outputs.ndim - 1))
+    return (np.add.reduceat(outputs, starts, axis=0) / counts).astype(outputs.dtype)
