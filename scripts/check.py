@@ -38,7 +38,8 @@ def check(arguments: Sequence[str]) -> None:
     from nlpbp.analysis.model_check import check_model
     from nlpbp.analysis.run_check import check_run
     from nlpbp.core.errors import ConfigError, escape
-    from nlpbp.text.transformer import exists, load_saved
+    from nlpbp.data.pretrained import exists
+    from nlpbp.text.transformer import load_saved
 
     is_run = exists(f"{given.folder}/config.yaml")
     model = f"{given.folder}/model" if is_run else given.folder

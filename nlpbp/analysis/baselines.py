@@ -74,6 +74,29 @@ def tfidf_baseline(
     ]
 
 
+def linear_baseline(
+    task: str,
+    train_features: np.ndarray,
+    train_targets: np.ndarray,
+    others: Sequence[np.ndarray],
+    *,
+    num_labels: int,
+    seed: int = 0,
+) -> list[np.ndarray]:
+    """Fit a linear model over dense features [m, d], brought to one scale, and give its outputs for others; else as above.
+
+    >>> features, targets = np.array([[0.0], [0.1], [1.0]]), np.array([0, 0, 1])
+    >>> outputs, = linear_baseline("single_label", features, targets, [np.ones((2, 1))], num_labels=2)
+    >>> outputs.shape
+    (2, 2)
+    """
+    targets = _checked_targets(task, train_targets, num_labels)
+    scale = train_features.std() or 1.0
+    mean = train_features.mean(axis=0)
+    predict = _fit(task, sparse.csr_matrix((train_features - mean) / scale), targets, num_labels, seed)
+    return [predict(sparse.csr_matrix((features - mean) / scale)) for features in others]
+
+
 def _majority(task: str, targets: np.ndarray, texts: Sequence[str], num_labels: int) -> np.ndarray:
     return majority_baseline(task, targets, num_examples=len(texts), num_labels=num_labels)
 

@@ -15,6 +15,10 @@ RECURRENT_EPS = 1e-5
 RECURRENT_MOMENTUM = (0.8, 0.7)  # fastai's text learner: high where 1cycle's rate is low, and the other way
 RECURRENT_WEIGHT_DECAY = 0.1  # fastai's ULMFiT example, of the language model
 RECURRENT_MAX_GRAD_NORM = 0.25  # AWD-LSTM
+# fastai's learner for images: 1cycle's momentum, and a second beta that follows the gradient sooner.
+IMAGE_BETAS = (0.95, 0.99)
+IMAGE_EPS = 1e-5
+IMAGE_MOMENTUM = (0.95, 0.85)
 ACTIVATION_FACTOR, TEMPORAL_FACTOR = 2.0, 1.0  # AWD-LSTM's alpha and beta
 GROUP_RATIO = 2.6  # ULMFiT: from one layer group to the next
 

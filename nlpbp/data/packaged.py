@@ -1,12 +1,15 @@
 """The real data and the pretrained model that the extra `demo` installs, found without importing their packages.
 
-Both packages read everything they ship when they are imported, so only their files are used.
+Both packages read everything they ship when they are imported, so only their files are used. The digits are scikit-learn's.
 """
 
 from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from nlpbp.core.errors import ConfigError
 from nlpbp.data.decoding import nearest
@@ -27,6 +30,19 @@ def packaged_reviews(source: str) -> Table:
     chosen = [index for index, of in enumerate(table.columns["source"]) if of == source]
     columns = {name: [table.columns[name][index] for index in chosen] for name in ("text", "label")}
     return Table(table.name, columns, [table.rows[index] for index in chosen], notes=table.notes)
+
+
+def packaged_digits() -> dict[str, Any]:
+    """Return scikit-learn's 1,797 handwritten digits: `image` uint8 [1797, 8, 8], 255 for ink, and `label`, their names.
+
+    >>> packaged_digits()["image"].shape
+    (1797, 8, 8)
+    """
+    from sklearn.datasets import load_digits
+
+    ink, digits = load_digits(return_X_y=True)
+    pixels = np.round(ink.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)  # it has 17 levels
+    return {"image": pixels, "label": [str(digit) for digit in digits]}
 
 
 def packaged_model() -> Path:

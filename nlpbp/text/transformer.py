@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
-import huggingface_hub.constants
 import torch
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -25,14 +20,9 @@ from transformers import (
 
 from nlpbp.core.errors import ConfigError
 from nlpbp.core.regularize import scale_dropouts, use_byte_dropout
-from nlpbp.data.hub import go_offline_if_out_of_reach
+from nlpbp.data.pretrained import PROBLEM_TYPES, from_pretrained
 from nlpbp.text.attention import register_attention
 
-PROBLEM_TYPES = {
-    "single_label": "single_label_classification",
-    "multi_label": "multi_label_classification",
-    "regression": "regression",
-}
 AUTO_MODELS = {  # by the ending of a class's name
     "ForSequenceClassification": AutoModelForSequenceClassification,
     "ForImageClassification": AutoModelForImageClassification,
@@ -48,7 +38,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     A `tokenizer.json` may carry settings of its last use (a length limit, a fixed padding); they would reach every later user.
     Raises `ConfigError` when there is none, or none that is fast.
     """
-    tokenizer = _from_pretrained(AutoTokenizer, name)
+    tokenizer = from_pretrained(AutoTokenizer, name)
     if not tokenizer.is_fast:
         raise ConfigError(f"the tokenizer of {name} has no fast (tokenizer.json) form", hint="convert it with transformers first")
     if len(tokenizer) <= len(tokenizer.all_special_tokens):  # transformers makes an empty one where there is none
@@ -72,7 +62,7 @@ def length_limit(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -
 def load_config(name: str, *, task: str, labels: Sequence[str], dropout_scale: float = 1.0) -> PreTrainedConfig:
     """Load a model's config for a task with these label names (none for regression), its dropouts times `dropout_scale`."""
     names = list(labels) or ["value"]
-    config = _from_pretrained(
+    config = from_pretrained(
         AutoConfig,
         name,
         num_labels=len(names),
@@ -100,7 +90,7 @@ def load_classifier(
     A head of another size (a model fine-tuned for another task) is replaced by a new one.
     """
     config.pad_token_id = tokenizer.pad_token_id
-    model = _from_pretrained(
+    model = from_pretrained(
         AutoModelForSequenceClassification, name, config=config, ignore_mismatched_sizes=True, dtype="float32", use_safetensors=True
     )
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
@@ -124,20 +114,20 @@ def load_masked_lm(name: str, *, tokenizer: PreTrainedTokenizerBase, dropout_sca
     """
     if tokenizer.mask_token_id is None:
         raise ConfigError(f"the tokenizer of {name} has no mask token", column="mlm.steps", hint="leave --mlm.steps out")
-    config = _from_pretrained(AutoConfig, name)
+    config = from_pretrained(AutoConfig, name)
     scale_dropouts(config, dropout_scale)
-    model: PreTrainedModel = _from_pretrained(AutoModelForMaskedLM, name, config=config, dtype="float32", use_safetensors=True)
+    model: PreTrainedModel = from_pretrained(AutoModelForMaskedLM, name, config=config, dtype="float32", use_safetensors=True)
     return _faster_on_cpu(model)
 
 
 def load_causal_lm(name: str, *, dropout_scale: float = 1.0) -> PreTrainedModel:
     """Load `AutoModelForCausalLM` in fp32, and faster dropout on a CPU."""
-    config = _from_pretrained(AutoConfig, name)
+    config = from_pretrained(AutoConfig, name)
     try:
         scale_dropouts(config, dropout_scale)
     except ValueError as error:
         raise ConfigError(str(error), hint="lower --dropout.scale") from error
-    model: PreTrainedModel = _from_pretrained(AutoModelForCausalLM, name, config=config, dtype="float32", use_safetensors=True)
+    model: PreTrainedModel = from_pretrained(AutoModelForCausalLM, name, config=config, dtype="float32", use_safetensors=True)
     if not torch.accelerator.is_available():
         use_byte_dropout(model)
     return model
@@ -153,57 +143,14 @@ def _faster_on_cpu(model: PreTrainedModel) -> PreTrainedModel:
 
 def load_trained(name: str) -> PreTrainedModel:
     """Load a classifier with the head it was saved with, in fp32 and in evaluation mode."""
-    model: PreTrainedModel = _from_pretrained(AutoModelForSequenceClassification, name, dtype="float32", use_safetensors=True)
+    model: PreTrainedModel = from_pretrained(AutoModelForSequenceClassification, name, dtype="float32", use_safetensors=True)
     return model.eval()
 
 
 def load_saved(name: str) -> PreTrainedModel:
     """Load a classifier, a language model or a bare body, as its config's `architectures` say, in fp32 and in evaluation mode."""
-    names = _from_pretrained(AutoConfig, name).architectures
+    names = from_pretrained(AutoConfig, name).architectures
     architecture = str(names[0]) if isinstance(names, list) and names else ""
     auto = next((auto for ending, auto in AUTO_MODELS.items() if architecture.endswith(ending)), AutoModel)
-    model: PreTrainedModel = _from_pretrained(auto, name, dtype="float32", use_safetensors=True)
+    model: PreTrainedModel = from_pretrained(auto, name, dtype="float32", use_safetensors=True)
     return model.eval()
-
-
-def _from_pretrained(auto: Any, name: str, **options: Any) -> Any:
-    """Load from a folder or the hub; say in one line why it cannot be."""
-    looks_local = exists(name) or name.startswith((".", "/", "~")) or name.count("/") > 1
-    if looks_local and not exists(f"{name}/config.json"):
-        raise ConfigError(
-            f"{name} is not a model folder: it has no config.json", hint="give a folder saved by save_pretrained, or a hub id"
-        )
-    if not looks_local:
-        go_offline_if_out_of_reach()
-    try:
-        # Never run code that comes with a model, nor unpickle its weights; transformers would ask on the terminal.
-        return auto.from_pretrained(name, trust_remote_code=False, **options)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, SafetensorError, RecursionError) as error:
-        if looks_local:
-            raise ConfigError(
-                f"{name} cannot be loaded: {_first_line(error)}", hint="see whether the folder is complete"
-            ) from error
-        offline = huggingface_hub.constants.HF_HUB_OFFLINE or "connect" in str(error).lower()
-        reason = "no network" if offline else _first_line(error)
-        raise ConfigError(f"{name} cannot be loaded from the hub: {reason}", hint="give a local folder, or check the id") from error
-    except RuntimeError as error:
-        if "can't start new thread" not in str(error) or "HF_DEACTIVATE_ASYNC_LOAD" in os.environ:
-            raise
-        os.environ["HF_DEACTIVATE_ASYNC_LOAD"] = "1"  # load in this thread instead
-        return _from_pretrained(auto, name, **options)
-
-
-def exists(name: str) -> bool:
-    """Tell whether a path exists; one that no file system could hold does not.
-
-    >>> exists("a" * 5000)
-    False
-    """
-    try:
-        return Path(name).exists()
-    except (OSError, ValueError):
-        return False
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -77,15 +77,3 @@ def image_files(folder: Path) -> Iterator[tuple[Path, str]]:
     if not found:
         hint = f"one sub-folder a class, files ending in {', '.join(sorted(SUFFIXES))}"
         raise DataError("no images in sub-folders", file=str(folder), hint=hint)
-
-
-def fit_size(pixels: Pixels, size: int) -> Pixels:
-    """Scale an image [height, width, channels] so that its shorter side is `size`, and cut out its middle [size, size, channels].
-
-    >>> fit_size(np.zeros((20, 40, 3), dtype=np.uint8), 8).shape
-    (8, 8, 3)
-    """
-    grey = pixels.shape[2] == 1
-    image = Image.fromarray(pixels[:, :, 0] if grey else pixels)
-    fitted = ImageOps.fit(image, (size, size), method=Image.Resampling.BICUBIC)
-    return np.asarray(fitted, dtype=np.uint8).reshape(size, size, -1)

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedConfig, PreTrainedModel, ViTImageProcessorPil
+from transformers import AutoConfig, AutoModelForImageClassification, CLIPImageProcessorPil, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import ImageClassifierOutput
 
 from nlpbp.core.init import init_weights_
@@ -95,10 +95,11 @@ class ResidualForImageClassification(PreTrainedModel):
         return {second[-1] for second in seconds}
 
 
-def pixel_processor(*, image_size: int) -> ViTImageProcessorPil:
-    """Make the processor that `pipeline` prepares images with: to this size, values from -1 to 1."""
+def pixel_processor(*, image_size: int) -> CLIPImageProcessorPil:
+    """Make the processor that images are prepared with: the shorter side to this size, the middle cut out, values from -1 to 1."""
     half = [0.5, 0.5, 0.5]
-    return ViTImageProcessorPil(size={"height": image_size, "width": image_size}, image_mean=half, image_std=half)
+    square = {"height": image_size, "width": image_size}
+    return CLIPImageProcessorPil(size={"shortest_edge": image_size}, crop_size=square, image_mean=half, image_std=half)
 
 
 AutoConfig.register(ResidualConfig.model_type, ResidualConfig)

@@ -7,6 +7,7 @@ from typing import Literal
 
 from nlpbp.core.optim import (
     ACTIVATION_FACTOR,
+    IMAGE_MOMENTUM,
     RECURRENT_MAX_GRAD_NORM,
     RECURRENT_MOMENTUM,
     RECURRENT_WEIGHT_DECAY,
@@ -358,6 +359,74 @@ class ImageAugment:
     """Blend pairs of images and their labels, or paste a rectangle of one into the other."""
     alpha: float = 0.2
     """Of the Beta distribution that the shares of a pair are drawn from: the larger, the more mixed."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageOptim:
+    """The optimizer of an image classifier, its rates and their schedule."""
+
+    lr: Rate = None
+    """Rate of the body's last layers, in place of the recipe's own; auto: found by a sweep (practice L1)."""
+    head_lr: float | None = None
+    """Rate of the head; beside an lr of auto, a multiple of 1e-4. Left out: the base rate."""
+    layer_decay: float = 1.0
+    """Each layer group below trains this much slower than the one above it; 1 for one rate (practice L2)."""
+    similarity: Literal["high", "low"] | None = None
+    """Three groups of layers in place of a decay a group: each trains 10 times slower than the one above it where your images are
+    like those of pretraining (high), 3 times where they are not (low)."""
+    optimizer: OptimizerName = "adamw"
+    """adamw, or sgd: with Nesterov's momentum."""
+    schedule: ScheduleName = "one_cycle"
+    """How the rate goes within a stage (practices L3, L4)."""
+    warmup: float = 0.1
+    """Share of a stage's steps in which the rate rises from 0 first; not of one_cycle, slanted_triangular and warm_restarts."""
+    momentum: tuple[float, float] = IMAGE_MOMENTUM
+    """Adam's first beta where the rate is low and where it is high, under one_cycle; else the first is kept (practice N1)."""
+    weight_decay: float = 0.01
+    """Decoupled decay (practice T4); never of biases and norms."""
+    max_grad_norm: float | None = 1.0
+    """Clip the gradient to this L2 norm; None for never (practice N3)."""
+    norms: Literal["trained", "frozen"] = "trained"
+    """Of batch normalisation: frozen keeps the statistics of pretraining in layers that train, for images like those, above all in
+    small batches (practice T1); what does not train keeps them in any case."""
+    label_smoothing: float = 0.0
+    """Share of each target that moves to the uniform distribution."""
+    focal: float = 0.0
+    """Examples that are right already count less: by (1 - p) to this power (Lin et al. 2017). 0 for the plain loss."""
+    class_weights: Literal["auto"] | None = None
+    """auto: rare labels count more, in inverse proportion to how frequent they are."""
+    average_from: float = 1.0
+    """Beyond this share of the steps keep the mean of the weights since then, and not the weights themselves: for a rate that stays
+    high, as under constant. Statistics of norms are not averaged. 1 for never."""
+    ema: float | None = None
+    """Let that mean forget: a moving average with this decay a step, 0.99 for instance, from the first step on unless average_from
+    says otherwise. Left out: all its steps count the same."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ResidualNet:
+    """The small residual net: its layout, choice by choice."""
+
+    widths: tuple[int, ...] = (16, 32, 64)
+    """Channels of each group of blocks; each after the first halves the image."""
+    num_blocks: int = 2
+    """Residual blocks a group (practice X3)."""
+    stem: Literal["5x5", "three_3x3", "3x3_stride2", "7x7_stride2"] = "5x5"
+    """The first layers (practice X2): one rich layer or three small ones that keep the size, or one that halves it."""
+    norm: Literal["batch", "group", "none"] = "batch"
+    """Normalisation after each convolution (practice N8). group gives the same result on any number of processes."""
+    order: Literal["conv_norm_relu", "conv_relu_norm"] = "conv_norm_relu"
+    """The norm before the ReLU, or after it (practice N9)."""
+    downsample: Literal["stride", "max", "average"] = "stride"
+    """What halves the image: a convolution of stride 2, or a pooling (practice N7)."""
+    residual: bool = True
+    """Add each block's input to its output; False for a plain net, to compare."""
+    zero_init: bool = True
+    """Let each block add nothing at the start."""
+    init: Literal["he", "lsuv"] = "he"
+    """How weights begin (practice T3): He's, for ReLU, or LSUV's, on a batch of training images."""
+    head_dropout: float = 0.0
+    """Before the last layer."""
 
 
 @dataclasses.dataclass(frozen=True)

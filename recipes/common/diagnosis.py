@@ -96,39 +96,54 @@ def error_record(
     model reads the first `max_length` tokens of a text; None where it does not read to one place from the beginning. Errors are
     also looked for by the source's columns `by`.
     """
+    examples = inputs.validation.examples
+    texts = joined_texts(examples)
+
+    def shown(index: int, label: int) -> dict[str, Any]:
+        end = _end(examples, index, tokenizer, max_length)
+        if not with_texts:
+            return {"text": "", "truncated_at": end, "attributions": []}
+        attributions = _attributions(examples, index, label=label, end=end, answer=answer)
+        return {
+            "text": texts[index][:MAX_CHARACTERS],
+            "truncated_at": end,
+            "attributions": [[word, round(score, 6)] for word, score in attributions],
+        }
+
+    columns = slice_columns(examples, encoded, fields=inputs.fields, unknown_id=tokenizer.unk_token_id)
+    return wrong_record(inputs, outputs, columns, by=by, shown=shown)
+
+
+def wrong_record(
+    inputs: Inputs,
+    outputs: Array,
+    columns: dict[str, list[str]],
+    *,
+    by: Sequence[str],
+    shown: Callable[[int, int], dict[str, Any]],
+) -> dict[str, Any]:
+    """Make `errors.json` for examples of any kind: `columns` say in which slices each of the validation part is.
+
+    `shown(index, label)` adds to one of the surest errors, which is about that label, what its kind has to show.
+    """
     fields, examples, targets = inputs.fields, inputs.validation.examples, targets_of(inputs.validation)
     thresholds = decision_thresholds(inputs, outputs)
     decisions = decide(fields.task, outputs, thresholds)
     ids, sure = most_confident_errors(fields.task, targets, outputs, thresholds=thresholds, num=NUM_ERRORS)
     labels, answers = answer_names(targets[ids], fields), answer_names(decisions[ids], fields)
-    texts = joined_texts(examples)
     confident = [
         {
             "id": int(inputs.validation.ids[index]),
             "reference": examples.references[index],
-            "text": texts[index][:MAX_CHARACTERS] if with_texts else "",
             "label": labels[row],
             "prediction": answers[row],
             "probability": float(sure[row]),
-            "truncated_at": _end(examples, index, tokenizer, max_length),
-            "attributions": [
-                [word, round(score, 6)]
-                for word, score in _attributions(
-                    examples,
-                    int(index),
-                    label=_surest_label(fields.task, targets[index], decisions[index], outputs[index]),
-                    end=_end(examples, index, tokenizer, max_length),
-                    answer=answer,
-                )
-            ]
-            if with_texts
-            else [],
+            **shown(int(index), _surest_label(fields.task, targets[index], decisions[index], outputs[index])),
         }
         for row, index in enumerate(ids)
     ]
     pairs = confused_pairs(targets, decisions) if fields.task == "single_label" else []
     wrong = wrong_examples(fields.task, targets, outputs, thresholds=thresholds)
-    columns = slice_columns(examples, encoded, fields=fields, unknown_id=tokenizer.unk_token_id)
     table = inputs.tables["validation"]
     slices = error_slices(wrong, columns | {name: values_by_slice(table.columns[name]) for name in by})
     return {
@@ -155,10 +170,16 @@ def slice_columns(examples: Examples, encoded: Encoded, *, fields: Fields, unkno
         unknown = count(weights=encoded.tokens == unknown_id) / np.maximum(1, count())
         names = ("none", f"up to {UNKNOWN_EDGES[1]:.0%}", f"more than {UNKNOWN_EDGES[1]:.0%}")
         columns["unknown tokens"] = [names[group] for group in np.searchsorted(UNKNOWN_EDGES, unknown, side="left")]
+    return columns | label_columns(examples, fields)
+
+
+def label_columns(examples: Examples, fields: Fields) -> dict[str, list[str]]:
+    """Say of each example what its label is, or of several whether it has each."""
+    assert examples.targets is not None, "errors are found by labels"
     if fields.task == "single_label":
-        return columns | {"label": [fields.labels[index] for index in examples.targets]}
+        return {"label": [fields.labels[index] for index in examples.targets]}
     by_label = zip(fields.labels, examples.targets.T, strict=True)
-    return columns | {f"label {name}": np.where(holds > 0, "yes", "no").tolist() for name, holds in by_label}
+    return {f"label {name}": np.where(holds > 0, "yes", "no").tolist() for name, holds in by_label}
 
 
 def values_by_slice(values: Sequence[Any]) -> list[str]:

@@ -18,15 +18,17 @@ from nlpbp.data.find_columns import column_of
 from nlpbp.data.labels import is_missing
 from nlpbp.data.order import Ints
 from nlpbp.data.packaged import packaged_reviews
+from nlpbp.data.pretrained import exists
 from nlpbp.data.readers import Table, hub_splits, read_hub, read_table
 from nlpbp.data.splits import nested_sample, shared_texts, split_examples, split_groups, split_time, text_keys
 from nlpbp.data.tiny import tiny_reviews
-from nlpbp.text.transformer import exists
-from recipes.common.config import Data, Texts
+from recipes.common.config import Data, Images, Texts
 from recipes.common.folder import Run
 
 SPLIT_SEED = 0  # not the run's seed: runs that differ in it are compared on the same test part
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?(:[\w.-]+)?")
+
+Read = Callable[..., Table]  # (source, split=, delimiter=) -> its rows
 
 
 @dataclass(frozen=True)
@@ -101,17 +103,19 @@ def targets_of(part: Part) -> np.ndarray[Any, Any]:
     return part.examples.targets
 
 
-def load_inputs(data: Data) -> Inputs:
-    """Read the sources that `data` names and cut the missing parts from the training data.
+def load_inputs(data: Data | Images, *, read: Read | None = None) -> Inputs:
+    """Read the sources that `data` names and cut the missing parts from the training data; `read` is `read_source` unless given.
 
     Raises `DataError` with file, row and column for whatever cannot be read as it should.
     """
-    table = read_source(data.train, split="train", delimiter=data.delimiter)
+    read = read or read_source
+    table = read(data.train, split="train", delimiter=data.delimiter)
     fields = infer_fields(table, text=data.text, compose=data.fields, label=data.label, task=data.task)
     notes = [f"reading {table.name}: {len(table):,} rows", *table.notes, *fields.notes]
+    kind = "images" if isinstance(data, Images) else "texts"
     whole = read_examples(table, fields)
-    notes += _oddities(whole)
-    given = {name: _given(data, name, fields, notes) for name in ("validation", "test")}
+    notes += _oddities(whole, kind)
+    given = {name: _given(data, name, fields, notes, read) for name in ("validation", "test")}
     shares = {"validation": data.validation_share, "test": data.test_share}
     cut = {name: 0.0 if given[name] else share for name, share in shares.items()}
     for column in data.slices:
@@ -120,7 +124,7 @@ def load_inputs(data: Data) -> Inputs:
     if data.sample < 1.0:
         everything = len(train_ids)
         train_ids = nested_sample(whole, train_ids, share=data.sample, seed=SPLIT_SEED)
-        notes.append(f"training on a stratified sample: {len(train_ids):,} of {everything:,} texts")
+        notes.append(f"training on a stratified sample: {len(train_ids):,} of {everything:,} {kind}")
     if fields.kinds:  # what stands for a missing number is known only now, and from the training part alone
         trained_on = {name: [table.columns[name][index] for index in train_ids] for name in fields.kinds}
         fields = replace(fields, statistics=fit_statistics(trained_on, kinds=fields.kinds))
@@ -134,7 +138,11 @@ def load_inputs(data: Data) -> Inputs:
     assert validation is not None, "a validation part is given or cut"
     if parts["test"] is not None:
         _refuse_choosing_by_test(validation, parts["test"])
-    notes += [*_leaks(train, validation, parts["test"]), *_shared_groups(table, given, data.group), *_untrained(train, fields)]
+    notes += [
+        *_leaks(train, validation, parts["test"], kind),
+        *_shared_groups(table, given, data.group),
+        *_untrained(train, fields, kind),
+    ]
     sizes = [f"{name} {len(part):,}" for name, part in (("train", train), *parts.items()) if part]
     notes.append(f"parts: {', '.join(sizes)}" + ("" if parts["test"] else "; no test part"))
     return Inputs(
@@ -153,7 +161,7 @@ def load_inputs(data: Data) -> Inputs:
     )
 
 
-def _split(table: Table, whole: Examples, data: Data, shares: Mapping[str, float]) -> tuple[Ints, Ints, Ints]:
+def _split(table: Table, whole: Examples, data: Data | Images, shares: Mapping[str, float]) -> tuple[Ints, Ints, Ints]:
     """Cut off the parts that are not given: by groups, by time, or stratified."""
     by = {name: column for name, column in (("group", data.group), ("time", data.time)) if column is not None}
     if len(by) > 1:
@@ -176,7 +184,7 @@ def _refuse_choosing_by_test(validation: Part, test: Part) -> None:
     """Raise `ConfigError` for a test part that is the validation part: its score would be of what was chosen by it."""
     if set(text_keys(validation.examples)) == set(text_keys(test.examples)):
         raise ConfigError(
-            "holds the texts of the validation data, by which the weights are chosen: its score would flatter them",
+            "holds the examples of the validation data, by which the weights are chosen: its score would flatter them",
             column="data.test",
             hint="give other data, or leave one of the two out: it is then cut from the training data",
         )
@@ -191,13 +199,13 @@ def _shared_groups(table: Table, given: Mapping[str, Table | None], group: str |
     return [f"warning: {len(both)} groups of '{group}' stand in the {name} data too" for name, both in shared.items() if both]
 
 
-def _untrained(train: Part, fields: Fields) -> list[str]:
+def _untrained(train: Part, fields: Fields, kind: str) -> list[str]:
     """Warn of classes without an example to train on, as a cut by time may leave them."""
     if fields.task != "single_label":
         return []
     seen = set(targets_of(train).tolist())
     lacking = [name for index, name in enumerate(fields.labels) if index not in seen]
-    return [f"warning: no text to train on has the label {', '.join(lacking[:5])}"] if lacking else []
+    return [f"warning: no {kind[:-1]} to train on has the label {', '.join(lacking[:5])}"] if lacking else []
 
 
 def load_corpus(data: Texts) -> Corpus:
@@ -304,12 +312,12 @@ def is_hub_id(source: Any) -> bool:
     return isinstance(source, str) and not local and not packaged and bool(HUB_ID.fullmatch(source))
 
 
-def _given(data: Data, name: str, fields: Fields, notes: list[str]) -> Table | None:
+def _given(data: Data | Images, name: str, fields: Fields, notes: list[str], read: Read) -> Table | None:
     """Read the table of a part that the user named, or that the hub keeps beside the training data with its labels."""
     source = _named_source(data, name)
     if source is None:
         return None
-    table = read_source(source, split=name, delimiter=data.delimiter)
+    table = read(source, split=name, delimiter=data.delimiter)
     of_hub = getattr(data, name) is None
     if of_hub and fields.label is not None and all(is_missing(value) for value in column_of(table, fields.label)):
         notes.append(f"{table.name}: not used, because its labels are kept secret")  # the way of benchmarks such as GLUE
@@ -323,14 +331,14 @@ def _part(table: Table, fields: Fields) -> Part:
     return Part(read_examples(table, fields), np.arange(len(table)))
 
 
-def _named_source(data: Data | Texts, name: str) -> Any:
+def _named_source(data: Data | Images | Texts, name: str) -> Any:
     """Return the source of a part, if it has one of its own."""
     source = getattr(data, name)
     return data.train if source is None and is_hub_id(data.train) and name in hub_splits(data.train) else source
 
 
-def _oddities(examples: Examples) -> list[str]:
-    """Tell of texts that are empty, that stand there twice, and that do so with different labels; all are kept."""
+def _oddities(examples: Examples, kind: str) -> list[str]:
+    """Tell of examples that are empty, that stand there twice, and that do so with different labels; all are kept."""
     notes = []
     if empty := empty_texts(examples):
         notes.append(f"warning: {len(empty)} texts are empty or white space: {', '.join(empty[:5])}")
@@ -342,20 +350,21 @@ def _oddities(examples: Examples) -> list[str]:
             pairs.append(f"{examples.references[other]} and {examples.references[index]}")
     if len(first) < len(examples):
         num = len(examples) - len(first)
-        notes.append(f"copies (but for case and white space) of other texts: {num:,}; equal texts stand in one part")
+        but = " (but for case and white space)" if kind == "texts" else ""
+        notes.append(f"copies{but} of other {kind}: {num:,}; equal {kind} stand in one part")
     if pairs:
-        notes.append(f"warning: {len(pairs)} texts stand there again with another label: {'; '.join(pairs[:5])}")
+        notes.append(f"warning: {len(pairs)} {kind} stand there again with another label: {'; '.join(pairs[:5])}")
     return notes
 
 
-def _leaks(train: Part, validation: Part, test: Part | None) -> list[str]:
-    """Warn of texts that stand in two parts; it cannot happen to parts that were cut here, unless by time."""
+def _leaks(train: Part, validation: Part, test: Part | None, kind: str) -> list[str]:
+    """Warn of examples that stand in two parts; it cannot happen to parts that were cut here, unless by time."""
     notes = []
     for name, part in (("validation", validation), ("test", test)):
         pairs = shared_texts(train.examples, part.examples) if part else []
         if pairs:
             shown = ", ".join(f"{a} = {b}" for a, b in pairs[:5])
-            notes.append(f"warning: {len(pairs)} {name} texts stand in the training part too, which flatters the score: {shown}")
+            notes.append(f"warning: {len(pairs)} {name} {kind} stand in the training part too, which flatters the score: {shown}")
     return notes
 
 

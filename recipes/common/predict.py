@@ -31,10 +31,11 @@ from nlpbp.data.exports import spreadsheet_cell
 from nlpbp.data.fields import unpack_fields
 from nlpbp.data.labels import is_missing
 from nlpbp.data.order import evaluation_batches
+from nlpbp.data.pretrained import PROBLEM_TYPES
 from nlpbp.data.readers import Table
 from nlpbp.data.windows import means_of_windows
 from nlpbp.text.batches import Cut, Encoded, collate, encode
-from nlpbp.text.transformer import PROBLEM_TYPES, load_tokenizer, load_trained
+from nlpbp.text.transformer import load_tokenizer, load_trained
 from nlpbp.train.evaluate import predict
 from recipes.common.results import prediction_table
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from nlpbp.core.errors import ConfigError
-from recipes.common.config import Data, Texts
+from recipes.common.config import Data, Images, Texts
 
 RANGES: dict[str, tuple[float, float, str]] = {
     "epochs": (1, math.inf, "1 or more"),
@@ -80,6 +80,14 @@ RANGES: dict[str, tuple[float, float, str]] = {
     "checkpoint.every_seconds": (0.0, math.inf, "0 or more"),
     "checkpoint.keep": (2, math.inf, "2 or more"),
     "batch.evaluation_tokens": (16, math.inf, "16 or more"),
+    "batch.evaluation_size": (1, math.inf, "1 or more"),
+    "data.size": (4, 4096, "between 4 and 4096"),
+    "data.max_pixels": (1, math.inf, "1 or more"),
+    "stages.size": (4, 4096, "between 4 and 4096"),
+    "augment.alpha": (1e-3, 100.0, "between 0.001 and 100"),
+    "model.widths": (1, 4096, "between 1 and 4096"),
+    "model.num_blocks": (1, 100, "between 1 and 100"),
+    "model.head_dropout": (0.0, 0.99, "at least 0 and below 1"),
 }
 """The smallest and largest value of each number in a config, and how to say it; None (left out) is always allowed."""
 
@@ -92,7 +100,7 @@ def check_ranges(config: Any) -> None:
             raise ConfigError(f"{value} is out of range", column=name, hint=f"give a number {wanted}")
     _check_pairs(config)
     data = getattr(config, "data", None)
-    if isinstance(data, Data | Texts) and data.validation_share + data.test_share >= 1.0:
+    if isinstance(data, Data | Images | Texts) and data.validation_share + data.test_share >= 1.0:
         raise ConfigError(
             f"{data.validation_share} and --data.test_share {data.test_share} leave nothing to train on",
             column="data.validation_share",

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 from nlpbp.core.errors import ConfigError
 from nlpbp.core.layers import widened
 from nlpbp.core.optim import RECURRENT_BETAS, RECURRENT_EPS
+from nlpbp.data.pretrained import PROBLEM_TYPES
 from nlpbp.text.awd_lstm import (
     CLASSIFIER_DROPOUTS,
     LANGUAGE_MODEL_DROPOUTS,
@@ -27,7 +28,7 @@ from nlpbp.text.batches import Encoded, encode
 from nlpbp.text.fastai_weights import load_fastai
 from nlpbp.text.tokenizer import frame_documents_, measure_coverage, train_tokenizer
 from nlpbp.text.transfer import use_vocabulary_
-from nlpbp.text.transformer import PROBLEM_TYPES, load_tokenizer
+from nlpbp.text.transformer import load_tokenizer
 from recipes.common import config as sections
 from recipes.common.finder import SWEPT
 from recipes.common.folder import CACHE, Run

@@ -1,0 +1,62 @@
+"""Pretrained models, tokenizers and processors by folder or hub id, with a word on why one cannot be loaded."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub.constants
+from safetensors import SafetensorError
+
+from nlpbp.core.errors import ConfigError
+from nlpbp.data.hub import go_offline_if_out_of_reach
+
+PROBLEM_TYPES = {
+    "single_label": "single_label_classification",
+    "multi_label": "multi_label_classification",
+    "regression": "regression",
+}
+
+
+def from_pretrained(auto: Any, name: str, **options: Any) -> Any:
+    """Load from a folder or the hub; say in one line why it cannot be."""
+    looks_local = exists(name) or name.startswith((".", "/", "~")) or name.count("/") > 1
+    if looks_local and not exists(f"{name}/config.json"):
+        raise ConfigError(
+            f"{name} is not a model folder: it has no config.json", hint="give a folder saved by save_pretrained, or a hub id"
+        )
+    if not looks_local:
+        go_offline_if_out_of_reach()
+    try:
+        # Never run code that comes with a model, nor unpickle its weights; transformers would ask on the terminal.
+        return auto.from_pretrained(name, trust_remote_code=False, **options)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, SafetensorError, RecursionError) as error:
+        if looks_local:
+            raise ConfigError(
+                f"{name} cannot be loaded: {_first_line(error)}", hint="see whether the folder is complete"
+            ) from error
+        offline = huggingface_hub.constants.HF_HUB_OFFLINE or "connect" in str(error).lower()
+        reason = "no network" if offline else _first_line(error)
+        raise ConfigError(f"{name} cannot be loaded from the hub: {reason}", hint="give a local folder, or check the id") from error
+    except RuntimeError as error:
+        if "can't start new thread" not in str(error) or "HF_DEACTIVATE_ASYNC_LOAD" in os.environ:
+            raise
+        os.environ["HF_DEACTIVATE_ASYNC_LOAD"] = "1"  # load in this thread instead
+        return from_pretrained(auto, name, **options)
+
+
+def exists(name: str) -> bool:
+    """Tell whether a path exists; one that no file system could hold does not.
+
+    >>> exists("a" * 5000)
+    False
+    """
+    try:
+        return Path(name).exists()
+    except (OSError, ValueError):
+        return False
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

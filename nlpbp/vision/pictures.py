@@ -1,0 +1,266 @@
+"""Images brought to one size once, kept as bytes, and turned into batches each time.
+
+Resizing and cropping are the image processor's own, so that `pipeline` sees a picture as training did. What it does to values
+afterwards is one affine map a channel, which is found by asking it about black and white, and applied to a batch at a time.
+
+Prepared pictures are cached by content as one memory-mapped array: a second run, and a set larger than memory, cost no decoding.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from nlpbp.core.batch import Batch
+from nlpbp.core.errors import ConfigError
+from nlpbp.data.order import Ints, micro_seed
+from nlpbp.vision.augment import Views, augment_images
+from nlpbp.vision.images import Pixels
+from nlpbp.vision.sources import Shelved, pixels_of
+
+TOLERANCE = 1e-3  # of normalised values: what an image processor does beyond an affine map is larger
+BLOCK = 256  # pictures prepared between two updates of the progress bar
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """n pictures of one size, uint8 [n, channels, height, width]; a model sees `low + step * pixel`, by channel.
+
+    `owners` and `padded_lengths` are what texts have too: every picture is read as one, and costs the same.
+    """
+
+    pixels: Pixels
+    low: tuple[float, ...]
+    step: tuple[float, ...]
+    owners: None = None
+
+    @property
+    def padded_lengths(self) -> Ints:
+        """What each picture costs, int64 [n]: 1."""
+        return np.ones(len(self.pixels), dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+
+def prepare_pictures(
+    shelved: Sequence[Shelved],
+    *,
+    processor: Any,
+    num_channels: int,
+    max_pixels: int,
+    cache: Path | None = None,
+    show_progress: bool = False,
+) -> Pictures:
+    """Decode images and bring them to the processor's size, in grey for one channel; two threads decode, in order.
+
+    `cache` is a folder of earlier results, named by the images' content and the processor's settings. Raises `DataError` for an
+    image that is broken or has more than `max_pixels`, `ConfigError` for a processor that does more than resize, crop and
+    normalise.
+    """
+    low, step = normalisation(processor)
+    keep = slice(num_channels)
+    if num_channels == 1 and len(set(zip(low, step, strict=True))) > 1:
+        low, step = (float(np.mean(low)),), (float(np.mean(step)),)
+    make = partial(_prepared, processor=processor, num_channels=num_channels, max_pixels=max_pixels)
+    key = hashlib.sha256(f"1/{num_channels}/{json.dumps(_settings(processor), sort_keys=True)}".encode())
+    for one in shelved:
+        key.update(one.digest.encode())
+    file = None if cache is None else cache / f"{key.hexdigest()[:32]}.npy"
+    pixels = _load(file) if file else None
+    if pixels is None:
+        pixels = _prepare(shelved, make, file, show_progress=show_progress)
+    return Pictures(pixels, low[keep], step[keep])
+
+
+def _prepare(shelved: Sequence[Shelved], make: Any, file: Path | None, *, show_progress: bool) -> Pixels:
+    """Prepare all pictures into an array in memory or, where there is a disk for it, in a file."""
+    first: Pixels = make(shelved[0])
+    shape = (len(shelved), *first.shape)
+    temporary = None if file is None else file.with_name(f"{file.name}.{os.getpid()}.tmp")
+    pixels = _room(temporary, shape)
+    bar = tqdm(total=len(shelved), desc="decoding", unit="image", leave=False, dynamic_ncols=True, disable=not show_progress)
+    with bar, ThreadPoolExecutor(2) as threads:
+        for start in range(0, len(shelved), BLOCK):
+            block = shelved[start : start + BLOCK]
+            for index, made in enumerate(threads.map(make, block), start):
+                pixels[index] = made
+            bar.update(len(block))
+    if temporary is None or file is None or not isinstance(pixels, np.memmap):
+        return pixels
+    pixels.flush()
+    with suppress(OSError):
+        temporary.replace(file)
+    loaded = _load(file)
+    return pixels if loaded is None else loaded
+
+
+def _room(file: Path | None, shape: tuple[int, ...]) -> Pixels:
+    """Make an empty array, in `file` if the disk takes it: a full one only costs the cache."""
+    if file is not None:
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            made: Pixels = np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=shape)
+            return made
+        except OSError:
+            file.unlink(missing_ok=True)
+    return np.empty(shape, dtype=np.uint8)
+
+
+def _load(file: Path) -> Pixels | None:
+    """Map an earlier result into memory; one that is not there or damaged is made again."""
+    try:
+        loaded: Pixels = np.load(file, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError):
+        return None
+    return loaded
+
+
+def _prepared(one: Shelved, *, processor: Any, num_channels: int, max_pixels: int) -> Pixels:
+    """Return one picture as the model will see it, but for its values: uint8 [channels, height, width]."""
+    image = Image.fromarray(np.ascontiguousarray(_coloured(pixels_of(one, max_pixels=max_pixels))))
+    (made,) = processor([image], do_rescale=False, do_normalize=False, return_tensors="np")["pixel_values"]
+    grey_or_colours = made if num_channels == 3 else made.mean(axis=0, keepdims=True)
+    return np.clip(np.round(grey_or_colours), 0, 255).astype(np.uint8)
+
+
+def _coloured(pixels: Pixels) -> Pixels:
+    return np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels
+
+
+def normalisation(processor: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Find what an image processor makes of values: (low, step) by channel, so that it answers `low + step * pixel`.
+
+    Raises `ConfigError` where that does not say all that it does.
+
+    >>> from nlpbp.vision.residual import pixel_processor
+    >>> low, step = normalisation(pixel_processor(image_size=8))
+    >>> low, round(step[0] * 255, 6)
+    ((-1.0, -1.0, -1.0), 2.0)
+    """
+    noise = np.random.default_rng(0).integers(256, size=(40, 40, 3), dtype=np.uint8)
+    images = [Image.fromarray(pixels) for pixels in (np.zeros_like(noise), np.full_like(noise, 255), noise)]
+    try:
+        black, white, whole = processor(images, return_tensors="np")["pixel_values"]
+        (plain,) = processor(images[2:], do_rescale=False, do_normalize=False, return_tensors="np")["pixel_values"]
+        low = black.mean(axis=(1, 2))
+        step = (white.mean(axis=(1, 2)) - low) / 255.0
+        exact = np.abs(low[:, None, None] + step[:, None, None] * plain - whole).max() < TOLERANCE
+    except (TypeError, ValueError, KeyError, IndexError) as error:
+        raise ConfigError(f"the model's image processor cannot be used: {error}", column="model.name") from error
+    if not exact:
+        raise ConfigError(
+            f"the model's image processor, {type(processor).__name__}, does more than resize, crop and normalise",
+            column="model.name",
+            hint="take another model",
+        )
+    return tuple(map(float, low)), tuple(map(float, step))
+
+
+def size_of(processor: Any) -> int:
+    """Return the height of what an image processor makes, in pixels."""
+    height = processor([Image.new("RGB", (64, 64))], return_tensors="np")["pixel_values"].shape[2]
+    return int(height)
+
+
+def with_size(processor: Any, size: int) -> Any:
+    """Return a copy of an image processor that makes pictures of `size` x `size`; what it crops off stays the same share.
+
+    >>> from nlpbp.vision.residual import pixel_processor
+    >>> size_of(with_size(pixel_processor(image_size=8), 12))
+    12
+    """
+    made = copy.deepcopy(processor)
+    crop = getattr(made, "crop_size", None) if getattr(made, "do_center_crop", False) else None
+    share = size / crop["height"] if crop else 1.0
+    sides = {name: value for name, value in dict(made.size).items() if value is not None}
+    if crop:
+        made.size = type(made.size)(**{name: max(size, round(value * share)) for name, value in sides.items()})
+        made.crop_size = type(crop)(height=size, width=size)
+    else:
+        made.size = type(made.size)(**dict.fromkeys(sides, size))
+    if size_of(made) != size:
+        raise ConfigError(
+            f"the model's image processor makes no pictures of {size} pixels", column="data.size", hint="leave it out"
+        )
+    return made
+
+
+def _settings(processor: Any) -> dict[str, Any]:
+    return {
+        name: value for name, value in processor.to_dict().items() if isinstance(value, int | float | str | list | tuple | dict)
+    }
+
+
+def collate_pictures(pictures: Pictures, ids: Ints, *, labels: np.ndarray[Any, Any] | None = None) -> Batch:
+    """Make the batch of the pictures `ids`: pixel_values float32 [batch, channels, height, width]; `labels` [n, ...] are of all.
+
+    >>> two = Pictures(np.full((2, 1, 1, 1), 255, dtype=np.uint8), low=(-1.0,), step=(2 / 255,))
+    >>> collate_pictures(two, np.array([1])).inputs["pixel_values"].item()
+    1.0
+    """
+    return _batch(pictures, _shares(pictures, ids), ids, labels)
+
+
+def _shares(pictures: Pictures, ids: Ints) -> Tensor:
+    """Return pixels as shares of white, [batch, channels, height, width]."""
+    order = np.argsort(ids)  # a file is read in its order
+    pixels = np.empty((len(ids), *pictures.pixels.shape[1:]), dtype=np.uint8)
+    pixels[order] = pictures.pixels[np.asarray(ids)[order]]
+    return torch.from_numpy(pixels).float().div_(255.0)
+
+
+def _batch(pictures: Pictures, shares: Tensor, ids: Ints, labels: np.ndarray[Any, Any] | None) -> Batch:
+    low, step = (torch.tensor(values).view(1, -1, 1, 1) for values in (pictures.low, pictures.step))
+    values = torch.addcmul(low, shares, step * 255.0)
+    return Batch({"pixel_values": values}, None if labels is None else torch.from_numpy(labels[ids]), torch.from_numpy(ids))
+
+
+def picture_steps(
+    plan: Iterable[Sequence[Ints]],
+    pictures: Pictures,
+    *,
+    labels: np.ndarray[Any, Any],
+    views: Views,
+    seed: int,
+    first_step: int = 0,
+) -> Iterator[list[Batch]]:
+    """Turn a plan, one list of micro-batches (arrays of example ids) a step, into what `train_steps` takes.
+
+    Each picture is seen in another view in every step, which follows from (seed, number of the step, example) alone.
+    """
+    for number, step in enumerate(plan, first_step):
+        yield [
+            _batch(
+                pictures,
+                augment_images(_shares(pictures, ids), views=views, seeds=[micro_seed(seed, number, int(i)) for i in ids]),
+                ids,
+                labels,
+            )
+            for ids in step
+        ]
+
+
+def seen_otherwise(pictures: Pictures, *, views: Views, seed: int) -> Pictures:
+    """Return another view of every picture, to answer for it once more (practice D6)."""
+    made = []
+    for start in range(0, len(pictures), BLOCK):
+        ids = np.arange(start, min(start + BLOCK, len(pictures)))
+        shares = augment_images(_shares(pictures, ids), views=views, seeds=[micro_seed(seed, 0, int(i)) for i in ids])
+        made.append(shares.mul(255.0).round_().clamp_(0, 255).to(torch.uint8).numpy())
+    return replace(pictures, pixels=np.concatenate(made))

@@ -1,0 +1,84 @@
+"""A pretrained image classifier with a new head, and its image processor, by folder or hub id."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel
+
+from nlpbp.core.errors import ConfigError
+from nlpbp.data.pretrained import PROBLEM_TYPES, from_pretrained
+from nlpbp.vision.residual import ResidualConfig, ResidualForImageClassification, pixel_processor
+
+
+def load_processor(name: str) -> Any:
+    """Load the image processor that a model was saved with, in its form that needs Pillow alone.
+
+    Raises `ConfigError` where there is none.
+    """
+    return from_pretrained(AutoImageProcessor, name, backend="pil")
+
+
+def load_image_classifier(name: str, *, task: str, labels: Sequence[str]) -> PreTrainedModel:
+    """Load `AutoModelForImageClassification` in fp32 with a head for these labels; one of another size is replaced by a new one."""
+    config = from_pretrained(AutoConfig, name, **label_settings(task, labels))
+    model: PreTrainedModel = from_pretrained(
+        AutoModelForImageClassification, name, config=config, ignore_mismatched_sizes=True, dtype="float32", use_safetensors=True
+    )
+    return model
+
+
+def load_trained_image_classifier(name: str) -> PreTrainedModel:
+    """Load an image classifier with the head it was saved with, in fp32 and in evaluation mode."""
+    model: PreTrainedModel = from_pretrained(AutoModelForImageClassification, name, dtype="float32", use_safetensors=True)
+    return model.eval()
+
+
+def label_settings(task: str, labels: Sequence[str]) -> dict[str, Any]:
+    """Return what a config says of the labels and the task.
+
+    >>> label_settings("single_label", ["cat", "dog"])["label2id"]
+    {'cat': 0, 'dog': 1}
+    """
+    return {
+        "id2label": dict(enumerate(labels)),
+        "label2id": {label: index for index, label in enumerate(labels)},
+        "problem_type": PROBLEM_TYPES[task],
+    }
+
+
+def channels_of(model: PreTrainedModel) -> int:
+    """Return how many channels a model sees. Raises `ConfigError` for another number than 1 or 3."""
+    number = int(getattr(model.config, "num_channels", 3))
+    if number not in (1, 3):
+        raise ConfigError(f"the model sees images of {number} channels", column="model.name", hint="take one for grey or colours")
+    return number
+
+
+def tiny_residual(folder: Path) -> Path:
+    """Write a residual net of a few thousand weights and its processor into `folder`, unless they are there, and return it.
+
+    The weights are random, and always the same.
+
+    >>> import tempfile
+    >>> sorted(file.name for file in tiny_residual(Path(tempfile.mkdtemp()) / "net").iterdir())
+    ['config.json', 'model.safetensors', 'preprocessor_config.json']
+    """
+    if (folder / "config.json").exists():
+        return folder
+    temporary = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
+    pixel_processor(image_size=8).save_pretrained(temporary)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        config = ResidualConfig(num_channels=1, image_size=8, widths=[4, 8], num_blocks=1)
+        ResidualForImageClassification(config).save_pretrained(temporary)
+    try:
+        temporary.rename(folder)
+    except OSError:  # another process was first
+        shutil.rmtree(temporary)
+    return folder

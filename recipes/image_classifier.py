@@ -1,0 +1,128 @@
+"""Train a small residual net on labelled images from scratch; on scikit-learn's digits, if nothing is named.
+
+python scripts/finetune.py image_classifier --data.train photos/
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from nlpbp.core.init import lsuv_
+from nlpbp.train.setup import Precision
+from nlpbp.vision.pictures import collate_pictures
+from nlpbp.vision.pretrained import label_settings
+from nlpbp.vision.residual import ResidualConfig, ResidualForImageClassification, pixel_processor
+from recipes.common import config as sections
+from recipes.common.classifier import train_classifier
+from recipes.common.data_audit import audit_images
+from recipes.common.folder import Run, open_run
+from recipes.common.image_training import image_trainings
+from recipes.common.inputs import Inputs
+from recipes.common.pictures import image_medium, load_images, num_channels, own_size
+from recipes.common.ranges import check_ranges
+from recipes.common.results import RunResult
+from recipes.common.training import stage_seed
+
+NAME = "image_classifier"
+LR = 3e-3
+LSUV_IMAGES = 64
+
+
+@dataclass(frozen=True)
+class Config:
+    """Train a small residual net on labelled images from scratch."""
+
+    data: sections.Images = field(default_factory=sections.Images)
+    model: sections.ResidualNet = field(default_factory=sections.ResidualNet)
+    optim: sections.ImageOptim = field(default_factory=sections.ImageOptim)
+    augment: sections.ImageAugment = field(default_factory=lambda: sections.ImageAugment(preset="digits"))
+    batch: sections.ImageBatch = field(default_factory=sections.ImageBatch)
+    cycles: sections.Cycles = field(default_factory=sections.Cycles)
+    finder: sections.Finder = field(default_factory=sections.Finder)
+    checkpoint: sections.Checkpoints = field(default_factory=sections.Checkpoints)
+    report: sections.Report = field(default_factory=sections.Report)
+    epochs: int = 20
+    """Passes over the training data, where a stage does not say."""
+    stages: tuple[sections.ImageStage, ...] = (sections.ImageStage(),)
+    """The training, part by part: what trains, for how long, how fast, on images of what size (progressive resizing, practice T2).
+    A config file may list several."""
+    eval_steps: int | None = None
+    """Evaluate every so many steps. Left out: at the end of each epoch."""
+    patience: int | None = None
+    """Stop after so many evaluations in a row without a better validation score. Left out: never."""
+    calibrate: bool = False
+    """Divide the logits by a temperature that is fitted on the validation part, where that lowers the log loss of examples it was
+    not fitted on: probabilities then say how often the model is right, and no class changes. calibration.json has the numbers."""
+    out: str | None = None
+    """The run folder. Left out: runs/image_classifier-1, -2, ..."""
+    seed: int = 0
+    """Of everything random: the weights, the order, the views. The split of the data does not depend on it."""
+    threads: int | None = None
+    """CPU threads a process. Left out: all physical cores, shared among the processes of this machine."""
+    precision: Precision = "auto"
+    """Number format of the forward pass. auto: what accelerate is configured for, else bf16 where it is measured faster."""
+    track: str | None = None
+    """Also log to this tracker of accelerate's (tensorboard, wandb, mlflow, ...)."""
+    resume: str = "auto"
+    """auto: go on with an unfinished run of the same settings and data in --out; never: do not; or the run folder to go on with."""
+    push_to_hub: str | None = None
+    """Send the finished model to this repository of the hub."""
+
+
+def tiny() -> Config:
+    """Return the seconds-long form: a small net on lines that lie or stand."""
+    return Config(
+        data=sections.Images(train="tiny:shapes"),
+        model=sections.ResidualNet(widths=(4, 8), num_blocks=1),
+        optim=sections.ImageOptim(lr=1e-2),
+        augment=sections.ImageAugment(),
+        epochs=10,
+    )
+
+
+def run(config: Config) -> RunResult:
+    """Train as `config` says; everything is written to the run folder.
+
+    Raises `NlpbpError` (with the place and the fix) for whatever a user can repair.
+    """
+    check_ranges(config)
+    with open_run(NAME, config) as run:
+        return _train(run, config)
+
+
+def _train(run: Run, config: Config) -> RunResult:
+    inputs, shelf = load_images(run, config.data)
+    audit_images(run, inputs, config.report, shelf)
+    size, channels = config.data.size or own_size(shelf), num_channels(shelf)
+    run.say(f"images: {'grey' if channels == 1 else 'colours'}, seen in {size} x {size} pixels")
+    model = new_net(config.model, inputs, channels=channels, size=size, seed=config.seed)
+    processor = pixel_processor(image_size=size)
+    medium = image_medium(run, config, inputs, shelf, processor=processor, channels=channels, base_model="nothing")
+    if config.model.init == "lsuv":
+        some = np.arange(min(LSUV_IMAGES, len(inputs.train)))
+        pictures = medium.parts["train"]
+        lsuv_(model, collate_pictures(pictures, some).inputs)  # type: ignore[arg-type]  # they are pictures here
+    return train_classifier(run, config, inputs, model=model, trainings=image_trainings(config, lr=LR), medium=medium)
+
+
+def new_net(wanted: sections.ResidualNet, inputs: Inputs, *, channels: int, size: int, seed: int) -> ResidualForImageClassification:
+    """Make the net with weights that follow from the seed."""
+    torch.manual_seed(stage_seed(seed, 0))
+    config = ResidualConfig(
+        num_channels=channels,
+        image_size=size,
+        widths=list(wanted.widths),
+        num_blocks=wanted.num_blocks,
+        stem_kind=wanted.stem,
+        norm=wanted.norm,
+        order=wanted.order,
+        downsample=wanted.downsample,
+        residual=wanted.residual,
+        zero_init=wanted.zero_init,
+        head_dropout=wanted.head_dropout,
+        **label_settings(inputs.fields.task, inputs.labels),
+    )
+    return ResidualForImageClassification(config)

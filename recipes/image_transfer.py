@@ -1,0 +1,115 @@
+"""Fine-tune a pretrained image classifier on your labels: its head first, then all of it, lower layers slower.
+
+python scripts/finetune.py image_transfer --model.name runs/image_classifier-1 --data.train photos/
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from nlpbp.train.setup import Precision
+from nlpbp.vision.pictures import with_size
+from nlpbp.vision.pretrained import channels_of, load_image_classifier, load_processor, tiny_residual
+from recipes.common import config as sections
+from recipes.common.classifier import train_classifier
+from recipes.common.data_audit import audit_images
+from recipes.common.folder import CACHE, Run, open_run
+from recipes.common.image_training import image_trainings, refuse_sizes
+from recipes.common.pictures import image_medium, load_images
+from recipes.common.ranges import check_ranges
+from recipes.common.results import RunResult
+
+NAME = "image_transfer"
+LR = 1e-3
+
+
+@dataclass(frozen=True)
+class Model:
+    """The pretrained model."""
+
+    name: str = "microsoft/resnet-18"
+    """A hub id, a folder saved by `save_pretrained` with its image processor, or a run of image_classifier."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Fine-tune a pretrained image classifier on your labels."""
+
+    data: sections.Images = field(default_factory=sections.Images)
+    model: Model = field(default_factory=Model)
+    optim: sections.ImageOptim = field(default_factory=lambda: sections.ImageOptim(layer_decay=0.7))
+    augment: sections.ImageAugment = field(default_factory=sections.ImageAugment)
+    batch: sections.ImageBatch = field(default_factory=sections.ImageBatch)
+    cycles: sections.Cycles = field(default_factory=sections.Cycles)
+    finder: sections.Finder = field(default_factory=sections.Finder)
+    checkpoint: sections.Checkpoints = field(default_factory=sections.Checkpoints)
+    report: sections.Report = field(default_factory=sections.Report)
+    epochs: int = 4
+    """Passes over the training data, where a stage does not say."""
+    stages: tuple[sections.ImageStage, ...] = (sections.ImageStage(epochs=1, train_last=1), sections.ImageStage())
+    """The training, part by part: what trains, for how long, how fast, on images of what size (practices N6, T2). A config file may
+    list several."""
+    eval_steps: int | None = None
+    """Evaluate every so many steps. Left out: at the end of each epoch."""
+    patience: int | None = None
+    """Stop after so many evaluations in a row without a better validation score. Left out: never."""
+    calibrate: bool = False
+    """Divide the logits by a temperature that is fitted on the validation part, where that lowers the log loss of examples it was
+    not fitted on: probabilities then say how often the model is right, and no class changes. calibration.json has the numbers."""
+    out: str | None = None
+    """The run folder. Left out: runs/image_transfer-1, -2, ..."""
+    seed: int = 0
+    """Of everything random: the head, the order, the views. The split of the data does not depend on it."""
+    threads: int | None = None
+    """CPU threads a process. Left out: all physical cores, shared among the processes of this machine."""
+    precision: Precision = "auto"
+    """Number format of the forward pass. auto: what accelerate is configured for, else bf16 where it is measured faster."""
+    track: str | None = None
+    """Also log to this tracker of accelerate's (tensorboard, wandb, mlflow, ...)."""
+    resume: str = "auto"
+    """auto: go on with an unfinished run of the same settings and data in --out; never: do not; or the run folder to go on with."""
+    push_to_hub: str | None = None
+    """Send the finished model to this repository of the hub."""
+
+
+def tiny() -> Config:
+    """Return the seconds-long form: a net of a few thousand weights that has learned nothing, on lines that lie or stand."""
+    return Config(
+        data=sections.Images(train="tiny:shapes"), model=Model("tiny:residual"), optim=sections.ImageOptim(lr=1e-2), epochs=5
+    )
+
+
+def run(config: Config) -> RunResult:
+    """Fine-tune as `config` says; everything is written to the run folder.
+
+    Raises `NlpbpError` (with the place and the fix) for whatever a user can repair.
+    """
+    check_ranges(config)
+    with open_run(NAME, config) as run:
+        return _fine_tune(run, config)
+
+
+def _fine_tune(run: Run, config: Config) -> RunResult:
+    inputs, shelf = load_images(run, config.data)
+    audit_images(run, inputs, config.report, shelf)
+    name = model_folder(config.model.name)
+    processor = load_processor(name)
+    torch.manual_seed(config.seed)
+    model = load_image_classifier(name, task=inputs.fields.task, labels=inputs.labels)
+    if config.data.size is not None:
+        refuse_sizes([sections.ImageStage(size=config.data.size)], model)
+        processor = with_size(processor, config.data.size)
+    refuse_sizes(config.stages, model)
+    channels = channels_of(model)
+    medium = image_medium(run, config, inputs, shelf, processor=processor, channels=channels, base_model=config.model.name)
+    return train_classifier(run, config, inputs, model=model, trainings=image_trainings(config, lr=LR), medium=medium)
+
+
+def model_folder(name: str) -> str:
+    """Return the model folder of a run, or the seconds-long form's; any other name as it is."""
+    if name == "tiny:residual":
+        return str(tiny_residual(CACHE / "tiny-residual"))
+    return str(Path(name) / "model") if (Path(name) / "model" / "config.json").is_file() else name
