@@ -1,4 +1,4 @@
-"""Answer for new texts with a finished run, or with the mean of several.
+"""Answer for new texts or images with a finished run, or with the mean of several.
 
 python scripts/predict.py runs/transformer_sentiment-1 --data new.csv --out predictions.csv
 echo "a joy from start to end" | python scripts/predict.py runs/transformer_sentiment-1
@@ -20,21 +20,26 @@ from command_line import known_recipes, main
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
-        prog="predict.py", description="Answer for new texts with a finished run, or with the mean of several."
+        prog="predict.py", description="Answer for new texts or images with a finished run, or with the mean of several."
     )
     parser.add_argument("run", nargs="+", help="a run folder, or a model folder; of several the mean probabilities or values count")
     parser.add_argument("--snapshots", action="store_true", help="the mean of the models that the one run kept after its cycles")
-    parser.add_argument("--data", help="a file with texts, as for training (default: standard input, one text a line)")
+    parser.add_argument(
+        "--data",
+        help="a file with texts, or a folder or file of images, as for training (default: standard input, a text or a path a line)",
+    )
     parser.add_argument("--out", help="a .csv, .tsv, .jsonl or .parquet file to write (default: standard output)")
-    parser.add_argument("--text", nargs="+", default=[], help="the text column, or two for a pair (default: as in training)")
+    parser.add_argument(
+        "--text", nargs="+", default=[], help="the column of texts or images, two for a pair (default: as in training)"
+    )
     parser.add_argument("--label", help="a column to score against (default: as in training, where it is there)")
     parser.add_argument(
         "--views",
         nargs="+",
-        choices=("windows", "head_tail", "dropout"),
+        choices=("windows", "head_tail", "dropout", "mirrored", "augmented"),
         default=[],
-        help="also answer for other views of the texts and take the mean: windows all along a long text, its beginning and end, "
-        "passes with dropout; says what that costs and, on labelled data, brings",
+        help="also answer for other views and take the mean: windows all along a long text, its beginning and end; images in a "
+        "mirror, or as training saw them; passes with dropout; says what that costs and, on labelled data, brings",
     )
     parser.add_argument(
         "--fit_weights", help="a labelled file to fit the weights of models and views on: validation data, never test"
@@ -57,29 +62,26 @@ def answer(arguments: Sequence[str]) -> None:
     from nlpbp.core.errors import escape
     from nlpbp.data.exports import printable
     from nlpbp.train.setup import start
-    from recipes.common import predict
-    from recipes.common.inputs import read_source
+    from recipes.common import predict, prediction_files
     from recipes.common.looks import add_look
 
     if given.out:
-        predict.check_predictions_file(Path(given.out))
+        prediction_files.check_predictions_file(Path(given.out))
     accelerator = start(seed=0, precision="fp32", threads=given.threads)
     if given.snapshots:
         classifiers = predict.load_snapshots(given.run[0], accelerator=accelerator)
     else:
         classifiers = predict.load_runs(given.run, accelerator=accelerator)
     classifier = predict.combined(classifiers)
-    table = (
-        read_source(given.data, split="test") if given.data else predict.read_lines(sys.stdin.buffer.read(), name="standard input")
-    )
+    piped = b"" if given.data else sys.stdin.buffer.read()
+    table = predict.read_data(classifiers, given.data, piped=piped, column=given.text)
     notes: list[str] = []
     examples = predict.read_texts(classifier, table, text=given.text, label=given.label, notes=notes)
     print(*map(printable, notes), sep="\n", end="\n" if notes else "", file=sys.stderr)
     weights = predict.member_weights(len(classifiers), len(given.views))
     if given.fit_weights:
-        labelled = predict.read_texts(
-            classifier, read_source(given.fit_weights, split="validation"), text=given.text, label=given.label
-        )
+        rows = predict.read_data(classifiers, given.fit_weights, column=given.text, split="validation")
+        labelled = predict.read_texts(classifier, rows, text=given.text, label=given.label)
         weights = predict.fitted_weights(classifiers, labelled, views=given.views, accelerator=accelerator)
         shares = zip(predict.member_names(len(classifiers), given.views), weights.tolist(), strict=True)
         print("weights: " + ", ".join(f"{name} {share:.2f}" for name, share in shares), file=sys.stderr)
@@ -89,7 +91,7 @@ def answer(arguments: Sequence[str]) -> None:
         print(predict.gain_line(classifier, examples, members[0], outputs, factor=factor), file=sys.stderr)
     columns = predict.predictions(classifier, examples, outputs)
     if given.out:
-        predict.write_predictions(columns, Path(given.out))
+        prediction_files.write_predictions(columns, Path(given.out))
         print(f"{len(examples):,} predictions written to {escape(given.out, limit=None)}")
     else:
         for values in zip(*(columns[name] for name in columns if name not in ("id", "reference")), strict=True):

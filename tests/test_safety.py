@@ -32,7 +32,7 @@ from nlpbp.text.tiny import tiny_bert
 from nlpbp.text.transformer import load_classifier, load_config, load_tokenizer
 from nlpbp.train.checkpoint import find_fault, newest_checkpoint, write_checkpoint
 from recipes import transformer_sentiment
-from recipes.common import config_files, predict
+from recipes.common import config_files, prediction_files
 from recipes.common.secrets import redact
 from run_script import ROOT
 
@@ -347,7 +347,7 @@ def test_a_spreadsheet_runs_no_cell(suffix: str, tmp_path: Path) -> None:
         "probability_=1+1": [-0.5, 1e-7, 1.0],
     }
     path = tmp_path / f"predictions{suffix}"
-    predict.write_predictions(columns, path)
+    prediction_files.write_predictions(columns, path)
     if suffix == ".parquet":
         assert pq.read_table(path).to_pydict() == columns
         return

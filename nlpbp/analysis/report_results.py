@@ -5,6 +5,7 @@ Every function takes a finished run and returns what one section shows, or nothi
 
 from __future__ import annotations
 
+import base64
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -100,9 +101,18 @@ def wrong_answers(run: RunFolder) -> list[dict[str, Any]]:
             "probability": finite(error.get("probability")),
             "pieces": pieces(error.get("text") or "", error.get("attributions") or (), cut=error.get("truncated_at")),
             "hidden": max(0, len(error.get("text") or "") - MAX_TEXT),
+            "image": _picture(error.get("image")),
         }
         for error in run.errors.get("most_confident", ())
     ]
+
+
+def _picture(encoded: Any) -> str | None:
+    """Return a PNG in base64, and nothing else that a file may hold: it goes into the page as an address."""
+    if encoded is None:
+        return None
+    base64.b64decode(encoded, validate=True)  # raises ValueError, which the page's maker tells with the file
+    return str(encoded)
 
 
 def pieces(text: str, weights: Sequence[tuple[str, float]], *, cut: int | None = None) -> list[Piece]:

@@ -256,6 +256,16 @@ def picture_steps(
         ]
 
 
+def mirrored(pictures: Pictures) -> Pictures:
+    """Return every picture as in a mirror, left for right: a view of what has no text in it and no driving side.
+
+    >>> row = Pictures(np.array([[[[1, 2]]]], dtype=np.uint8), low=(0.0,), step=(1.0,))
+    >>> mirrored(row).pixels.tolist()
+    [[[[2, 1]]]]
+    """
+    return replace(pictures, pixels=pictures.pixels[:, :, :, ::-1])
+
+
 def seen_otherwise(pictures: Pictures, *, views: Views, seed: int) -> Pictures:
     """Return another view of every picture, to answer for it once more (practice D6)."""
     made = []

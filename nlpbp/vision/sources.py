@@ -117,7 +117,7 @@ def _folder(folder: Path) -> Table:
         return Table(str(folder), {IMAGE: flat}, list(range(1, len(flat) + 1)), files=names)
     found = list(image_files(folder))
     names = [path.relative_to(folder).as_posix() for path, _ in found]
-    columns = {IMAGE: [path for path, _ in found], "label": [label for _, label in found]}
+    columns: dict[str, list[Any]] = {IMAGE: [path for path, _ in found], "label": [label for _, label in found]}
     return Table(str(folder), columns, list(range(1, len(found) + 1)), files=names)
 
 

@@ -4,56 +4,68 @@ several, their mean.
 
 from __future__ import annotations
 
-import csv
 import json
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from accelerate import Accelerator
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nlpbp.analysis.intervals import bootstrap_intervals
 from nlpbp.analysis.metrics import task_metrics
+from nlpbp.core.batch import Batch
 from nlpbp.core.errors import ConfigError, DataError
 from nlpbp.core.losses import task_outputs
 from nlpbp.core.tta import average, dropout_active, fit_view_weights, view_weights
 from nlpbp.data.columns import Examples, Fields, infer_fields, read_examples
 from nlpbp.data.decoding import decode, refuse_nul, split_lines
-from nlpbp.data.exports import spreadsheet_cell
 from nlpbp.data.fields import unpack_fields
 from nlpbp.data.labels import is_missing
-from nlpbp.data.order import evaluation_batches
+from nlpbp.data.order import Ints, evaluation_batches
 from nlpbp.data.pretrained import PROBLEM_TYPES
 from nlpbp.data.readers import Table
 from nlpbp.data.windows import means_of_windows
 from nlpbp.text.batches import Cut, Encoded, collate, encode
 from nlpbp.text.transformer import load_tokenizer, load_trained
 from nlpbp.train.evaluate import predict
+from nlpbp.vision.augment import PRESETS, Preset
+from nlpbp.vision.images import MAX_PIXELS
+from nlpbp.vision.pictures import Pictures, collate_pictures, mirrored, prepare_pictures, seen_otherwise
+from nlpbp.vision.pretrained import channels_of, load_processor, load_trained_image_classifier
+from nlpbp.vision.sources import IMAGE
+from recipes.common.inputs import read_source
+from recipes.common.medium import Prepared
+from recipes.common.pictures import Shelf, read_images
 from recipes.common.results import prediction_table
 
 Array = np.ndarray[Any, Any]
 EVALUATION_TOKENS = 8192
-View = Literal["windows", "head_tail", "dropout"]
+EVALUATION_IMAGES = 128
+View = Literal["windows", "head_tail", "dropout", "mirrored", "augmented"]
+TEXT_VIEWS, IMAGE_VIEWS = ("windows", "head_tail", "dropout"), ("mirrored", "augmented")
+MakeBatch = Callable[[Ints], Batch]
 NUM_PASSES = 4  # with dropout, for one view
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 
 
 @dataclass(frozen=True)
 class Classifier:
-    """A trained model with what it needs to read texts and to answer in words."""
+    """A trained model with what it needs to read texts, or images, and to answer in words.
+
+    One of texts has a tokenizer, one of images a processor, and on the shelf the images that have been read, by digest.
+    """
 
     model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
     fields: Fields
     thresholds: Array | None
+    tokenizer: PreTrainedTokenizerBase | None = None
+    processor: Any = None
+    shelf: Shelf = field(default_factory=dict)
 
 
 def load_run(path: str | Path, *, accelerator: Accelerator) -> Classifier:
@@ -65,14 +77,16 @@ def load_run(path: str | Path, *, accelerator: Accelerator) -> Classifier:
     folder = path / "model" if (path / "model").is_dir() else path
     if not (folder / "config.json").is_file():
         raise ConfigError(f"{path} holds no finished model", hint="give a run folder with model/ in it, or a model folder")
-    tokenizer = load_tokenizer(str(folder))
-    model: Any = load_trained(str(folder)).to(accelerator.device)
+    sees_images = (folder / "preprocessor_config.json").is_file()
+    model: Any = (load_trained_image_classifier if sees_images else load_trained)(str(folder)).to(accelerator.device)
     thresholds = getattr(model.config, "decision_thresholds", None)
+    fields = _trained_fields(path / "result.json", model)
     return Classifier(
         model=model,
-        tokenizer=tokenizer,
-        fields=_trained_fields(path / "result.json", model),
+        fields=replace(fields, text=(IMAGE,)) if sees_images else fields,
         thresholds=None if thresholds is None else np.array(thresholds),
+        tokenizer=None if sees_images else load_tokenizer(str(folder)),
+        processor=load_processor(str(folder)) if sees_images else None,
     )
 
 
@@ -192,6 +206,25 @@ def read_lines(raw: bytes, *, name: str) -> Table:
     return Table(name=name, columns={"text": lines}, rows=list(range(1, len(lines) + 1)))
 
 
+def read_data(
+    classifiers: Sequence[Classifier], source: str | None, *, piped: bytes = b"", column: Sequence[str] = (), split: str = "test"
+) -> Table:
+    """Read what is to be answered for, from a source as of training, or without one from what was piped in, a text or path a line.
+
+    Of images the classifiers get what was read onto their shelves, and the table holds digests.
+    """
+    if classifiers[0].processor is None:
+        return read_source(source, split=split) if source else read_lines(piped, name="standard input")
+    given: Any = source
+    if source is None:
+        lines = read_lines(piped, name="standard input")
+        given = replace(lines, columns={IMAGE: lines.columns["text"]})
+    table, shelf = read_images(given, split=split, column=next(iter(column), None), max_pixels=MAX_PIXELS)
+    for classifier in classifiers:
+        classifier.shelf.update(shelf)
+    return table
+
+
 def read_texts(
     classifier: Classifier, table: Table, *, text: Sequence[str] = (), label: str | None = None, notes: list[str] | None = None
 ) -> Examples:
@@ -205,6 +238,7 @@ def read_texts(
     if not len(table):
         raise DataError("there are no texts", file=table.name, hint="give one text a line")
     fields = classifier.fields
+    text = () if classifier.processor is not None else text  # which image column it is has been said already
     if fields.kinds and text:
         raise ConfigError(f"the model reads the fields {', '.join(fields.kinds)}", column="text", hint="leave it out")
     if not fields.kinds and (text or not set(fields.text) <= set(table.columns) or not fields.text):
@@ -229,35 +263,80 @@ def read_texts(
 def predict_outputs(classifier: Classifier, examples: Examples, *, accelerator: Accelerator, view: View | None = None) -> Array:
     """Return probabilities [n, labels], or values [n] for regression, in the order of `examples`.
 
-    A `view` is another form of the texts than the model was trained on. Raises `ConfigError` where a pair has no such view.
+    A `view` is another form of the examples than the model was trained on. Raises `ConfigError` where there is no such view of
+    them, as of a pair of texts.
     """
+    if classifier.processor is not None:
+        return _image_outputs(classifier, examples, accelerator=accelerator, view=view)
     texts, tokenizer = examples.texts, classifier.tokenizer
+    assert tokenizer is not None, "what has no processor has a tokenizer"
+    if view in IMAGE_VIEWS:
+        raise ConfigError(f"{view} is of images", column="views", hint=f"give {', '.join(TEXT_VIEWS)}")
     max_length = tokenizer.model_max_length
     if view in ("windows", "head_tail") and examples.pairs is not None:
         raise ConfigError(f"a pair of texts has no {view}", column="views", hint="leave it out")
     config: Any = classifier.model.config
     trained: Cut = getattr(config, "text_cut", None) or "head"
-    cut = trained if view is None or view == "dropout" else view
+    cut = view if view in ("windows", "head_tail") else trained
     encoded = encode(texts, examples.pairs, tokenizer=tokenizer, max_length=max_length, cut=cut, show_progress=True)
     if view == "dropout":
         with dropout_active(classifier.model):
-            passes = [_outputs(classifier, encoded, accelerator=accelerator) for _ in range(NUM_PASSES)]
-        return np.mean(passes, axis=0, dtype=passes[0].dtype)
-    return _outputs(classifier, encoded, accelerator=accelerator)
+            return _mean([_text_outputs(classifier, encoded, accelerator=accelerator) for _ in range(NUM_PASSES)])
+    return _text_outputs(classifier, encoded, accelerator=accelerator)
 
 
-def _outputs(classifier: Classifier, encoded: Encoded, *, accelerator: Accelerator) -> Array:
+def _text_outputs(classifier: Classifier, encoded: Encoded, *, accelerator: Accelerator) -> Array:
+    assert classifier.tokenizer is not None, "texts are read with one"
+    make_batch = partial(collate, encoded, tokenizer=classifier.tokenizer)
+    return _outputs(classifier, encoded, make_batch, max_cost=EVALUATION_TOKENS, accelerator=accelerator)
+
+
+def _image_outputs(classifier: Classifier, examples: Examples, *, accelerator: Accelerator, view: View | None) -> Array:
+    if view in TEXT_VIEWS and view != "dropout":
+        raise ConfigError(f"{view} is of texts", column="views", hint=f"give {', '.join(IMAGE_VIEWS)}")
+    model: Any = classifier.model
+    pictures = prepare_pictures(
+        [classifier.shelf[digest] for digest in examples.texts],
+        processor=classifier.processor,
+        num_channels=channels_of(model),
+        max_pixels=MAX_PIXELS,
+        show_progress=True,
+    )
+
+    def answer(seen: Pictures) -> Array:
+        make_batch = partial(collate_pictures, seen)
+        return _outputs(classifier, seen, make_batch, max_cost=EVALUATION_IMAGES, accelerator=accelerator)
+
+    if view == "dropout":
+        with dropout_active(model):
+            return _mean([answer(pictures) for _ in range(NUM_PASSES)])
+    if view == "augmented":
+        preset: Preset = getattr(model.config, "views", None) or "none"
+        if preset == "none":
+            raise ConfigError("augmented: the model was trained without a preset", column="views", hint="leave it out")
+        return _mean([answer(seen_otherwise(pictures, views=PRESETS[preset], seed=number)) for number in range(NUM_PASSES)])
+    return answer(pictures if view is None else mirrored(pictures))
+
+
+def _mean(passes: Sequence[Array]) -> Array:
+    mean: Array = np.mean(passes, axis=0, dtype=passes[0].dtype)
+    return mean
+
+
+def _outputs(
+    classifier: Classifier, examples: Prepared, make_batch: MakeBatch, *, max_cost: int, accelerator: Accelerator
+) -> Array:
     made = predict(
         classifier.model,
-        evaluation_batches(encoded.padded_lengths, max_tokens=EVALUATION_TOKENS),
-        partial(collate, encoded, tokenizer=classifier.tokenizer),
+        evaluation_batches(examples.padded_lengths, max_tokens=max_cost),
+        make_batch,
         accelerator=accelerator,
         show_progress=True,
     )
     config: Any = classifier.model.config
     outside = getattr(config, "value_range", None) if config.model_type != "awd_lstm" else None  # whose own head keeps to it
     value_range = None if outside is None else (float(outside[0]), float(outside[1]))
-    logits = torch.from_numpy(means_of_windows(made.logits, encoded.owners))
+    logits = torch.from_numpy(means_of_windows(made.logits, examples.owners))
     return task_outputs(logits, task=classifier.fields.task, value_range=value_range).numpy()
 
 
@@ -352,39 +431,3 @@ def _line(name: str, value: float | None, interval: list[float] | None) -> str:
     if value is None:
         return f"{name}: undefined on these examples"
     return f"{name}: {value:.4f}" + (f" [{interval[0]:.4f}, {interval[1]:.4f}]" if interval else "")
-
-
-def check_predictions_file(path: Path) -> None:
-    """Raise `ConfigError` for a file that `write_predictions` could not write, before any work is done."""
-    if path.suffix not in SUFFIXES:
-        raise ConfigError(f"{path} has no known suffix", column="out", hint=f"end it in one of {', '.join(SUFFIXES)}")
-    if path.is_dir() or not path.parent.is_dir():
-        reason = "is a folder" if path.is_dir() else f"cannot be written: there is no folder {path.parent}"
-        raise ConfigError(f"{path} {reason}", column="out", hint="name a file in a folder that is there")
-
-
-def write_predictions(columns: dict[str, list[Any]], path: Path, *, separator: str = "|") -> None:
-    """Write predictions as .csv, .tsv, .jsonl or .parquet, by the suffix.
-
-    Raises `ConfigError` for a file that cannot be written.
-    """
-    check_predictions_file(path)
-    try:
-        _write(columns, path, separator=separator)
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be written: {error.strerror or error}", column="out", hint="name another file") from error
-
-
-def _write(columns: dict[str, list[Any]], path: Path, *, separator: str) -> None:
-    rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-    if path.suffix == ".parquet":
-        pq.write_table(pa.table(columns), path)
-    elif path.suffix in (".jsonl", ".ndjson"):
-        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    else:
-        with path.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, list(columns), delimiter="\t" if path.suffix == ".tsv" else ",")
-            writer.writeheader()
-            for row in rows:
-                cells = {name: separator.join(v) if isinstance(v, list) else v for name, v in row.items()}
-                writer.writerow({name: spreadsheet_cell(cell) for name, cell in cells.items()})

@@ -31,7 +31,7 @@ from nlpbp.data.readers import read_table
 from nlpbp.data.tiny import tiny_reviews
 from nlpbp.text.tiny import tiny_bert
 from recipes import transformer_sentiment
-from recipes.common import encoding, predict
+from recipes.common import encoding, prediction_files
 from recipes.common.config_files import load
 from report_pages import PAYLOADS, Page, dangers, make_run
 from run_script import ROOT
@@ -313,13 +313,13 @@ def test_a_report_of_files_that_hold_forty_payloads_is_inert(tmp_path: Path) -> 
 def test_formulas_do_not_run_in_a_spreadsheet(tmp_path: Path, suffix: str) -> None:
     nasty = ["=1+1", "+cmd|' /C calc'!A0", "-2+3", "@SUM(A1)", "\t=1", "\r=1", '=HYPERLINK("http://x")']
     columns = {"id": list(range(7)), "label": nasty, "prediction": nasty, "tags": [["=1", "b"]] * 7, "value": [-0.5] * 7}
-    predict.write_predictions(columns, tmp_path / f"a{suffix}")
+    prediction_files.write_predictions(columns, tmp_path / f"a{suffix}")
     with (tmp_path / f"a{suffix}").open(newline="") as file:
         rows = list(csv.reader(file, delimiter="\t" if suffix == ".tsv" else ","))
     for row in rows[1:]:
         assert not [cell for cell in row[:4] if cell.startswith(("=", "+", "-", "@", "\t", "\r"))]
         assert row[4] == "-0.5"
-    predict.write_predictions(columns, tmp_path / "a.jsonl")
+    prediction_files.write_predictions(columns, tmp_path / "a.jsonl")
     assert json.loads((tmp_path / "a.jsonl").read_text().splitlines()[0])["label"] == "=1+1"
 
 

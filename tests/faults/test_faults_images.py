@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from nlpbp.core.errors import DataError
-from nlpbp.vision.images import decode_image, fit_size, image_files
+from nlpbp.vision.images import decode_image, image_files
 
 RED_LEFT = np.zeros((4, 6, 3), dtype=np.uint8)
 RED_LEFT[:, :3, 0] = 255
@@ -95,8 +95,3 @@ def test_a_folder_a_class(tmp_path):
     assert found == [("1.JPG", "cat"), ("2.png", "cat"), ("a.png", "dog")]
     with pytest.raises(DataError, match="no images"):
         list(image_files(tmp_path / "cat"))
-
-
-def test_the_middle_is_cut_out():
-    assert fit_size(RED_LEFT, 4)[:, :, 0].mean() == pytest.approx(127.5, abs=30)
-    assert fit_size(RED_LEFT[:, :, :1], 2).shape == (2, 2, 1)

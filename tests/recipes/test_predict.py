@@ -17,10 +17,11 @@ from nlpbp.data.readers import Table
 from nlpbp.data.tiny import tiny_reviews
 from recipes import ulmfit
 from recipes.common import predict
-from recipes.common.predict import Classifier, check_predictions_file, read_lines, read_texts, write_predictions
+from recipes.common.predict import Classifier, read_lines, read_texts
+from recipes.common.prediction_files import check_predictions_file, write_predictions
 
 UNUSED: Any = None
-CLASSIFIER = Classifier(UNUSED, UNUSED, Fields(("text",), "label", "single_label", ("neg", "pos"), None, ()), None)
+CLASSIFIER = Classifier(UNUSED, Fields(("text",), "label", "single_label", ("neg", "pos"), None, ()), None)
 
 
 def table(labels: list[str]) -> Table:
@@ -65,7 +66,7 @@ def test_every_suffix_that_is_named_is_written(tmp_path: Path, suffix: str) -> N
 def answering(
     labels: tuple[str, ...], task: str = "single_label", thresholds: Any = None, text: tuple[str, ...] = ("text",)
 ) -> Classifier:
-    return Classifier(UNUSED, UNUSED, Fields(text, "label", task, labels, None, ()), thresholds)
+    return Classifier(UNUSED, Fields(text, "label", task, labels, None, ()), thresholds)
 
 
 def test_answers_are_averaged_label_by_label_whatever_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
