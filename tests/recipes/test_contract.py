@@ -15,10 +15,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from nlpbp.analysis.metrics import MAIN_METRIC
 from nlpbp.core.errors import ConfigError
+from nlpbp.data.tiny import tiny_shapes
 from recipes import RECIPES
 from recipes.common import config_files
 from recipes.common.results import RunResult
@@ -69,7 +71,8 @@ def test_the_run_folder_holds_the_result(recipe: ModuleType, finished: RunResult
             assert low <= high
             assert isinstance(value, float)
             baselines = {kind: by_part[part].keys() for kind, by_part in result["baselines"].items() if kind != "before"}
-            assert baselines == dict.fromkeys(BASELINES.get(result["task"], ("majority", "tfidf")), metrics.keys())
+            linear = "pixels" if sees_images(finished) else "tfidf"
+            assert baselines == dict.fromkeys(BASELINES.get(result["task"], ("majority", linear)), metrics.keys())
     if result["task"] == "language_model":
         assert result["metrics"]["test"]["perplexity"] < result["baselines"]["unigram"]["test"]["perplexity"]
     else:
@@ -105,8 +108,27 @@ def test_a_language_model_writes_and_knows_its_perplexity(finished: RunResult) -
     assert 0.0 < loss < np.log(len(tokenizer))
 
 
+def sees_images(finished: RunResult) -> bool:
+    return finished.recipe.startswith("image")
+
+
+def test_an_image_model_repeats_its_predictions_in_a_pipeline(finished: RunResult) -> None:
+    if not sees_images(finished):
+        return
+    table = pq.read_table(finished.out / "predictions.parquet").to_pydict()
+    assert table["id"] == sorted(table["id"])
+    shapes = [Image.fromarray(pixels) for pixels in tiny_shapes()["image"][table["id"]]]
+    answers = pipeline("image-classification", model=str(finished.out / "model"))(shapes)
+    assert [answer[0]["label"] for answer in answers] == table["prediction"]
+    for row, answer in enumerate(answers):
+        for one in answer:
+            assert one["score"] == pytest.approx(table[f"probability_{one['label']}"][row], abs=1e-5)
+    score = np.mean([a == b for a, b in zip(table["label"], table["prediction"], strict=True)])
+    assert score == pytest.approx(finished.metrics["test"]["accuracy"])
+
+
 def test_predictions_are_in_file_order_and_the_saved_model_repeats_them(finished: RunResult) -> None:
-    if finished.task == "language_model":
+    if finished.task == "language_model" or sees_images(finished):
         return
     table = pq.read_table(finished.out / "predictions.parquet").to_pydict()
     assert table["id"] == sorted(table["id"])
@@ -139,6 +161,8 @@ def test_the_model_card_tells_the_score_the_data_and_the_limits(finished: RunRes
     assert shown.format(**finished.metrics["test"]) in card
     config = json.loads((finished.out / "model" / "config.json").read_text())
     assert ("import nlpbp.text" in card) == (config["model_type"] == "awd_lstm")
+    if finished.recipe == "image_classifier":
+        assert "import nlpbp.vision.residual" in card
     assert "## Limits" in card
 
 
