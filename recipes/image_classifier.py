@@ -79,7 +79,8 @@ def tiny() -> Config:
         model=sections.ResidualNet(widths=(4, 8), num_blocks=1),
         optim=sections.ImageOptim(lr=1e-2),
         augment=sections.ImageAugment(),
-        epochs=10,
+        batch=sections.ImageBatch(size=16),
+        epochs=6,
     )
 
 

@@ -78,7 +78,11 @@ class Config:
 def tiny() -> Config:
     """Return the seconds-long form: a net of a few thousand weights that has learned nothing, on lines that lie or stand."""
     return Config(
-        data=sections.Images(train="tiny:shapes"), model=Model("tiny:residual"), optim=sections.ImageOptim(lr=1e-2), epochs=5
+        data=sections.Images(train="tiny:shapes"),
+        model=Model("tiny:residual"),
+        optim=sections.ImageOptim(lr=1e-2),
+        batch=sections.ImageBatch(size=16),
+        epochs=4,
     )
 
 

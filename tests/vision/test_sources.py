@@ -1,0 +1,112 @@
+"""Images come from folders, tables, bytes and arrays; a table has digests in their place, and errors name the row."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from datasets import Dataset, Features, Value
+from datasets import Image as ImageFeature
+from PIL import Image
+
+from nlpbp.core.errors import DataError
+from nlpbp.vision.sources import image_table, pixels_of
+
+RED, GREY = np.zeros((4, 6, 3), dtype=np.uint8), np.full((5, 5), 7, dtype=np.uint8)
+RED[:, :, 0] = 255
+
+
+def png(pixels: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "png")
+    return file.getvalue()
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    for label, name, pixels in (("cat", "a.png", RED), ("cat", "b.PNG", GREY), ("dog", "c.png", RED)):
+        (tmp_path / "photos" / label).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "photos" / label / name).write_bytes(png(pixels))
+    return tmp_path / "photos"
+
+
+def test_a_folder_a_class_gives_labels_and_copies_one_digest(photos: Path) -> None:
+    table, shelf = image_table(photos)
+    assert table.columns["label"] == ["cat", "cat", "dog"]
+    assert table.files == ["cat/a.png", "cat/b.PNG", "dog/c.png"]
+    first, second, third = table.columns["image"]
+    assert first == third != second
+    assert [(one.height, one.width, one.is_grey) for one in shelf.values()] == [(4, 6, False), (5, 5, True)]
+    assert pixels_of(shelf[first]).tolist() == RED.tolist()
+    assert pixels_of(shelf[second])[:, :, 0].tolist() == GREY.tolist()
+
+
+def test_a_folder_without_sub_folders_has_no_labels(photos: Path) -> None:
+    table, _ = image_table(photos / "cat")
+    assert list(table.columns) == ["image"]
+    assert table.files == ["a.png", "b.PNG"]
+
+
+def test_paths_in_a_table_are_relative_to_it_and_its_column_is_found(photos: Path) -> None:
+    (photos / "list.csv").write_text("where,camera,label\ncat/a.png,left,cat\ndog/c.png,right,dog\n")
+    table, shelf = image_table(photos / "list.csv")
+    assert len(shelf) == 1 and table.columns["camera"] == ["left", "right"]
+    assert any("'where'" in note for note in table.notes)
+
+
+@pytest.mark.parametrize(
+    ("cell", "said"),
+    [("cat/none.png", "cannot be read: No such file"), ("cat/text.png", "not an image"), ("", "there is no image")],
+)
+def test_a_row_without_an_image_is_named(photos: Path, cell: str, said: str) -> None:
+    (photos / "cat" / "text.png").write_text("no image")
+    (photos / "list.csv").write_text(f"image,label\ncat/a.png,cat\n{cell},dog\n")
+    with pytest.raises(DataError, match=said) as error:
+        image_table(photos / "list.csv")
+    assert "list.csv:3" in str(error.value)
+
+
+def test_what_is_in_memory_gives_the_same_images() -> None:
+    sources = [
+        {"image": np.stack([RED, RED]), "label": ["a", "b"]},
+        {"image": [RED, RED.tolist()], "label": ["a", "b"]},
+        {"image": [Image.fromarray(RED)] * 2, "label": ["a", "b"]},
+        [{"image": Image.fromarray(RED), "label": label} for label in "ab"],
+        {"image": np.stack([RED, RED]) / 255.0, "label": ["a", "b"]},
+    ]
+    for source in sources:
+        table, shelf = image_table(source)
+        (one,) = shelf.values()
+        assert table.columns == {"image": [one.digest] * 2, "label": ["a", "b"]}
+        assert pixels_of(one).tolist() == RED.tolist()
+
+
+def test_a_dataset_of_images_is_read_by_its_bytes() -> None:
+    rows = {"photo": [{"bytes": png(RED), "path": None}] * 2, "label": ["a", "b"]}
+    table, shelf = image_table(Dataset.from_dict(rows, Features({"photo": ImageFeature(), "label": Value("string")})))
+    assert len(table) == 2 and len(shelf) == 1
+    assert pixels_of(next(iter(shelf.values()))).tolist() == RED.tolist()
+
+
+@pytest.mark.parametrize("pixels", [np.zeros((3, 4, 5)), np.full((2, 2), -1), np.full((2, 2), 300), np.full((2, 2), np.nan)])
+def test_an_array_that_is_no_image_is_refused_with_its_row(pixels: np.ndarray) -> None:
+    with pytest.raises(DataError, match="image|pixels") as error:
+        image_table({"image": [RED if pixels.ndim == 3 else GREY, pixels], "label": ["a", "b"]})
+    assert "dict:2" in str(error.value)
+
+
+def test_a_column_is_named_where_none_or_several_hold_images(photos: Path) -> None:
+    with pytest.raises(DataError, match="no column holds images"):
+        image_table({"name": ["a", "b"], "label": [0, 1]})
+    both = {"left": ["cat/a.png"], "right": ["dog/c.png"], "label": ["x"]}
+    with pytest.raises(DataError, match="several columns"):
+        image_table(both)
+    with pytest.raises(DataError, match="lefft"):
+        image_table(both, column="lefft")
+
+
+def test_a_file_that_claims_too_many_pixels_is_not_decoded(photos: Path) -> None:
+    with pytest.raises(DataError, match="over the limit"):
+        image_table(photos, max_pixels=20)
