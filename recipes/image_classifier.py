@@ -101,7 +101,7 @@ def _train(run: Run, config: Config) -> RunResult:
     run.say(f"images: {'grey' if channels == 1 else 'colours'}, seen in {size} x {size} pixels")
     model = new_net(config.model, inputs, channels=channels, size=size, seed=config.seed)
     processor = pixel_processor(image_size=size)
-    medium = image_medium(run, config, inputs, shelf, processor=processor, channels=channels, base_model="nothing")
+    medium = image_medium(run, config, inputs, shelf, model=model, processor=processor, channels=channels, base_model="nothing")
     if config.model.init == "lsuv":
         some = np.arange(min(LSUV_IMAGES, len(inputs.train)))
         pictures = medium.parts["train"]

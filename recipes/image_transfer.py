@@ -23,7 +23,8 @@ from recipes.common.ranges import check_ranges
 from recipes.common.results import RunResult
 
 NAME = "image_transfer"
-LR = 1e-3
+LR, SMALL_LR = 1e-3, 3e-3  # of a head, and of the layers below it slower; small nets bear more
+SMALL = 1_000_000  # parameters
 
 
 @dataclass(frozen=True)
@@ -107,9 +108,11 @@ def _fine_tune(run: Run, config: Config) -> RunResult:
         refuse_sizes([sections.ImageStage(size=config.data.size)], model)
         processor = with_size(processor, config.data.size)
     refuse_sizes(config.stages, model)
-    channels = channels_of(model)
-    medium = image_medium(run, config, inputs, shelf, processor=processor, channels=channels, base_model=config.model.name)
-    return train_classifier(run, config, inputs, model=model, trainings=image_trainings(config, lr=LR), medium=medium)
+    channels, lr = channels_of(model), LR if sum(p.numel() for p in model.parameters()) > SMALL else SMALL_LR
+    medium = image_medium(
+        run, config, inputs, shelf, model=model, processor=processor, channels=channels, base_model=config.model.name
+    )
+    return train_classifier(run, config, inputs, model=model, trainings=image_trainings(config, lr=lr), medium=medium)
 
 
 def model_folder(name: str) -> str:

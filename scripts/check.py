@@ -35,6 +35,7 @@ def check(arguments: Sequence[str]) -> None:
     given = parse(arguments)
     known_recipes()
     leave_out_broken_torchvision()
+    import nlpbp.vision  # noqa: F401  # nets of ours, for images
     from nlpbp.analysis.model_check import check_model
     from nlpbp.analysis.run_check import check_run
     from nlpbp.core.errors import ConfigError, escape

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from transformers import AutoConfig, AutoModelForImageClassification, CLIPImageProcessorPil, PreTrainedConfig, PreTrainedModel
+from transformers import CLIPImageProcessorPil, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import ImageClassifierOutput
 
 from nlpbp.core.init import init_weights_
@@ -100,7 +100,3 @@ def pixel_processor(*, image_size: int) -> CLIPImageProcessorPil:
     half = [0.5, 0.5, 0.5]
     square = {"height": image_size, "width": image_size}
     return CLIPImageProcessorPil(size={"shortest_edge": image_size}, crop_size=square, image_mean=half, image_std=half)
-
-
-AutoConfig.register(ResidualConfig.model_type, ResidualConfig)
-AutoModelForImageClassification.register(ResidualConfig, ResidualForImageClassification)

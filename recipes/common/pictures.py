@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
+from transformers import PreTrainedModel
 
 from nlpbp.analysis.errors import quartiles
 from nlpbp.core.batch import LossFn
@@ -26,6 +27,7 @@ from nlpbp.data.tiny import tiny_shapes
 from nlpbp.vision.augment import PRESETS, mixed_images_loss
 from nlpbp.vision.images import Pixels
 from nlpbp.vision.pictures import Pictures, collate_pictures, picture_steps, prepare_pictures, with_size
+from nlpbp.vision.residual import ResidualConfig
 from nlpbp.vision.sources import Shelved, image_table, pixels_of
 from recipes.common import config as sections
 from recipes.common.diagnosis import label_columns, wrong_record
@@ -114,6 +116,7 @@ def image_medium(
     inputs: Inputs,
     shelf: Shelf,
     *,
+    model: PreTrainedModel,
     processor: Any,
     channels: int,
     base_model: str,
@@ -172,7 +175,7 @@ def image_medium(
         save=save,
         errors=errors,
         linear_baseline=partial(linear_of_pixels, inputs, parts),
-        card=image_card(parts["validation"], base_model, registered=base_model == "nothing"),
+        card=image_card(parts["validation"], base_model, registered=model.config.model_type == ResidualConfig.model_type),
         min_examples=2,  # batch normalisation needs two values
     )
 
@@ -234,7 +237,7 @@ def image_card(pictures: Pictures, base_model: str, *, registered: bool) -> Card
     """Return what the card of an image classifier says; a net of ours needs an import first."""
     height, width = pictures.pixels.shape[2:]
     usage = [
-        *(["import nlpbp.vision.residual  # makes transformers know nlpbp_residual"] if registered else []),
+        *(["import nlpbp.vision  # makes transformers know nlpbp_residual"] if registered else []),
         "from transformers import pipeline",
         'classify = pipeline("image-classification", model="PATH/TO/THIS/FOLDER")',
         'classify("image.png")',

@@ -161,8 +161,7 @@ def test_the_model_card_tells_the_score_the_data_and_the_limits(finished: RunRes
     assert shown.format(**finished.metrics["test"]) in card
     config = json.loads((finished.out / "model" / "config.json").read_text())
     assert ("import nlpbp.text" in card) == (config["model_type"] == "awd_lstm")
-    if finished.recipe == "image_classifier":
-        assert "import nlpbp.vision.residual" in card
+    assert ("import nlpbp.vision" in card) == (config["model_type"] == "nlpbp_residual")
     assert "## Limits" in card
 
 

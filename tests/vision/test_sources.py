@@ -92,7 +92,7 @@ def test_a_dataset_of_images_is_read_by_its_bytes() -> None:
 
 @pytest.mark.parametrize("pixels", [np.zeros((3, 4, 5)), np.full((2, 2), -1), np.full((2, 2), 300), np.full((2, 2), np.nan)])
 def test_an_array_that_is_no_image_is_refused_with_its_row(pixels: np.ndarray) -> None:
-    with pytest.raises(DataError, match="image|pixels") as error:
+    with pytest.raises(DataError, match=r"image|pixels") as error:
         image_table({"image": [RED if pixels.ndim == 3 else GREY, pixels], "label": ["a", "b"]})
     assert "dict:2" in str(error.value)
 

@@ -1,0 +1,60 @@
+"""Texts and images drive the same code: one loop, one finder, one freezing, one checkpoint protocol, one report."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recipes import image_transfer, transformer_sentiment
+from recipes.common import config as sections
+
+SHARED = {
+    "the training loop": ("recipes.common.training", "train_steps"),
+    "the rate finder": ("recipes.common.finder", "find_rate"),
+    "freezing": ("recipes.common.training", "freeze_to"),
+    "layer groups": ("recipes.common.classifier", "layer_groups"),
+    "the optimizer": ("recipes.common.optimize", "adamw"),
+    "checkpoints": ("recipes.common.saving", "write_checkpoint"),
+    "evaluation": ("recipes.common.classifier", "predict"),
+    "calibration": ("recipes.common.classifier", "calibration_record"),
+    "errors": ("recipes.common.diagnosis", "error_slices"),
+    "the report": ("nlpbp.analysis.report", "run_report"),
+}
+
+
+def test_texts_and_images_go_through_the_same_functions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NLPBP_REPORT", "on")
+    called: dict[str, set[str]] = {name: set() for name in SHARED}
+    kind = ""
+
+    def counted(name: str, original: Any) -> Any:
+        def call(*args: Any, **options: Any) -> Any:
+            called[name].add(kind)
+            return original(*args, **options)
+
+        return call
+
+    for name, (module, function) in SHARED.items():
+        owner = importlib.import_module(module)
+        monkeypatch.setattr(owner, function, counted(name, getattr(owner, function)))
+    finder = sections.Finder(num_steps=40, orders=1, start=1e-4)
+    kind = "texts"
+    text = transformer_sentiment.tiny()
+    stages = (sections.Stage(epochs=1, train_last=1, lr="auto"), sections.Stage(epochs=1))
+    text = dataclasses.replace(text, out=str(tmp_path / "texts"), stages=stages, finder=finder, threads=1)
+    of_texts = transformer_sentiment.run(text)
+    kind = "images"
+    image = image_transfer.tiny()
+    image_stages = (sections.ImageStage(epochs=1, train_last=1, lr="auto"), sections.ImageStage(epochs=1))
+    image = dataclasses.replace(image, out=str(tmp_path / "images"), stages=image_stages, finder=finder, threads=1)
+    of_images = image_transfer.run(image)
+    assert called == {name: {"texts", "images"} for name in SHARED}
+    files = [{path.name for path in result.out.iterdir()} for result in (of_texts, of_images)]
+    assert files[0] == files[1]
+    records = [json.loads((result.out / "result.json").read_text()) for result in (of_texts, of_images)]
+    assert records[0].keys() == records[1].keys()
