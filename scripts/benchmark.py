@@ -5,6 +5,7 @@ python scripts/benchmark.py transformer --out transformer.json --seeds 3    # me
 python scripts/benchmark.py recurrent --out recurrent.json --peer-python fastai/bin/python    # against fastai, about half an hour
 python scripts/benchmark.py transfer --out transfer.json    # few labels with and without a language model, about 90 minutes
 python scripts/benchmark.py finder --out finder.json        # suggested rates beside a grid's best, about an hour
+python scripts/benchmark.py images --out images.json        # our loop beside a plain one on images, a few minutes
 """
 
 from __future__ import annotations
@@ -58,6 +59,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     finder.add_argument("--seeds", type=int, default=3, metavar="N", help="how many random seeds (default: 3)")
     finder.add_argument("--first-seed", type=int, default=0, metavar="N", help="the first of them (default: 0)")
     finder.add_argument("--short", action="store_true", help="a few steps on tiny data: tries the path, measures nothing")
+    images = names.add_parser("images", help="images: our loop beside a plain torch loop, and what making batches costs")
+    images.add_argument("--out", type=Path, required=True, help="the .json file to write: medians and every block")
+    images.add_argument("--short", action="store_true", help="a few steps: tries the path, measures nothing")
     # Without a help text a sub-command is not listed: these are what the processes of a benchmark are started with.
     worker = names.add_parser("transformer-worker")
     worker.add_argument("folder", type=Path)
@@ -76,7 +80,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     given = parser.parse_args(arguments)
     if given.name in ("transformer", "transfer", "finder") and given.seeds < 1:
         parser.error("--seeds must be 1 or more")
-    if given.name in ("transformer", "recurrent", "transfer", "finder") and not given.out.parent.is_dir():
+    if given.name in ("transformer", "recurrent", "transfer", "finder", "images") and not given.out.parent.is_dir():
         parser.error(f"--out: there is no folder {given.out.parent}")
     if given.name == "recurrent" and shutil.which(given.peer_python) is None:
         parser.error(f"--peer-python: there is no program {given.peer_python}")
@@ -98,6 +102,10 @@ def benchmark(arguments: Sequence[str]) -> None:
         from benchmarks import finder
 
         finder.run(given.out, num_seeds=given.seeds, first_seed=given.first_seed, short=given.short)
+    elif given.name == "images":
+        from benchmarks import images
+
+        images.run(given.out, short=given.short)
     elif given.name == "recurrent":
         from benchmarks import recurrent
 
