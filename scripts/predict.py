@@ -62,17 +62,17 @@ def answer(arguments: Sequence[str]) -> None:
     from nlpbp.core.errors import escape
     from nlpbp.data.exports import printable
     from nlpbp.train.setup import start
-    from recipes.common import predict, prediction_files
+    from recipes.common import predict, prediction_files, trained
     from recipes.common.looks import add_look
 
     if given.out:
         prediction_files.check_predictions_file(Path(given.out))
     accelerator = start(seed=0, precision="fp32", threads=given.threads)
     if given.snapshots:
-        classifiers = predict.load_snapshots(given.run[0], accelerator=accelerator)
+        classifiers = trained.load_snapshots(given.run[0], accelerator=accelerator)
     else:
-        classifiers = predict.load_runs(given.run, accelerator=accelerator)
-    classifier = predict.combined(classifiers)
+        classifiers = trained.load_runs(given.run, accelerator=accelerator)
+    classifier = trained.combined(classifiers)
     piped = b"" if given.data else sys.stdin.buffer.read()
     table = predict.read_data(classifiers, given.data, piped=piped, column=given.text)
     notes: list[str] = []

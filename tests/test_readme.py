@@ -20,6 +20,7 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.S)
 COMMANDS = [line.strip().split("  #")[0] for line in re.findall(r"^    (?=\S)(.*)$", README, flags=re.M) if "import" not in line]
+OF_IMAGES = ("T3", "N7", "N8", "N9", "X2", "X3")
 OF_ULMFIT = ("L5", "A4", "N4", "N5", "N6", "N10")
 TINY_CSV = "".join(f"{text},{label}\n" for text, label in zip(*tiny_reviews().columns.values(), strict=True))
 TINY_CSV = f"{','.join(tiny_reviews().columns)}\n{TINY_CSV}"
@@ -66,12 +67,17 @@ def test_the_commands_run_in_their_tiny_form(tmp_path: Path) -> None:
 
 
 def test_the_stages_of_the_yaml_run(tmp_path: Path) -> None:
-    (block,) = re.findall(r"```yaml\n(.*?)```", README, flags=re.S)
+    block, of_images = re.findall(r"```yaml\n(.*?)```", README, flags=re.S)
     (tmp_path / "reviews.csv").write_text(TINY_CSV)
     (tmp_path / "config.yaml").write_text(f"model: {{name: 'tiny:bert'}}\ndata: {{train: reviews.csv, max_length: 64}}\n{block}")
     done = run_script("finetune", "--config", "config.yaml", "--finder.orders", "1", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "stage 3: all layers" in done.stdout
+    small = "data: {train: 'tiny:shapes', size: 128}\nmodel: {widths: [2, 4], num_blocks: 1}\n"
+    (tmp_path / "images.yaml").write_text(small + of_images)
+    done = run_script("finetune", "image_classifier", "--config", "images.yaml", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "stage 1: all layers, 64 pixels" in done.stdout
 
 
 def helptext(recipe: str, capsys: pytest.CaptureFixture[str]) -> str:
@@ -82,13 +88,17 @@ def helptext(recipe: str, capsys: pytest.CaptureFixture[str]) -> str:
 
 def test_every_flag_that_the_readme_names_exists(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    recipes = ("transformer_sentiment", "ulmfit", "lm_awd_lstm", "lm_transformer")
+    recipes = ("transformer_sentiment", "ulmfit", "lm_awd_lstm", "lm_transformer", "image_classifier", "image_transfer")
     helptexts = {name: helptext(name, capsys) for name in recipes}
     named = [(first_word(line.split("finetune.py")[1]), line.split("finetune.py")[1]) for line in COMMANDS if "finetune.py" in line]
     flags = [(recipe, flag) for recipe, rest in named for flag in re.findall(r"--[a-z_.]+", rest) if flag != "--help"]
-    flags += [("ulmfit" if row[0] in OF_ULMFIT else "transformer_sentiment", row[3].strip("`")) for row in ROWS if row[3]]
+    flags += [(recipe_of(row[0]), row[3].strip("`")) for row in ROWS if row[3]]
     assert len(flags) > 15
     assert not [(recipe, flag) for recipe, flag in flags if flag not in helptexts[recipe]]
+
+
+def recipe_of(practice: str) -> str:
+    return "ulmfit" if practice in OF_ULMFIT else "image_classifier" if practice in OF_IMAGES else "transformer_sentiment"
 
 
 def first_word(arguments: str) -> str:

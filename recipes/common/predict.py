@@ -4,18 +4,15 @@ several, their mean.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nlpbp.analysis.intervals import bootstrap_intervals
 from nlpbp.analysis.metrics import task_metrics
@@ -23,26 +20,24 @@ from nlpbp.core.batch import Batch
 from nlpbp.core.errors import ConfigError, DataError
 from nlpbp.core.losses import task_outputs
 from nlpbp.core.tta import average, dropout_active, fit_view_weights, view_weights
-from nlpbp.data.columns import Examples, Fields, infer_fields, read_examples
+from nlpbp.data.columns import Examples, infer_fields, read_examples
 from nlpbp.data.decoding import decode, refuse_nul, split_lines
-from nlpbp.data.fields import unpack_fields
 from nlpbp.data.labels import is_missing
 from nlpbp.data.order import Ints, evaluation_batches
-from nlpbp.data.pretrained import PROBLEM_TYPES
 from nlpbp.data.readers import Table
 from nlpbp.data.windows import means_of_windows
 from nlpbp.text.batches import Cut, Encoded, collate, encode
-from nlpbp.text.transformer import load_tokenizer, load_trained
 from nlpbp.train.evaluate import predict
 from nlpbp.vision.augment import PRESETS, Preset
 from nlpbp.vision.images import MAX_PIXELS
 from nlpbp.vision.pictures import Pictures, collate_pictures, mirrored, prepare_pictures, seen_otherwise
-from nlpbp.vision.pretrained import channels_of, load_processor, load_trained_image_classifier
+from nlpbp.vision.pretrained import channels_of
 from nlpbp.vision.sources import IMAGE
 from recipes.common.inputs import read_source
 from recipes.common.medium import Prepared
-from recipes.common.pictures import Shelf, read_images
+from recipes.common.pictures import read_images
 from recipes.common.results import prediction_table
+from recipes.common.trained import Classifier, label_columns_of
 
 Array = np.ndarray[Any, Any]
 EVALUATION_TOKENS = 8192
@@ -51,95 +46,6 @@ View = Literal["windows", "head_tail", "dropout", "mirrored", "augmented"]
 TEXT_VIEWS, IMAGE_VIEWS = ("windows", "head_tail", "dropout"), ("mirrored", "augmented")
 MakeBatch = Callable[[Ints], Batch]
 NUM_PASSES = 4  # with dropout, for one view
-
-
-@dataclass(frozen=True)
-class Classifier:
-    """A trained model with what it needs to read texts, or images, and to answer in words.
-
-    One of texts has a tokenizer, one of images a processor, and on the shelf the images that have been read, by digest.
-    """
-
-    model: PreTrainedModel
-    fields: Fields
-    thresholds: Array | None
-    tokenizer: PreTrainedTokenizerBase | None = None
-    processor: Any = None
-    shelf: Shelf = field(default_factory=dict)
-
-
-def load_run(path: str | Path, *, accelerator: Accelerator) -> Classifier:
-    """Load a run folder, or a model folder alone.
-
-    Raises `ConfigError` when there is no model in it.
-    """
-    path = Path(path)
-    folder = path / "model" if (path / "model").is_dir() else path
-    if not (folder / "config.json").is_file():
-        raise ConfigError(f"{path} holds no finished model", hint="give a run folder with model/ in it, or a model folder")
-    sees_images = (folder / "preprocessor_config.json").is_file()
-    model: Any = (load_trained_image_classifier if sees_images else load_trained)(str(folder)).to(accelerator.device)
-    thresholds = getattr(model.config, "decision_thresholds", None)
-    fields = _trained_fields(path / "result.json", model)
-    return Classifier(
-        model=model,
-        fields=replace(fields, text=(IMAGE,)) if sees_images else fields,
-        thresholds=None if thresholds is None else np.array(thresholds),
-        tokenizer=None if sees_images else load_tokenizer(str(folder)),
-        processor=load_processor(str(folder)) if sees_images else None,
-    )
-
-
-def load_runs(paths: Sequence[str | Path], *, accelerator: Accelerator) -> list[Classifier]:
-    """Load runs whose answers can be averaged: of one task, with the same labels in any order, on as many texts.
-
-    Raises `ConfigError` for those that differ, naming both.
-    """
-    classifiers = [load_run(path, accelerator=accelerator) for path in paths]
-    for path, classifier in zip(paths[1:], classifiers[1:], strict=True):
-        for before, now in zip(_described(classifiers[0].fields), _described(classifier.fields), strict=True):
-            if before != now and before and now:
-                raise ConfigError(
-                    f"{path} answers for {now}, and {paths[0]} for {before}: there is no mean of them",
-                    hint="give runs of the same task, labels and number of text columns",
-                )
-    return classifiers
-
-
-def load_snapshots(path: str | Path, *, accelerator: Accelerator) -> list[Classifier]:
-    """Load the models that a run with `--cycles.snapshots` kept, the last one first, with the run's own columns and thresholds.
-
-    Raises `ConfigError` for a run that kept none.
-    """
-    folders = sorted(Path(path, "snapshots").glob("*/config.json"), key=lambda file: -int(file.parent.name))
-    if not folders:
-        raise ConfigError(
-            f"{path} has no snapshots", column="snapshots", hint="train with --optim.schedule warm_restarts --cycles.snapshots"
-        )
-    whole = load_run(path, accelerator=accelerator)
-    loaded = [load_run(file.parent, accelerator=accelerator) for file in folders]
-    return [replace(one, fields=whole.fields, thresholds=whole.thresholds) for one in loaded]
-
-
-def _described(fields: Fields) -> tuple[str, str, str]:
-    """Say what must be the same in runs that answer together; the columns of a model folder alone are not known."""
-    texts = {0: "", 1: "one text"}.get(len(fields.text), "a pair of texts")
-    if fields.kinds:
-        medians = ((name, fields.statistics.get(name)) for name in fields.kinds)
-        texts = "the fields " + ", ".join(name if typical is None else f"{name} ({typical:g})" for name, typical in medians)
-    return fields.task, f"the labels {', '.join(sorted(fields.labels))}" if fields.labels else "", texts
-
-
-def combined(classifiers: Sequence[Classifier]) -> Classifier:
-    """Return the first one, to read texts and name answers with, with the mean of all decision thresholds."""
-    first = classifiers[0]
-    if all(classifier.thresholds is None for classifier in classifiers):
-        return first
-    even = np.full(len(first.fields.labels), 0.5)  # what no thresholds mean
-    rows = [
-        even if classifier.thresholds is None else classifier.thresholds[_columns(classifier, first)] for classifier in classifiers
-    ]
-    return replace(first, thresholds=np.mean(rows, axis=0))
 
 
 def mean_outputs(
@@ -159,38 +65,9 @@ def mean_outputs(
     rows = []
     for classifier in classifiers:
         outputs = predict_outputs(classifier, examples, accelerator=accelerator, view=view)
-        rows.append(outputs if outputs.ndim == 1 else outputs[:, _columns(classifier, order_of or classifiers[0])])
+        rows.append(outputs if outputs.ndim == 1 else outputs[:, label_columns_of(classifier, order_of or classifiers[0])])
     mean: Array = np.mean(rows, axis=0, dtype=rows[0].dtype)
     return mean
-
-
-def _columns(classifier: Classifier, first: Classifier) -> list[int]:
-    """Return where `classifier` has the labels of `first`, in their order there."""
-    return [classifier.fields.labels.index(label) for label in first.fields.labels]
-
-
-def _trained_fields(result: Path, model: PreTrainedModel) -> Fields:
-    """Read which columns the run was trained on; a model folder alone knows only its task and labels."""
-    tasks = {problem_type: task for task, problem_type in PROBLEM_TYPES.items()}
-    task = tasks.get(str(model.config.problem_type), "single_label")
-    names: Any = model.config.id2label
-    labels = () if task == "regression" else tuple(names[index] for index in range(len(names)))
-    try:
-        data = json.loads(result.read_text(encoding="utf-8"))["data"] if result.is_file() else {}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ConfigError(f"not a result: {error}", file=str(result), hint="give the model folder alone") from error
-    # A model folder alone knows how its fields are written, too: without that it would be asked in a form it has never seen.
-    kinds, statistics = unpack_fields(getattr(model.config, "composed_fields", None) or ())
-    return Fields(
-        text=tuple(kinds) or tuple(data.get("text", ())),
-        label=data.get("label"),
-        task=task,
-        labels=labels,
-        separator=data.get("separator"),
-        notes=(),
-        kinds=kinds,
-        statistics=statistics,
-    )
 
 
 def read_lines(raw: bytes, *, name: str) -> Table:

@@ -30,7 +30,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 from nlpbp.train import checkpoint
 from nlpbp.train.setup import start
-from recipes.common import config_files, encoding, folder, predict
+from recipes.common import config_files, encoding, folder
 
 ASSETS = Path(__file__).parents[2] / "tests" / "assets" / "malicious"
 PICKLES = ("pickle_text.bin", "pickle_binary.bin")
@@ -299,7 +299,7 @@ def _predict_cases(sources: Sources) -> Iterable[Case]:
     """In a finished run that is asked for predictions."""
 
     def load(out: Path) -> None:
-        predict.load_run(out, accelerator=start(seed=0, precision="fp32", threads=1))
+        trained.load_run(out, accelerator=start(seed=0, precision="fp32", threads=1))
 
     for name, place in _model_folders(sources.finished, under="model/"):
         yield Case(f"{name} of a model to predict with", place, load, may_pass="tokenizer_config" in name)

@@ -15,7 +15,8 @@ from nlpbp.data.columns import Examples
 from nlpbp.train.setup import start
 from recipes import gru_classifier
 from recipes.common.config import Data, Stage
-from recipes.common.predict import load_run, predict_outputs
+from recipes.common.predict import predict_outputs
+from recipes.common.trained import load_run
 
 FILLER = ["the", "film", "was", "on", "in", "old", "town", "when", "we", "came", "by", "and", "stood", "there", "for", "while"]
 

@@ -16,7 +16,7 @@ from nlpbp.core.errors import ConfigError, DataError
 from nlpbp.data.tiny import tiny_reviews
 from nlpbp.train.setup import start
 from recipes import gru_classifier
-from recipes.common import predict
+from recipes.common import predict, trained
 from recipes.common.config import Data, Report, Stage
 from recipes.common.inputs import read_source
 from recipes.common.results import RunResult
@@ -114,7 +114,7 @@ def test_no_answer_changes_and_the_probabilities_are_better_on_the_test_part_too
 def test_the_saved_model_answers_with_the_temperature(runs: dict[bool, RunResult]) -> None:
     table = pq.read_table(runs[True].out / "predictions.parquet").to_pydict()
     accelerator = start(seed=0, precision="fp32", threads=1)
-    classifier = predict.load_run(runs[True].out, accelerator=accelerator)
+    classifier = trained.load_run(runs[True].out, accelerator=accelerator)
     examples = predict.read_texts(classifier, read_source(rows(num=80, seed=2), split="test"))
     outputs = predict.predict_outputs(classifier, examples, accelerator=accelerator)
     assert np.allclose(outputs[:, 1], table["probability_pos"], atol=1e-5)
@@ -155,7 +155,7 @@ def test_views_repair_what_is_cut_off_and_on_short_texts_only_cost(
     runs: dict[bool, RunResult], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     accelerator = start(seed=0, precision="fp32", threads=1)
-    classifier = predict.load_run(runs[True].out, accelerator=accelerator)
+    classifier = trained.load_run(runs[True].out, accelerator=accelerator)
     columns = tiny_reviews(num_examples=120, seed=3).columns
     pairs = list(zip(columns["text"], columns["label"], strict=True))
     short, late = (

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from nlpbp.core.errors import ConfigError, DataError
 from nlpbp.data.readers import read_table
 from nlpbp.train.setup import start
-from recipes.common import predict
+from recipes.common import predict, trained
 from recipes.common.config import Cycles, Stage
 from recipes.common.results import RunResult
 
@@ -227,7 +227,7 @@ def test_warm_restarts_come_back_to_their_peak_and_leave_a_snapshot_a_cycle(tmp_
     first = load_file(result.out / "snapshots" / "1" / "model.safetensors")
     assert any(not first[name].equal(last[name]) for name in last)
     accelerator = start(seed=0, precision="fp32", threads=1)
-    snapshots = predict.load_snapshots(result.out, accelerator=accelerator)
+    snapshots = trained.load_snapshots(result.out, accelerator=accelerator)
     examples = predict.read_texts(snapshots[0], read_table([{"text": "a wonderful film"}, {"text": "dull"}]))
     each = [predict.predict_outputs(one, examples, accelerator=accelerator) for one in snapshots]
     assert abs(each[0] - each[1]).max() > 1e-4
@@ -235,7 +235,7 @@ def test_warm_restarts_come_back_to_their_peak_and_leave_a_snapshot_a_cycle(tmp_
     members, _ = predict.outputs_of_members(snapshots, examples, views=[], accelerator=accelerator)
     assert [member.tolist() for member in members] == [one.tolist() for one in each]
     with pytest.raises(ConfigError, match="no snapshots"):
-        predict.load_snapshots(tmp_path, accelerator=accelerator)
+        trained.load_snapshots(tmp_path, accelerator=accelerator)
 
 
 def numbers(*, beyond: bool = False) -> list[dict[str, Any]]:
@@ -252,7 +252,7 @@ def test_answers_stay_within_a_known_range_and_reach_its_ends(name: str, tmp_pat
     answers = pq.read_table(result.out / "predictions.parquet").to_pydict()
     assert all(-0.256 <= value <= 5.356 for value in answers["prediction"])
     assert result.metrics["test"]["mae"] < result.baselines["majority"]["test"]["mae"]
-    classifier = predict.load_run(result.out, accelerator=start(seed=0, precision="fp32", threads=1))
+    classifier = trained.load_run(result.out, accelerator=start(seed=0, precision="fp32", threads=1))
     table = read_table([{"text": row["text"]} for row in numbers()])
     examples = predict.read_texts(classifier, table)
     again = predict.predict_outputs(classifier, examples, accelerator=start(seed=0, precision="fp32", threads=1))
@@ -329,6 +329,6 @@ def test_a_range_is_not_inherited_from_the_model_that_training_began_with(tmp_pa
     model = dataclasses.replace(transformer_sentiment.tiny().model, name=str(first.out / "model"))
     second = run_transformer(tmp_path / "second", data=again, model=model, epochs=1)
     assert json.loads((second.out / "model" / "config.json").read_text()).get("value_range") is None
-    classifier = predict.load_run(second.out, accelerator=start(seed=0, precision="fp32", threads=1))
+    classifier = trained.load_run(second.out, accelerator=start(seed=0, precision="fp32", threads=1))
     examples = predict.read_texts(classifier, read_table([{"text": "a good film"}]))
     assert predict.predict_outputs(classifier, examples, accelerator=start(seed=0, precision="fp32", threads=1))[0] > 50.0

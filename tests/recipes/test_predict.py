@@ -16,9 +16,10 @@ from nlpbp.data.columns import Fields
 from nlpbp.data.readers import Table
 from nlpbp.data.tiny import tiny_reviews
 from recipes import ulmfit
-from recipes.common import predict
-from recipes.common.predict import Classifier, read_lines, read_texts
+from recipes.common import predict, trained
+from recipes.common.predict import read_lines, read_texts
 from recipes.common.prediction_files import check_predictions_file, write_predictions
+from recipes.common.trained import Classifier
 
 UNUSED: Any = None
 CLASSIFIER = Classifier(UNUSED, Fields(("text",), "label", "single_label", ("neg", "pos"), None, ()), None)
@@ -76,7 +77,7 @@ def test_answers_are_averaged_label_by_label_whatever_their_order(monkeypatch: p
     assert predict.mean_outputs(both, UNUSED, accelerator=UNUSED).tolist() == [pytest.approx(r) for r in ([0.7, 0.3], [0.6, 0.4])]
     alone = predict.mean_outputs(both[1:], UNUSED, accelerator=UNUSED)
     assert (alone.dtype, alone.tolist()) == (np.float32, np.array(given[("pos", "neg")], np.float32).tolist())
-    assert predict.combined(both) is both[0]
+    assert trained.combined(both) is both[0]
 
 
 def test_values_and_thresholds_are_averaged(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,8 +85,8 @@ def test_values_and_thresholds_are_averaged(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(predict, "predict_outputs", lambda *given, **_: next(values))
     assert predict.mean_outputs([answering((), "regression")] * 2, UNUSED, accelerator=UNUSED).tolist() == [1.5, 4.0]
     tags = [answering(("a", "b"), "multi_label", np.array([0.2, 0.4])), answering(("b", "a"), "multi_label", np.array([0.6, 0.8]))]
-    assert predict.combined(tags).thresholds == pytest.approx([0.5, 0.5])
-    assert predict.combined([tags[0], answering(("a", "b"), "multi_label")]).thresholds == pytest.approx([0.35, 0.45])
+    assert trained.combined(tags).thresholds == pytest.approx([0.5, 0.5])
+    assert trained.combined([tags[0], answering(("a", "b"), "multi_label")]).thresholds == pytest.approx([0.35, 0.45])
 
 
 @pytest.mark.parametrize(
@@ -100,12 +101,12 @@ def test_values_and_thresholds_are_averaged(monkeypatch: pytest.MonkeyPatch) -> 
 def test_runs_that_answer_something_else_are_refused_and_both_named(
     monkeypatch: pytest.MonkeyPatch, other: Classifier, told: str
 ) -> None:
-    monkeypatch.setattr(predict, "load_run", lambda path, accelerator: {"one": CLASSIFIER, "two": other}[path])
+    monkeypatch.setattr(trained, "load_run", lambda path, accelerator: {"one": CLASSIFIER, "two": other}[path])
     if not told:
-        assert len(predict.load_runs(["one", "two"], accelerator=UNUSED)) == 2
+        assert len(trained.load_runs(["one", "two"], accelerator=UNUSED)) == 2
         return
     with pytest.raises(ConfigError, match=told):
-        predict.load_runs(["one", "two"], accelerator=UNUSED)
+        trained.load_runs(["one", "two"], accelerator=UNUSED)
 
 
 def test_a_forward_and_a_backward_model_answer_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
