@@ -56,6 +56,24 @@ def audit(record: Record) -> list[dict[str, Any]]:
     return sorted(found, key=lambda one: one["level"] != "warning")
 
 
+def looked_at(record: Record) -> dict[str, Any]:
+    """Return which rows an audit looked at, what it found in order, and what it could not look at and why; nothing without one."""
+    if not record:
+        return {}
+    fine = [finding for finding in record["findings"] if finding["level"] == "fine"]
+    drawn = record.get("drawn_from") or {}
+    return {
+        "rows": ", ".join(
+            f"{name} {num:,}" + (f" of {drawn[name]:,}" if name in drawn else "") for name, num in record["parts"].items()
+        ),
+        "is_drawn": bool(drawn),
+        "fine": ", ".join(words(finding["title"]) for finding in fine if finding.get("was_looked_at", True)),
+        "left_out": "; ".join(
+            f"{words(finding['title'])} ({finding['message']})" for finding in fine if not finding.get("was_looked_at", True)
+        ),
+    }
+
+
 def settings(run: RunFolder, defaults: Mapping[str, Any] | None) -> tuple[Table | None, Table]:
     """Return the settings that differ from the defaults, where those are known, and all others."""
     given = flat(run.config)
