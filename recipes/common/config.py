@@ -164,6 +164,8 @@ class Texts:
     """Texts to score once, at the end. Left out: the hub's own split, else cut from the training texts."""
     text: tuple[str, ...] = ()
     """The text column. Left out: found by name and content, and printed."""
+    fields: tuple[str, ...] = ()
+    """Columns that make one text together, in place of a text column, as for a classifier that is to start from this model."""
     delimiter: str | None = None
     """Of a .csv file. Left out: found from its first lines, and printed if not a comma."""
     validation_share: float = 0.05
