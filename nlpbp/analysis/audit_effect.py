@@ -83,7 +83,7 @@ def effect_of_copies(
         level=level_of(count, worst) if telling else "note",
         count=count,
         share=count / max(1, num_rows(parts)),
-        message=f"a linear model is right in {'; '.join(said)}",
+        message=f"accuracy of a linear model: {'; '.join(said)}",
         fix="look at the score without them as well; a plan with leaks and near_leaks drops them from training",
         details=details,
     )

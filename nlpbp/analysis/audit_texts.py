@@ -165,7 +165,7 @@ def text_lengths(parts: Sequence[Rows], *, max_words: int | None = 256, words: W
         + (f" and loses {percent(lost / max(1, int(lengths.sum())))} of all words" if lost else ""),
         fix="look whether the longest are one text each"
         + ("" if max_words is None else "; raise --data.max_length if what matters stands late"),
-        examples=examples_of((part.references[index], f"{lengths[i]:,} word{'s' * int(lengths[i] != 1)}") for i, (part, index) in shown),
+        examples=examples_of((part.references[index], f"words: {lengths[i]:,}") for i, (part, index) in shown),
         details={
             "quantiles": {f"{q:g}": float(np.quantile(lengths, q)) if len(lengths) else 0.0 for q in (0, 0.25, 0.5, 0.75, 0.95, 1)},
             "max_words": max_words,

@@ -145,7 +145,7 @@ def test_what_leaks_do_to_the_score_is_measured() -> None:
     assert (of_test["rows"], of_test["copies"], found.level) == (300, 100, "warning")
     assert of_test["without_copies"] == pytest.approx(0.5, abs=0.1)  # chance
     assert of_test["effect"] == pytest.approx((1.0 - of_test["without_copies"]) / 3, abs=0.02)  # a third is known by heart
-    assert found.message.startswith("a linear model is right in test ") and "100 copies (+1" in found.message
+    assert found.message.startswith("accuracy of a linear model: test ") and "100 copies (+1" in found.message
 
 
 def test_copies_within_training_flatter_a_random_cut_of_it() -> None:
