@@ -14,6 +14,8 @@ from nlpbp.analysis import plots
 from nlpbp.analysis.report_cells import MAX_TEXT, Cell, Drawing, Table, flat, number, words
 from nlpbp.analysis.run_folder import Record, RunFolder, at, finite, section
 
+NO_ROWS = "adversarial_validation"  # counts parts, and its share is an area
+
 
 def data(run: RunFolder) -> list[Table]:
     """Return how many examples each part has, and each label in them."""
@@ -42,7 +44,7 @@ def audit(record: Record) -> list[dict[str, Any]]:
         {
             "level": words(finding["level"]),
             "title": words(finding["title"]),
-            "count": number(finding["count"]).text,
+            "count": number(finding["count"]).text if finding["count"] and finding["id"] != NO_ROWS else "",
             "share": number(finding.get("share"), "{:.1%}").text,
             "message": finding["message"],
             "fix": finding.get("fix") or "",
