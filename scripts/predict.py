@@ -54,12 +54,12 @@ def answer(arguments: Sequence[str]) -> None:
     """Load, read, predict, write."""
     given = parse(arguments)
     known_recipes()
-    from nlpbp.core.errors import escape
+    from nlpbp.core.errors import ConfigError, escape
     from nlpbp.data.exports import printable
     from nlpbp.train.setup import start
     from recipes.common import predict
     from recipes.common.inputs import read_source
-    from recipes.common.looks import add_look
+    from recipes.common.looks import add_look, is_test_part
 
     if given.out:
         predict.check_predictions_file(Path(given.out))
@@ -80,6 +80,13 @@ def answer(arguments: Sequence[str]) -> None:
         labelled = predict.read_texts(
             classifier, read_source(given.fit_weights, split="validation"), text=given.text, label=given.label
         )
+        for run in given.run:
+            if is_test_part(Path(run), labelled):
+                raise ConfigError(
+                    f"holds the test part of {escape(run, limit=None)}: its score would be of what was chosen by it",
+                    column="fit_weights",
+                    hint="give the validation data",
+                )
         weights = predict.fitted_weights(classifiers, labelled, views=given.views, accelerator=accelerator)
         shares = zip(predict.member_names(len(classifiers), given.views), weights.tolist(), strict=True)
         print("weights: " + ", ".join(f"{name} {share:.2f}" for name, share in shares), file=sys.stderr)

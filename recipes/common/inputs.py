@@ -382,6 +382,10 @@ def _leaks(train: Part, validation: Part, test: Part | None) -> list[str]:
         if pairs:
             shown = ", ".join(f"{a} = {b}" for a, b in pairs[:5])
             notes.append(f"warning: {len(pairs)} {name} texts stand in the training part too, which flatters the score: {shown}")
+    chosen_by = shared_texts(validation.examples, test.examples) if test else []
+    if chosen_by:
+        shown = ", ".join(f"{a} = {b}" for a, b in chosen_by[:5])
+        notes.append(f"warning: {len(chosen_by)} test texts stand in the validation part too, which chooses the weights: {shown}")
     return notes
 
 
