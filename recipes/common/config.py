@@ -321,7 +321,7 @@ class Report:
 
 @dataclasses.dataclass(frozen=True)
 class Augment:
-    """Other wordings of the training texts, drawn anew in every epoch (practice D5); off unless a policy is named."""
+    """Other wordings of the training texts, drawn anew in every epoch (practice D5); off unless named, however few labels."""
 
     policy: Literal["sentiment", "topic", "pairs"] | None = None
     """What keeps the label. sentiment: drop, swap and misspell words, other case, synonyms; topic: also the order of sentences and
