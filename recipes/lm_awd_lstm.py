@@ -11,6 +11,7 @@ from nlpbp.core.errors import ConfigError
 from nlpbp.train.setup import Precision
 from recipes.common import config as sections
 from recipes.common.classifier import as_saved
+from recipes.common.data_audit import audit_corpus
 from recipes.common.folder import Run, open_run
 from recipes.common.inputs import load_corpus, the_same_everywhere
 from recipes.common.language_model import Reading, finish_language_model, recurrent_training, score, train_language_model
@@ -41,6 +42,7 @@ class Config:
     cycles: sections.Cycles = field(default_factory=sections.Cycles)
     finder: sections.Finder = field(default_factory=sections.Finder)
     checkpoint: sections.Checkpoints = field(default_factory=sections.Checkpoints)
+    report: sections.Report = field(default_factory=sections.Report)
     eval_steps: int | None = None
     """Evaluate every so many steps. Left out: at the end of each epoch."""
     patience: int | None = None
@@ -88,6 +90,7 @@ def _train(run: Run, config: Config) -> RunResult:
     corpus = the_same_everywhere(run, lambda: load_corpus(config.data))
     for note in corpus.notes:
         run.say(note)
+    audit_corpus(run, corpus, config.report)
     given = load_language_model(config.lm.init, dropout=config.lm.dropout) if config.lm.init else None
     tokenizer = tokenizer_for(run, corpus.train, config.tokenizer, given=given and given[1])
     encoded = encode_documents(run, dict(corpus.parts), tokenizer=tokenizer)

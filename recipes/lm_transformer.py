@@ -20,6 +20,7 @@ from nlpbp.text.transformer import length_limit, load_causal_lm, load_tokenizer
 from nlpbp.train.setup import Precision
 from recipes.common import config as sections
 from recipes.common.classifier import as_saved
+from recipes.common.data_audit import audit_corpus
 from recipes.common.finder import SWEPT
 from recipes.common.folder import CACHE, Run, open_run
 from recipes.common.inputs import load_corpus, the_same_everywhere
@@ -63,6 +64,7 @@ class Config:
     cycles: sections.Cycles = field(default_factory=sections.Cycles)
     finder: sections.Finder = field(default_factory=sections.Finder)
     checkpoint: sections.Checkpoints = field(default_factory=sections.Checkpoints)
+    report: sections.Report = field(default_factory=sections.Report)
     window: int = 128
     """Tokens a window: each stands alone, and documents are packed into them end to end."""
     epochs: int = 1
@@ -120,6 +122,7 @@ def _train(run: Run, config: Config, name: str) -> RunResult:
     corpus = the_same_everywhere(run, lambda: load_corpus(config.data))
     for note in corpus.notes:
         run.say(note)
+    audit_corpus(run, corpus, config.report)
     name = str(tiny_gpt(CACHE / "tiny-gpt")) if name == "tiny:gpt" else name
     tokenizer = load_tokenizer(name)
     model: Any = load_causal_lm(name, dropout_scale=config.dropout.scale)

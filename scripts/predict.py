@@ -59,11 +59,11 @@ def answer(arguments: Sequence[str]) -> None:
     """Load, read, predict, write."""
     given = parse(arguments)
     known_recipes()
-    from nlpbp.core.errors import escape
+    from nlpbp.core.errors import ConfigError, escape
     from nlpbp.data.exports import printable
     from nlpbp.train.setup import start
     from recipes.common import predict, prediction_files, trained
-    from recipes.common.looks import add_look
+    from recipes.common.looks import add_look, is_test_part
 
     if given.out:
         prediction_files.check_predictions_file(Path(given.out))
@@ -82,6 +82,13 @@ def answer(arguments: Sequence[str]) -> None:
     if given.fit_weights:
         rows = predict.read_data(classifiers, given.fit_weights, column=given.text, split="validation")
         labelled = predict.read_texts(classifier, rows, text=given.text, label=given.label)
+        for run in given.run:
+            if is_test_part(Path(run), labelled):
+                raise ConfigError(
+                    f"holds the test part of {escape(run, limit=None)}: its score would be of what was chosen by it",
+                    column="fit_weights",
+                    hint="give the validation data",
+                )
         weights = predict.fitted_weights(classifiers, labelled, views=given.views, accelerator=accelerator)
         shares = zip(predict.member_names(len(classifiers), given.views), weights.tolist(), strict=True)
         print("weights: " + ", ".join(f"{name} {share:.2f}" for name, share in shares), file=sys.stderr)

@@ -20,6 +20,7 @@ from nlpbp.analysis.audit_copies import (
     near_duplicates,
     near_leaks,
 )
+from nlpbp.analysis.audit_effect import effect_of_copies
 from nlpbp.analysis.audit_labels import class_balance, label_errors, label_names
 from nlpbp.analysis.audit_languages import language_mix
 from nlpbp.analysis.audit_parts import adversarial_validation, group_leakage, time_leakage
@@ -31,8 +32,10 @@ from nlpbp.core.errors import escape
 LEVELS = ("warning", "note", "fine")
 
 
-def audit(parts: Sequence[Rows], *, max_words: int = 256, seed: int = 0) -> list[AuditFinding]:
+def audit(parts: Sequence[Rows], *, max_words: int | None = 256, seed: int = 0) -> list[AuditFinding]:
     """Return all findings on the parts, training first; the same data and seed give the same ones.
+
+    `max_words` is what a model reads of a text; None where nothing is cut, as a language model's texts are not.
 
     25,000 long reviews took 18 s of one core and 0.8 GB; the time grows with the words and, for the doubtful labels, the classes.
 
@@ -51,6 +54,7 @@ def audit(parts: Sequence[Rows], *, max_words: int = 256, seed: int = 0) -> list
         near_duplicates(parts, copies),
         leaks(parts, copies),
         near_leaks(parts, copies),
+        effect_of_copies(parts, copies, words=words, seed=seed),
         conflicting_labels(parts, copies),
         near_conflicting_labels(parts, copies),
         label_errors(parts, words=train, seed=seed),
@@ -77,6 +81,7 @@ def audit_record(parts: Sequence[Rows], findings: Sequence[AuditFinding], *, wit
                 "id": finding.id,
                 "title": finding.title,
                 "level": finding.level,
+                "was_looked_at": finding.was_looked_at,
                 "count": finding.count,
                 "share": float(finding.share),
                 "message": finding.message,

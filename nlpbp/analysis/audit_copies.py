@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from nlpbp.analysis.audit_rows import AuditFinding, Rows, all_rows, examples_of, level_of, nothing, num_rows, percent
+from nlpbp.analysis.audit_rows import AuditFinding, Rows, all_rows, examples_of, level_of, no_classes, nothing, num_rows, percent
 from nlpbp.analysis.duplicates import THRESHOLD, Words, near_pairs, split_words
 from nlpbp.data.columns import Examples
 from nlpbp.data.splits import text_keys
@@ -35,11 +35,12 @@ class Copies:
 def find_copies(parts: Sequence[Rows], *, threshold: float = THRESHOLD, words: Words | None = None) -> Copies:
     """Compare all texts of all parts, once for all findings here; pairs of texts are compared for equality only.
 
-    That is since a premise with two hypotheses, or a question with two answers, is nearly the same text by design.
+    That is since a premise with two hypotheses, or a question with two answers, is nearly the same text by design. Fields that make
+    one text together are no pair.
     """
     distinct, first = _distinct(parts)
     near: dict[int, list[tuple[int, float]]] = defaultdict(list)
-    if len(parts[0].fields.text) == 1:
+    if len(parts[0].fields.text) == 1 or parts[0].fields.kinds:
         words = words or split_words([text for part in parts for text in part.texts])
         found = near_pairs(_only(words, first), threshold=threshold)
         for (a, b), similarity in zip(found.indices.tolist(), found.similarity.tolist(), strict=True):
@@ -203,7 +204,7 @@ def conflicting_labels(parts: Sequence[Rows], copies: Copies | None = None) -> A
     """
     name, title = "conflicting_labels", "one text with several labels"
     if not _has_names(parts):
-        return nothing(name, title, "the rows have no class labels")
+        return nothing(name, title, no_classes(parts))
     copies = copies or find_copies(parts)
     labels, members = _labels_of_texts(parts, copies)
     torn = {number: _names(found) for number, found in labels.items() if len(found) > 1}
@@ -216,7 +217,7 @@ def near_conflicting_labels(parts: Sequence[Rows], copies: Copies | None = None)
     """Find texts that are nearly the same and have different labels; a negation can be the reason, so they are worth reading."""
     name, title = "near_conflicting_labels", "near duplicates with different labels"
     if not _has_names(parts):
-        return nothing(name, title, "the rows have no class labels")
+        return nothing(name, title, no_classes(parts))
     copies = copies or find_copies(parts)
     labels, members = _labels_of_texts(parts, copies)
     reasons: dict[int, str] = {}

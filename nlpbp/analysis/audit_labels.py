@@ -11,7 +11,7 @@ from itertools import combinations
 
 import numpy as np
 
-from nlpbp.analysis.audit_rows import AuditFinding, Rows, examples_of, has_classes, nothing, num_rows, percent
+from nlpbp.analysis.audit_rows import AuditFinding, Rows, examples_of, has_classes, no_classes, nothing, num_rows, percent
 from nlpbp.analysis.duplicates import Words, split_words
 from nlpbp.analysis.label_errors import (
     MAX_FEATURES,
@@ -40,7 +40,7 @@ def class_balance(parts: Sequence[Rows]) -> AuditFinding:
     """
     name, title = "class_balance", "class balance"
     if not has_classes(parts):
-        return nothing(name, title, "the rows are not of one class each")
+        return nothing(name, title, no_classes(parts))
     counts = {part.part: Counter(label for label in part.labels or () if label is not None) for part in parts}
     train = counts[parts[0].part]
     unknown = [(part, label) for part in counts for label in counts[part] if label not in train]
@@ -78,7 +78,7 @@ def label_names(parts: Sequence[Rows]) -> AuditFinding:
     """
     name, title = "label_names", "names of labels"
     if parts[0].labels is None or parts[0].fields.task == "regression":
-        return nothing(name, title, "the rows have no class labels")
+        return nothing(name, title, no_classes(parts))
     is_several = parts[0].fields.task == "multi_label"
     cells = [label for part in parts for label in part.labels or () if label is not None]
     counts = Counter(found for cell in cells for found in (cell.split("|") if is_several else [cell]))
@@ -128,7 +128,7 @@ def label_errors(parts: Sequence[Rows], *, words: Words | None = None, seed: int
     name, title = "label_errors", "labels that may be wrong"
     rows = parts[0]
     if not has_classes(parts):
-        return nothing(name, title, "the rows are not of one class each")
+        return nothing(name, title, no_classes(parts))
     names = rows.labels or []
     counts = Counter(label for label, text in zip(names, rows.texts, strict=True) if label is not None and text.strip())
     usual = sorted(label for label, count in counts.items() if count >= NUM_FOLDS)

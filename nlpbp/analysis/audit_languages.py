@@ -26,7 +26,7 @@ def language_mix(parts: Sequence[Rows], *, seed: int = 0) -> AuditFinding:
     try:
         from py3langid.langid import MODEL_FILE, LanguageIdentifier
     except ImportError:
-        return nothing(name, title, "not looked at: pip install 'nlpbp[audit]' tells languages of one script apart")
+        return nothing(name, title, "pip install 'nlpbp[audit]' tells languages of one script apart")
     order = np.random.default_rng(seed).permutation(sum(map(len, parts)))
     drawn = (_place(parts, int(number)) for number in order)
     places = sorted(islice((place for place in drawn if _letters(*place) >= MIN_LETTERS), SAMPLE), key=lambda p: (p[0].part, p[1]))

@@ -42,6 +42,7 @@ def time_leakage(parts: Sequence[Rows]) -> AuditFinding:
     early = {name: sum(day <= max(train) for day in found) for name, found in zip(names[1:], others, strict=True)}
     inside = [name for name, num in early.items() if num]
     said = ", ".join(f"{name} from {first} to {last}" for name, (first, last) in shown.items())
+    verb = "begins" if len(inside) == 1 else "begin"
     count = sum(early.values())
     return AuditFinding(
         id=name,
@@ -49,7 +50,7 @@ def time_leakage(parts: Sequence[Rows]) -> AuditFinding:
         level="warning" if inside else "note" if len(parts) == 1 else "fine",
         count=count,
         share=count / max(1, sum(map(len, parts[1:]))),
-        message=f"column '{column}': {said}" + (f"; {' and '.join(inside)} begins before training ends" if inside else ""),
+        message=f"column '{column}': {said}" + (f"; {' and '.join(inside)} {verb} before training ends" if inside else ""),
         fix="if the model is to answer for later texts, give the latest rows as the test part",
         examples=tuple(Example(part, f"{first} to {last}") for part, (first, last) in shown.items()) if inside else (),
         details={"column": column, "ranges": shown},

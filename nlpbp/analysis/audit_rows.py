@@ -59,7 +59,7 @@ class AuditFinding:
 
     `count` rows, as a `share` of those looked at. A "warning" is for what makes training go wrong, or a score mean something else;
     a "note" for what is worth reading; "fine" if there is nothing. `rows` are the training rows that a plan may drop or repair,
-    each with the reason.
+    each with the reason. What could not be looked at says why in its message, and `was_looked_at` is false.
 
     >>> print(AuditFinding("leaks", "leaks", "warning", 3, 0.1, "3 test texts stand in training", "drop them there"))
     warning leaks: 3 test texts stand in training. Fix: drop them there
@@ -75,9 +75,11 @@ class AuditFinding:
     examples: tuple[Example, ...] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
     rows: Mapping[int, str] = field(default_factory=dict)
+    was_looked_at: bool = True
 
     def __str__(self) -> str:
-        return f"{self.level} {self.id}: {self.message}" + (f". Fix: {self.fix}" if self.fix and self.level != "fine" else "")
+        level = self.level if self.was_looked_at else "not looked at,"
+        return f"{level} {self.id}: {self.message}" + (f". Fix: {self.fix}" if self.fix and self.level != "fine" else "")
 
 
 def rows_of(table: Table, *, fields: Fields | None = None, part: str = "train") -> Rows:
@@ -128,6 +130,11 @@ def has_classes(parts: Sequence[Rows]) -> bool:
     return parts[0].labels is not None and parts[0].fields.task == TASK_OF_CLASSES
 
 
+def no_classes(parts: Sequence[Rows]) -> str:
+    """Say why there are no classes to look at."""
+    return "there are no labels" if parts[0].labels is None else "the rows are not of one class each"
+
+
 def num_rows(parts: Sequence[Rows]) -> int:
     """Count the rows of all parts."""
     return sum(map(len, parts))
@@ -176,5 +183,5 @@ def percent(share: float) -> str:
 
 
 def nothing(name: str, title: str, message: str) -> AuditFinding:
-    """Return the finding that there is nothing to say, or nothing to look at."""
-    return AuditFinding(name, title, "fine", 0, 0.0, message)
+    """Return the finding that there was nothing to look at, and why."""
+    return AuditFinding(name, title, "fine", 0, 0.0, message, was_looked_at=False)

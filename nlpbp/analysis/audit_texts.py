@@ -93,7 +93,7 @@ def missing_values(parts: Sequence[Rows]) -> AuditFinding:
             kinds = [_missing_kind(value) for value in part.table.columns[column]]
             found.setdefault(column, Counter()).update(kind for kind in kinds if kind)
             places += [(part, index, column, kind) for index, kind in enumerate(kinds) if kind]
-            refused = {"missing"} if column != part.fields.label or part.fields.task == "multi_label" else LOST
+            refused = _refused_kinds(part, column)
             is_refused = is_refused or not refused.isdisjoint(kinds)
     count = len({(part.part, index) for part, index, _, _ in places})
     share = count / max(1, num_rows(parts))
@@ -101,14 +101,29 @@ def missing_values(parts: Sequence[Rows]) -> AuditFinding:
     return AuditFinding(
         id="missing_values",
         title="missing and empty values",
-        level="warning" if is_refused else level_of(count, share),
+        level="warning" if is_refused else level_of(count, share, most="note" if parts[0].fields.kinds else "warning"),
         count=count,
         share=share,
         message=message or "no text or label is missing",
-        fix="fill them in, or remove the rows; training refuses what is missing, and keeps what only reads so",
+        fix=f"fill them in, or remove the rows; {_what_training_does(parts[0])}",
         examples=examples_of((part.references[index], f"{column}: {kind}") for part, index, column, kind in places),
         details={column: dict(kinds) for column, kinds in found.items()},
     )
+
+
+def _refused_kinds(part: Rows, column: str) -> set[str]:
+    """Return what training stops at: of fields that make one text together at nothing, as gaps are marked."""
+    if column == part.fields.label:
+        return {"missing"} if part.fields.task == "multi_label" else LOST
+    return set() if part.fields.kinds else {"missing"}
+
+
+def _what_training_does(train: Rows) -> str:
+    if train.fields.kinds:
+        return "fields that are missing are marked in the text, and a missing label stops training"
+    if train.labels is None:
+        return "a language model is not trained on empty texts, and stops at missing ones"
+    return "training refuses what is missing, and keeps what only reads so"
 
 
 def _missing_kind(value: Any) -> str:
@@ -122,8 +137,8 @@ def _missing_kind(value: Any) -> str:
     return "white space" if value else "empty"
 
 
-def text_lengths(parts: Sequence[Rows], *, max_words: int = 256, words: Words | None = None) -> AuditFinding:
-    """Find texts of an unusual length, and the share of words that a cut at `max_words` loses.
+def text_lengths(parts: Sequence[Rows], *, max_words: int | None = 256, words: Words | None = None) -> AuditFinding:
+    """Find texts of an unusual length, and the share of words that a cut at `max_words` loses; None is no cut.
 
     Unusual is beyond the outer fence of Tukey (1977) on the logarithms: three interquartile ranges from the quartiles.
     A word is about 1.3 word pieces in English, more elsewhere.
@@ -134,21 +149,23 @@ def text_lengths(parts: Sequence[Rows], *, max_words: int = 256, words: Words | 
     low, middle, high = np.quantile(positive, [0.25, 0.5, 0.75])
     fence = FENCE * max(high - low, np.log(2))  # texts that are all about as long: beyond eight times is unusual
     outliers = np.flatnonzero((lengths > np.exp(high + fence)) | ((lengths > 0) & (lengths < np.exp(low - fence))))
-    num_cut, lost = int((lengths > max_words).sum()), int(np.maximum(0, lengths - max_words).sum())
+    beyond = np.maximum(0, lengths - (lengths.max(initial=0) if max_words is None else max_words))
+    num_cut, lost = int((beyond > 0).sum()), int(beyond.sum())
     share = len(outliers) / max(1, len(words))
     places = list(all_rows(parts)) if len(outliers) else []
     shown = ((i, places[i]) for i in outliers[np.argsort(-lengths[outliers], kind="stable")])
-    cut = f"a cut at {max_words} words shortens {percent(num_cut / max(1, len(words)))} of the texts"
+    cut = "" if max_words is None else f"; a cut at {max_words} words shortens {percent(num_cut / max(1, len(words)))} of the texts"
     return AuditFinding(
         id="text_lengths",
         title="lengths of texts",
         level="note" if len(outliers) or num_cut else "fine",
         count=len(outliers),
         share=share,
-        message=f"{len(outliers):,} texts are unusually long or short (median {np.exp(middle):.0f} words); {cut}"
+        message=f"{len(outliers):,} texts are unusually long or short (median {np.exp(middle):.0f} words){cut}"
         + (f" and loses {percent(lost / max(1, int(lengths.sum())))} of all words" if lost else ""),
-        fix="look whether the longest are one text each; raise --data.max_length if what matters stands late",
-        examples=examples_of((part.references[index], f"{lengths[i]:,} words") for i, (part, index) in shown),
+        fix="look whether the longest are one text each"
+        + ("" if max_words is None else "; raise --data.max_length if what matters stands late"),
+        examples=examples_of((part.references[index], f"words: {lengths[i]:,}") for i, (part, index) in shown),
         details={
             "quantiles": {f"{q:g}": float(np.quantile(lengths, q)) if len(lengths) else 0.0 for q in (0, 0.25, 0.5, 0.75, 0.95, 1)},
             "max_words": max_words,

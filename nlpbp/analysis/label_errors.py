@@ -61,15 +61,22 @@ def out_of_fold(features: sparse.csr_matrix, labels: Array, *, num_labels: int, 
     probabilities = np.zeros((len(labels), num_labels))
     generator = np.random.default_rng(seed)
     for fitted, held in StratifiedKFold(NUM_FOLDS, shuffle=True, random_state=seed).split(labels, labels):
-        if len(fitted) > MAX_FITTED:
-            first = np.array([fitted[labels[fitted] == label][0] for label in range(num_labels)])  # no label is left out
-            fitted = np.union1d(first, generator.choice(fitted, MAX_FITTED, replace=False))
-        model = LogisticRegression(C=INVERSE_REGULARIZATION, max_iter=100, tol=1e-3)
-        with warnings.catch_warnings():  # an optimum to two digits ranks as well
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            model.fit(features[fitted], labels[fitted])
+        model = fit_linear(features, labels, fitted, num_labels=num_labels, generator=generator)
         probabilities[held] = model.predict_proba(features[held])
     return probabilities
+
+
+def fit_linear(
+    features: sparse.csr_matrix, labels: Array, rows: Array, *, num_labels: int, generator: np.random.Generator
+) -> LogisticRegression:
+    """Train a linear model on some rows, of more than 50,000 on so many drawn at random; every label stands among them."""
+    if len(rows) > MAX_FITTED:
+        first = np.array([rows[labels[rows] == label][0] for label in range(num_labels)])  # no label is left out
+        rows = np.union1d(first, generator.choice(rows, MAX_FITTED, replace=False))
+    model = LogisticRegression(C=INVERSE_REGULARIZATION, max_iter=100, tol=1e-3)
+    with warnings.catch_warnings():  # an optimum to two digits ranks as well
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return model.fit(features[rows], labels[rows])
 
 
 def confident_labels(probabilities: Array, labels: Array) -> Array:

@@ -162,6 +162,23 @@ def reliability_diagram(curves: Mapping[str, Sequence[tuple[float, float, int]]]
         return to_svg(figure)
 
 
+def selective_accuracy(points: Sequence[tuple[float, float]]) -> str:
+    """Draw how accurate the surest answers are against the share that is answered, from (share, accuracy).
+
+    >>> "accuracy of these" in selective_accuracy([(0.5, 0.9), (1.0, 0.8)])
+    True
+    """
+    with _axes(SMALL) as (figure, axes):
+        shares, accuracies = zip(*sorted(points), strict=True)
+        axes.axhline(accuracies[-1], color=FAINT, linestyle="--", linewidth=1.0, label=f"all answered: {accuracies[-1]:.1%}")
+        axes.plot(shares, accuracies, color=LINE, linewidth=1.6, marker="o", markersize=3)
+        axes.set(xlabel="share that is answered, the surest first", ylabel="accuracy of these", xlim=(0, 1.03))
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(lambda share, _: f"{100 * share:.3g}%")
+        _legend(axes)
+        return to_svg(figure)
+
+
 def slice_rates(names: Sequence[str], rates: Sequence[float], intervals: Sequence[tuple[float, float]], *, overall: float) -> str:
     """Draw the error rate of each slice of the examples with its interval, beside that of all.
 

@@ -59,6 +59,7 @@ def run_report(folder: Path, *, defaults: Mapping[str, Any] | None = None) -> st
         calibration=part("calibration.json", answers.calibration, run),
         data=part("result.json", training.data, run),
         audit=part("audit.json", training.audit, run.audit),
+        looked_at=part("audit.json", training.looked_at, run.audit),
         settings=part("config.yaml", training.settings, run, defaults),
         stages=part("result.json", training.stages, run),
         curves=part("metrics.jsonl", training.curves, run),
@@ -91,9 +92,8 @@ def comparison_report(first: Path, second: Path, *, settings: Sequence[str] = ()
 
 def audit_page(record: Mapping[str, Any]) -> str:
     """Show what `audit_record` holds: one page of HTML that needs nothing beside it."""
-    fine = [finding["title"] for finding in record["findings"] if finding["level"] == "fine"]
-    sizes = ", ".join(f"{name} {num:,}" for name, num in record["parts"].items())
-    return _page("audit.html.j2", title=record["source"], sizes=sizes, audit=training.audit(record), fine=fine)
+    found, seen = training.audit(record), training.looked_at(record)
+    return _page("audit.html.j2", title=record["source"], audit=found, looked_at=seen)
 
 
 def _of_file(run: RunFolder, file: str, make: Callable[..., T], *arguments: Any) -> T:

@@ -184,8 +184,11 @@ def confusions(run: RunFolder) -> tuple[Drawing | None, Table | None] | None:
     return drawing, Table(("label", "answer", "examples"), rows) if rows else None
 
 
-def calibration(run: RunFolder) -> tuple[Drawing, Sequence[Table]] | None:
-    """Return how far confidence can be believed, before and after one temperature, and accuracy where it answers only when sure."""
+def calibration(run: RunFolder) -> tuple[list[Drawing], Table, Table | None] | None:
+    """Return how far confidence can be believed, before and after one temperature, and accuracy where it answers only when sure.
+
+    That is the drawings, the measures, and the numbers behind the second drawing, where there are any.
+    """
     found = run.calibration
     if not found:
         return None
@@ -200,10 +203,15 @@ def calibration(run: RunFolder) -> tuple[Drawing, Sequence[Table]] | None:
             for name, label in (("ece", "calibration error"), ("brier", "Brier score"), ("log_loss", "log loss, nats"))
         ],
     )
-    rows = [[number(one["coverage"], "{:.0%}"), number(one["accuracy"], "{:.1%}")] for one in found.get("selective", ())]
-    tables = [measures, *([Table(("answered, the surest first", "of these right"), rows)] if rows else [])]
     caption = "On the dashed line, of answers given with 80 % confidence 80 % are right; large dots are many examples"
-    return Drawing(caption, plots.inline(plots.reliability_diagram(curves))), tables
+    drawings = [Drawing(caption, plots.inline(plots.reliability_diagram(curves)))]
+    points = [(one["coverage"], one["accuracy"]) for one in found.get("selective", ())]
+    if not points:
+        return drawings, measures, None
+    caption = "Accuracy if only the surest answers are given, and the others left to a person"
+    drawings.append(Drawing(caption, plots.inline(plots.selective_accuracy(points))))
+    rows = [[number(share, "{:.0%}"), number(accuracy, "{:.1%}")] for share, accuracy in points]
+    return drawings, measures, Table(("answered, the surest first", "of these right"), rows)
 
 
 def shown(metric: str, value: float) -> str:

@@ -14,6 +14,8 @@ from nlpbp.analysis import plots
 from nlpbp.analysis.report_cells import MAX_TEXT, Cell, Drawing, Table, flat, number, words
 from nlpbp.analysis.run_folder import Record, RunFolder, at, finite, section
 
+NO_ROWS = "adversarial_validation"  # counts parts, and its share is an area
+
 
 def data(run: RunFolder) -> list[Table]:
     """Return how many examples each part has, and each label in them."""
@@ -42,7 +44,7 @@ def audit(record: Record) -> list[dict[str, Any]]:
         {
             "level": words(finding["level"]),
             "title": words(finding["title"]),
-            "count": number(finding["count"]).text,
+            "count": number(finding["count"]).text if finding["count"] and finding["id"] != NO_ROWS else "",
             "share": number(finding.get("share"), "{:.1%}").text,
             "message": finding["message"],
             "fix": finding.get("fix") or "",
@@ -54,6 +56,24 @@ def audit(record: Record) -> list[dict[str, Any]]:
         if finding["level"] != "fine"
     ]
     return sorted(found, key=lambda one: one["level"] != "warning")
+
+
+def looked_at(record: Record) -> dict[str, Any]:
+    """Return which rows an audit looked at, what it found in order, and what it could not look at and why; nothing without one."""
+    if not record:
+        return {}
+    fine = [finding for finding in record["findings"] if finding["level"] == "fine"]
+    drawn = record.get("drawn_from") or {}
+    return {
+        "rows": ", ".join(
+            f"{name} {num:,}" + (f" of {drawn[name]:,}" if name in drawn else "") for name, num in record["parts"].items()
+        ),
+        "is_drawn": bool(drawn),
+        "fine": ", ".join(words(finding["title"]) for finding in fine if finding.get("was_looked_at", True)),
+        "left_out": "; ".join(
+            f"{words(finding['title'])} ({finding['message']})" for finding in fine if not finding.get("was_looked_at", True)
+        ),
+    }
 
 
 def settings(run: RunFolder, defaults: Mapping[str, Any] | None) -> tuple[Table | None, Table]:

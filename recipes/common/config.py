@@ -222,6 +222,8 @@ class Texts:
     """Texts to score once, at the end. Left out: the hub's own split, else cut from the training texts."""
     text: tuple[str, ...] = ()
     """The text column. Left out: found by name and content, and printed."""
+    fields: tuple[str, ...] = ()
+    """Columns that make one text together, in place of a text column, as for a classifier that is to start from this model."""
     delimiter: str | None = None
     """Of a .csv file. Left out: found from its first lines, and printed if not a comma."""
     validation_share: float = 0.05
@@ -472,11 +474,13 @@ class Report:
     texts: Literal["held_out", "all", "none"] = "held_out"
     """Whose texts: of the validation part's errors (held_out); also of training examples that the audit names (all); or no text in
     any file of the run (none). Places in the data are named in any case."""
+    audit: bool = True
+    """Look for copies, leaks, doubtful labels and the like in the data before training, and show what was found (practice D3)."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Augment:
-    """Other wordings of the training texts, drawn anew in every epoch (practice D5); off unless a policy is named."""
+    """Other wordings of the training texts, drawn anew in every epoch (practice D5); off unless named, however few labels."""
 
     policy: Literal["sentiment", "topic", "pairs"] | None = None
     """What keeps the label. sentiment: drop, swap and misspell words, other case, synonyms; topic: also the order of sentences and

@@ -82,13 +82,19 @@ L = TypeVar("L", bound=Loaded)
 
 @dataclass(frozen=True)
 class Corpus:
-    """The texts of a language model."""
+    """The texts of a language model.
+
+    `tables` are the parts' rows as they stand in their sources, with all columns; those without a text, which are left out, stand
+    with the rows to train on. `fields` say which column is the text.
+    """
 
     train: list[str]
     validation: list[str]
     test: list[str] | None
     fingerprint: str
     notes: tuple[str, ...]
+    fields: Fields
+    tables: Mapping[str, Table]
     labels: tuple[str, ...] = ()
 
     @property
@@ -126,8 +132,7 @@ def load_inputs(data: Data | Images, *, read: Read | None = None) -> Inputs:
         train_ids = nested_sample(whole, train_ids, share=data.sample, seed=SPLIT_SEED)
         notes.append(f"training on a stratified sample: {len(train_ids):,} of {everything:,} {kind}")
     if fields.kinds:  # what stands for a missing number is known only now, and from the training part alone
-        trained_on = {name: [table.columns[name][index] for index in train_ids] for name in fields.kinds}
-        fields = replace(fields, statistics=fit_statistics(trained_on, kinds=fields.kinds))
+        fields = _with_statistics(fields, table, train_ids)
         whole = read_examples(table, fields)
     parts = {
         name: _part(given_table, fields) if given_table else (Part(whole.select(ids), ids) if len(ids) else None)
@@ -211,19 +216,25 @@ def _untrained(train: Part, fields: Fields, kind: str) -> list[str]:
 def load_corpus(data: Texts) -> Corpus:
     """Read texts for a language model and cut the missing parts from the training texts; empty ones are left out."""
     table = read_source(data.train, split="train", delimiter=data.delimiter)
-    fields = infer_fields(table, text=data.text, require_label=False)
-    whole, notes = _documents(table, fields)
-    notes = [f"reading {table.name}: {len(table):,} rows", *table.notes, *fields.notes[:1], *notes]
-    given = {name: _given_documents(data, name, fields) for name in ("validation", "test")}
+    fields = infer_fields(table, text=data.text, compose=data.fields, require_label=False)
+    whole, kept, notes = _documents(table, fields)
+    notes = [f"reading {table.name}: {len(table):,} rows", *table.notes, *_notes_on_text(fields), *notes]
+    given = {name: _given_table(data, name) for name in ("validation", "test")}
     shares = {"validation": data.validation_share, "test": data.test_share}
-    cut = {name: 0.0 if given[name] else share for name, share in shares.items()}
+    cut = {name: 0.0 if given[name] is not None else share for name, share in shares.items()}
     train_ids, *cut_ids = split_examples(whole, validation_share=cut["validation"], test_share=cut["test"], seed=SPLIT_SEED)
-    validation, test = (
-        given[name] or (whole.select(ids) if len(ids) else None) for name, ids in zip(("validation", "test"), cut_ids, strict=True)
-    )
     if data.sample < 1.0:
         train_ids = nested_sample(whole, train_ids, share=data.sample, seed=SPLIT_SEED)
+    if fields.kinds:
+        fields = _with_statistics(fields, table, train_ids)
+        whole, _, _ = _documents(table, fields)
     train = whole.select(train_ids)
+    others = {
+        name: (whole.select(ids), table.select(kept[ids])) if other is None else (_documents(other, fields)[0], other)
+        for (name, other), ids in zip(given.items(), cut_ids, strict=True)
+        if other is not None or len(ids)
+    }
+    validation, test = (others[name][0] if name in others else None for name in ("validation", "test"))
     assert validation is not None, "a validation part is given or cut"
     sizes = [f"{name} {len(part):,}" for name, part in (("train", train), ("validation", validation), ("test", test)) if part]
     notes.append(f"parts: {', '.join(sizes)}" + ("" if test else "; no test part"))
@@ -233,7 +244,21 @@ def load_corpus(data: Texts) -> Corpus:
         test=test.texts if test else None,
         fingerprint=fingerprint([train, validation, test]),
         notes=tuple(notes),
+        fields=fields,
+        tables={"train": table.select(np.union1d(kept[train_ids], np.setdiff1d(np.arange(len(table)), kept)))}
+        | {name: rows for name, (_, rows) in others.items()},
     )
+
+
+def _notes_on_text(fields: Fields) -> list[str]:
+    """Leave out what was found of labels, which a language model does not look at."""
+    return [note for note in fields.notes if note.startswith(("text:", "fields:", "warning: '"))]
+
+
+def _with_statistics(fields: Fields, table: Table, train_ids: Ints) -> Fields:
+    """Fit what stands for a missing number, on the rows to train on alone."""
+    trained_on = {name: [table.columns[name][index] for index in train_ids] for name in fields.kinds}
+    return replace(fields, statistics=fit_statistics(trained_on, kinds=fields.kinds))
 
 
 def load_texts(source: Any, *, delimiter: str | None = None) -> Examples:
@@ -249,19 +274,20 @@ def joined_texts(examples: Examples) -> list[str]:
     return [f"{text}\n{pair}" for text, pair in zip(examples.texts, examples.pairs, strict=True)]
 
 
-def _documents(table: Table, fields: Fields) -> tuple[Examples, list[str]]:
+def _documents(table: Table, fields: Fields) -> tuple[Examples, Ints, list[str]]:
+    """Return the texts that are not empty, their positions in the table, and what is to be said of the others."""
     examples = read_examples(table, replace(fields, label=None), require_label=False)
     texts = joined_texts(examples)
     kept = [index for index, text in enumerate(texts) if text.strip()]
     if not kept:
         raise DataError("there are only empty texts", file=table.name, hint="give texts to learn from")
     notes = [f"warning: {len(texts) - len(kept)} empty texts are left out"] if len(kept) < len(texts) else []
-    return replace(examples, texts=texts, pairs=None).select(kept), notes
+    return replace(examples, texts=texts, pairs=None).select(kept), np.array(kept, dtype=np.int64), notes
 
 
-def _given_documents(data: Texts, name: str, fields: Fields) -> Examples | None:
+def _given_table(data: Texts, name: str) -> Table | None:
     source = _named_source(data, name)
-    return None if source is None else _documents(read_source(source, split=name, delimiter=data.delimiter), fields)[0]
+    return None if source is None else read_source(source, split=name, delimiter=data.delimiter)
 
 
 def the_same_everywhere(run: Run, load: Callable[[], L]) -> L:
@@ -365,6 +391,10 @@ def _leaks(train: Part, validation: Part, test: Part | None, kind: str) -> list[
         if pairs:
             shown = ", ".join(f"{a} = {b}" for a, b in pairs[:5])
             notes.append(f"warning: {len(pairs)} {name} {kind} stand in the training part too, which flatters the score: {shown}")
+    chosen_by = shared_texts(validation.examples, test.examples) if test else []
+    if chosen_by:
+        shown = ", ".join(f"{a} = {b}" for a, b in chosen_by[:5])
+        notes.append(f"warning: {len(chosen_by)} test {kind} stand in the validation part too, which chooses the weights: {shown}")
     return notes
 
 

@@ -18,6 +18,14 @@ def begin_looks(folder: Path, test: Examples, *, by: str) -> None:
     _write(folder, _key(test), [by])
 
 
+def is_test_part(folder: Path, examples: Examples) -> bool:
+    """Tell whether `examples` are the test part of the run in `folder`, as far as it keeps count."""
+    try:
+        return bool(json.loads((folder / FILE).read_text(encoding="utf-8"))["test"] == _key(examples))
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
 def add_look(folder: Path, examples: Examples, *, by: str) -> int | None:
     """Count a scoring of `examples` if they are the test part of the run in `folder`, and return how many there were by now.
 

@@ -30,7 +30,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 from nlpbp.train import checkpoint
 from nlpbp.train.setup import start
-from recipes.common import config_files, encoding, folder
+from recipes.common import config_files, encoding, folder, trained
 
 ASSETS = Path(__file__).parents[2] / "tests" / "assets" / "malicious"
 PICKLES = ("pickle_text.bin", "pickle_binary.bin")

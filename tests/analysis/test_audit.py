@@ -16,6 +16,7 @@ import pytest
 from nlpbp.analysis import repair
 from nlpbp.analysis.audit import audit, audit_lines, audit_record
 from nlpbp.analysis.audit_copies import conflicting_labels, exact_duplicates, leaks, near_conflicting_labels, near_duplicates
+from nlpbp.analysis.audit_effect import effect_of_copies
 from nlpbp.analysis.audit_labels import class_balance, label_errors, label_names
 from nlpbp.analysis.audit_languages import language_mix
 from nlpbp.analysis.audit_parts import adversarial_validation, group_leakage, time_leakage
@@ -57,7 +58,7 @@ def by_id(findings: Sequence[AuditFinding]) -> dict[str, AuditFinding]:
 def test_clean_data_give_no_warning() -> None:
     train = part(made(400))
     findings = audit([train, part(made(100, seed=1), "validation", like=train), part(made(100, seed=2), "test", like=train)])
-    assert len({finding.id for finding in findings}) == len(findings) == 17
+    assert len({finding.id for finding in findings}) == len(findings) == 18
     assert [str(finding) for finding in findings if finding.level == "warning"] == []
 
 
@@ -124,6 +125,38 @@ def test_leaks_are_counted_in_the_part_they_flatter_and_dropped_from_training() 
     assert (found.level, found.count, found.details["counts"]) == ("warning", 3, {"test": 3})
     assert found.share == pytest.approx(3 / 20)
     assert found.rows == {row: f"stands in test as list:{18 + row}" for row in range(3)}
+
+
+def unlearnable(num: int, *, seed: int) -> list[dict[str, Any]]:
+    """Texts without a word that tells the label: who is right about them has seen them."""
+    rng = random.Random(seed)
+    words = [f"w{number}" for number in range(3000)]
+    return [{"text": " ".join(rng.choices(words, k=25)), "label": rng.choice(["neg", "pos"])} for _ in range(num)]
+
+
+def test_what_leaks_do_to_the_score_is_measured() -> None:
+    known = unlearnable(600, seed=0)
+    train = part(known)
+    near = [{**record, "text": f"{record['text']} indeed"} for record in known[100:150]]
+    test = part([*unlearnable(200, seed=1), *known[:50], *near], "test", like=train)
+    found = effect_of_copies([train, part(unlearnable(100, seed=2), "validation", like=train), test])
+    assert set(found.details) == {"test"}  # validation has no copies
+    of_test = found.details["test"]
+    assert (of_test["rows"], of_test["copies"], found.level) == (300, 100, "warning")
+    assert of_test["without_copies"] == pytest.approx(0.5, abs=0.1)  # chance
+    assert of_test["effect"] == pytest.approx((1.0 - of_test["without_copies"]) / 3, abs=0.02)  # a third is known by heart
+    assert found.message.startswith("accuracy of a linear model: test ") and "100 copies (+1" in found.message
+
+
+def test_copies_within_training_flatter_a_random_cut_of_it() -> None:
+    known = unlearnable(300, seed=0)
+    alone = effect_of_copies([part([*known, *known[:150]])]).details["train"]
+    assert (alone["rows"], alone["copies"]) == (450, 300)
+    assert alone["effect"] > 0.1
+    assert effect_of_copies([part(known)]).level == "fine"
+    learnable = made(400)  # easy with and without copies
+    easy = effect_of_copies([part([*learnable, *learnable[:100]])])
+    assert (easy.level, "within chance" in easy.message) == ("note", True)
 
 
 def test_conflicts_of_equal_and_of_near_texts_are_told_apart() -> None:
@@ -212,6 +245,22 @@ def test_outliers_and_the_words_that_a_cut_loses_are_counted() -> None:
     assert (found.count, found.details["cut_texts"], found.details["lost_words"]) == (1, 1, 500)
     assert found.examples[0].reference == "list:21"
     assert text_lengths([texts("", None)]).level == "fine"
+
+
+def test_a_model_that_reads_whole_texts_cuts_none() -> None:
+    found = text_lengths([texts(*["a b c d e f g h"] * 20, "a " * 1000)], max_words=None)
+    assert (found.count, found.details["cut_texts"], found.details["max_words"]) == (1, 0, None)
+    assert "cut" not in found.message and "max_length" not in found.fix
+
+
+def test_fields_of_one_text_are_no_pair_and_may_have_gaps() -> None:
+    records = [{**record, "price": index % 7 or None} for index, record in enumerate(made(60))]
+    table = read_table([*records, {**records[4], "text": f"{records[4]['text']} indeed"}])
+    rows = rows_of(table, fields=infer_fields(table, compose=("text", "price"), label="label"))
+    assert near_duplicates([rows]).rows.keys() == {60}
+    found = missing_values([rows])
+    assert (found.details["price"], found.level) == ({"missing": 9}, "note")
+    assert "marked" in found.fix
 
 
 def test_names_of_one_class_are_found_and_others_left_alone() -> None:

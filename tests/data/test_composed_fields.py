@@ -186,6 +186,13 @@ def test_scoring_a_runs_own_test_part_again_is_counted(
     answer([str(weekend.out), "--data", str(new), "--threads", "1"])
     assert json.loads((weekend.out / "looks.json").read_text())["looks"] == ["gru_classifier", "predict.py"]
     assert "has now been scored 2 times" in capsys.readouterr().err
+    fitted = ["--views", "dropout", "--fit_weights", str(new), "--threads", "1"]
+    with pytest.raises(ConfigError, match="test part") as error:
+        answer([str(weekend.out), "--data", str(new), *fitted])
+    assert error.value.column == "fit_weights"
+    new.write_text("".join(json.dumps(row) + "\n" for row in own[:50]))  # other rows are what to fit by
+    answer([str(weekend.out), "--data", str(new), *fitted])
+    assert "weights: as they are" in capsys.readouterr().err
 
 
 def test_the_median_is_that_of_the_training_part() -> None:

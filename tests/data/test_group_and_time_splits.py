@@ -111,6 +111,8 @@ def test_the_flags_cut_a_runs_data() -> None:
     assert max(rows()[i]["at"] for i in by_time.train.ids) < min(rows()[i]["at"] for i in by_time.validation.ids)
     shared = load_inputs(Data(train=rows(), test=rows(40, first=200), group="who"))
     assert "warning: 20 groups of 'who' stand in the test data too" in shared.notes
+    torn = load_inputs(Data(train=rows(), validation=rows(20, first=200), test=rows(40, first=210)))
+    assert any(note.startswith("warning: 10 test texts stand in the validation part too") for note in torn.notes)
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,15 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
 from nlpbp.core.errors import ConfigError
 from nlpbp.text.tokenizer import train_tokenizer
 from recipes import lm_awd_lstm
+from recipes.common.config import Texts
+from recipes.common.inputs import load_corpus
 from recipes.common.results import RunResult
 
 TINY = lm_awd_lstm.tiny()
@@ -66,3 +69,16 @@ def test_weights_that_lack_a_layer_are_refused(gru: RunResult, tmp_path: Path) -
     save_file({n: w for n, w in weights.items() if "layers.1" not in n}, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ConfigError, match=r"lack model\.layers\.1"):
         run(tmp_path / "run", init=str(folder))
+
+
+def test_fields_make_one_text_with_medians_of_the_rows_to_train_on() -> None:
+    rows = [{"title": f"film {i}", "date": "2024-02-29", "price": None if i % 4 == 0 else i} for i in range(1, 61)]
+    corpus = load_corpus(Texts(train=rows, fields=("title", "date", "price"), validation_share=0.2, test_share=0.2))
+    assert {"[weekday] thu" in text for part in corpus.parts.values() for text in part} == {True}
+    trained_on = [price for price in corpus.tables["train"].columns["price"] if price is not None]
+    median = float(np.median(trained_on))
+    assert corpus.fields.statistics == {"price": median}
+    written = next(text for text in corpus.train if "[price missing]" in text)
+    assert f"[price] {median:g} [price missing]" in written
+    assert [len(part) for part in corpus.parts.values()] == [len(table) for table in corpus.tables.values()]
+    assert any(note.startswith("fields: ") for note in corpus.notes)

@@ -6,13 +6,18 @@ import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import report as script
+from nlpbp.analysis.audit_rows import rows_of
 from nlpbp.core.errors import ConfigError
-from recipes import lm_awd_lstm, transformer_sentiment
+from nlpbp.data.readers import read_table
+from recipes import lm_awd_lstm, lm_transformer, transformer_sentiment
 from recipes.common import report
+from recipes.common.config import Report, Texts
+from recipes.common.data_audit import drawn
 from recipes.common.report import write_comparison, write_report
 from report_pages import Page, dangers
 from run_script import run_script
@@ -88,3 +93,37 @@ def test_a_report_that_fails_is_told_and_does_not_fail_the_run(
     assert not (out / "report.html").exists()
     page = write_report(out).read_text(encoding="utf-8")  # and later it can be made
     assert f"the perplexity is {result.metrics['test']['perplexity']:.3g}" in Page(page).text
+
+
+@pytest.mark.parametrize(("recipe", "texts"), [(lm_awd_lstm, "held_out"), (lm_awd_lstm, "all"), (lm_transformer, "none")])
+def test_a_language_model_run_audits_its_texts_and_says_what_it_looked_at(recipe: Any, texts: Any, tmp_path: Path) -> None:
+    rows = [{"text": f"quokka {i} of {3 * i} went to sea and {i % 7} came home", "stars": i % 5} for i in range(200)]
+    rows += [*rows[:20], {"text": ""}, {"text": " "}, *({"text": f"cafÃ© number {i}"} for i in range(5))]
+    data = Texts(train=rows, text=("text",), validation_share=0.1, test_share=0.1)
+    recipe.run(dataclasses.replace(recipe.tiny(), data=data, report=Report(texts=texts), threads=1, out=str(tmp_path / "run")))
+    record = json.loads((tmp_path / "run" / "audit.json").read_text(encoding="utf-8"))
+    assert sum(record["parts"].values()) == 227  # with the empty ones, which are left out of training
+    found = {finding["id"]: finding for finding in record["findings"]}
+    assert found["missing_values"]["details"] == {"text": {"empty": 1, "white space": 1}}
+    assert sum(found["exact_duplicates"]["details"].values()) + sum(found["leaks"]["details"]["counts"].values()) == 20
+    assert found["encoding"]["details"] == {"mojibake": 5}
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    text = Page(page).text
+    assert "audit" in Page(page).sections()
+    assert dangers(page) == []
+    assert found["encoding"]["message"] in text
+    assert "Rows: train 18" in text and "In order: " in text
+    assert "one text with several labels (there are no labels)" in text
+    assert ("quokka" in page) == (texts == "all")
+
+
+def test_a_part_of_many_rows_is_drawn_with_all_its_copies() -> None:
+    records = [{"text": f"text {i // 2} is here"} for i in range(2000)]
+    parts = [rows_of(read_table(records)), rows_of(read_table(records[::2]), part="test")]
+    kept, share = drawn(parts, max_rows=600)
+    assert share == 0.2
+    assert 140 < len(kept[1]) < 260
+    assert len(kept[0]) == 2 * len(kept[1])  # each with its copy
+    assert set(kept[0].texts) == set(kept[1].texts)
+    assert drawn(parts, max_characters=sum(len(text) for part in parts for text in part.texts)) == (parts, 1.0)
+    assert drawn(parts, max_characters=5_000)[1] < 0.2

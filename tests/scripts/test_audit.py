@@ -54,7 +54,7 @@ def test_a_leak_is_printed_with_its_places_and_written(tmp_path: Path, run: Run)
     record = json.loads((tmp_path / "audit.json").read_text())
     assert (record["source"], record["rows"], record["parts"]) == (str(train), 71, {"train": 60, "test": 11})
     (leak,) = [finding for finding in record["findings"] if finding["id"] == "leaks"]
-    assert set(leak) == {"id", "title", "level", "count", "share", "message", "fix", "examples", "details"}
+    assert set(leak) == {"id", "title", "level", "was_looked_at", "count", "share", "message", "fix", "examples", "details"}
     assert (leak["level"], leak["count"], leak["examples"][0]["reference"]) == ("warning", 1, "test.csv:12 = train.csv:6")
 
 
