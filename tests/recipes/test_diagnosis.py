@@ -229,6 +229,15 @@ def test_whose_texts_a_run_leaves_is_the_users_choice(texts, training_text, vali
     assert copies["message"] in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("wanted", [True, False])
+def test_the_audit_can_be_left_out(wanted, tmp_path, monkeypatch):
+    monkeypatch.delenv("NLPBP_REPORT")
+    config = dataclasses.replace(gru_classifier.tiny(), stages=(Stage(epochs=1),), report=Report(audit=wanted), threads=1)
+    result = gru_classifier.run(dataclasses.replace(config, out=str(tmp_path / "run")))
+    assert (result.out / "audit.json").exists() == wanted
+    assert ('id="audit"' in (result.out / "report.html").read_text(encoding="utf-8")) == wanted
+
+
 def test_errors_are_looked_for_by_a_column_of_the_users(tmp_path):
     reviews = tiny_reviews(num_examples=200, seed=5).columns
     flipped = {"pos": "neg", "neg": "pos"}
