@@ -118,7 +118,7 @@ def not_better_than_baseline(result: Record) -> list[Finding]:
         else:
             verdict = f"within its interval [{low:.4g}, {high:.4g}], so it may be luck"
         said = f"{part} {name} is {score:.4g}, and {baseline:.4g} for the {escape(str(kind))} baseline: {verdict}"
-        fix = "look at what it gets wrong and at what the tokenizer made of it; train longer, on more data, or use the baseline"
+        fix = "look at what it gets wrong, and at what the model is given; train longer, on more data, or use the baseline"
         level: Level = "note" if score == (1.0 if better > 0 else 0.0) else "warning"  # a perfect score cannot be beaten
         findings.append(Finding("D4", level, f"result.json: metrics.{part}", said, fix))
     return findings

@@ -196,8 +196,8 @@ def image_error_record(
     with_images: bool,
 ) -> dict[str, Any]:
     """Make `errors.json` of the validation part: the surest errors with their images, what is confused, where errors gather."""
-    light = [float(pictures.pixels[index].mean()) for index in range(len(pictures))]
-    contrast = [float(pictures.pixels[index].std()) for index in range(len(pictures))]
+    light = [round(float(one.mean())) for one in pictures.pixels]
+    contrast = [round(float(one.std())) for one in pictures.pixels]
     columns = {"brightness": quartiles(light), "contrast": quartiles(contrast)}
 
     def shown(index: int, _: int) -> dict[str, Any]:
