@@ -10,17 +10,32 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
 from sklearn.datasets import load_digits
+from transformers import (
+    ConvNextConfig,
+    ConvNextForImageClassification,
+    ConvNextImageProcessorPil,
+    ResNetConfig,
+    ResNetForImageClassification,
+    SwinConfig,
+    SwinForImageClassification,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessorPil,
+    pipeline,
+)
 
 from nlpbp.core.errors import ConfigError, DataError
 from nlpbp.data.packaged import packaged_digits
 from nlpbp.data.tiny import tiny_shapes
 from recipes import image_classifier, image_transfer
 from recipes.common import config as sections
+from recipes.common import fit
 from recipes.common.results import RunResult
 from run_script import TWO_PROCESSES, run_script
 
@@ -159,6 +174,91 @@ def test_frozen_layers_and_frozen_norms_keep_their_statistics(tmp_path: Path) ->
     assert not frozen["body.stem.0.0.weight"].equal(before["body.stem.0.0.weight"])
     moved = tuned("moved", stages=(sections.ImageStage(),))
     assert not any(moved[name].equal(before[name]) for name in statistics)
+
+
+def saved(folder: Path, model: Any, processor: Any) -> str:
+    torch.manual_seed(0)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return str(folder)
+
+
+SIZE = {"height": 32, "width": 32}
+PRETRAINED: dict[str, Any] = {
+    "resnet": lambda: (
+        ResNetForImageClassification(ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], num_labels=7)),
+        ConvNextImageProcessorPil(size={"shortest_edge": 32}),
+    ),
+    "vit": lambda: (
+        ViTForImageClassification(
+            ViTConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, image_size=32, patch_size=8)
+        ),
+        ViTImageProcessorPil(size=SIZE),
+    ),
+    "convnext": lambda: (
+        ConvNextForImageClassification(ConvNextConfig(hidden_sizes=[8, 16, 16, 16], depths=[1, 1, 1, 1], num_labels=4)),
+        ConvNextImageProcessorPil(size={"shortest_edge": 32}),
+    ),
+    "swin": lambda: (
+        SwinForImageClassification(
+            SwinConfig(image_size=32, patch_size=4, embed_dim=8, depths=[1, 1], num_heads=[1, 2], window_size=4)
+        ),
+            SwinConfig(image_size=32, patch_size=4, embed_dim=8, depths=[1, 1], num_heads=[1, 2], window_size=4)
+        ),
+        ViTImageProcessorPil(size=SIZE),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PRETRAINED)
+def test_any_pretrained_classifier_is_tuned_group_by_group(name: str, tmp_path: Path) -> None:
+    folder = saved(tmp_path / "net", *PRETRAINED[name]())
+    config = dataclasses.replace(image_transfer.tiny(), model=image_transfer.Model(folder), threads=1, precision="fp32", epochs=1)
+    result = image_transfer.run(dataclasses.replace(config, out=str(tmp_path / "run")))
+    stages = json.loads((result.out / "result.json").read_text())["stages"]
+    assert stages[0]["trained"] == ["head"]
+    assert len(stages[1]["trained"]) >= 3, "the body is cut into groups"
+    table = pq.read_table(result.out / "predictions.parquet").to_pydict()
+    shapes = [Image.fromarray(pixels) for pixels in tiny_shapes()["image"][table["id"]]]
+    for row, answer in enumerate(pipeline("image-classification", model=str(result.out / "model"))(shapes)):
+        assert answer[0]["score"] == pytest.approx(table[f"probability_{answer[0]['label']}"][row], abs=1e-4)
+
+
+def test_a_size_that_positions_do_not_allow_is_refused(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "net", *PRETRAINED["vit"]())
+    config = dataclasses.replace(image_transfer.tiny(), model=image_transfer.Model(folder), threads=1, out=str(tmp_path / "run"))
+    with pytest.raises(ConfigError, match="has positions for 32"):
+        image_transfer.run(dataclasses.replace(config, stages=(sections.ImageStage(size=24),)))
+
+
+def test_frozen_norms_and_sizes_go_on_after_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretrained = train(tmp_path / "net")
+    stages = (sections.ImageStage(epochs=1, size=6, train_last=2), sections.ImageStage(epochs=1))
+    config = dataclasses.replace(
+        image_transfer.tiny(),
+        model=image_transfer.Model(str(pretrained.out)),
+        optim=dataclasses.replace(image_transfer.tiny().optim, norms="frozen"),
+        augment=sections.ImageAugment(preset="side_on", mix="cutmix"),
+        stages=stages,
+        checkpoint=sections.Checkpoints(every_steps=4),
+        threads=1,
+    )
+    whole = image_transfer.run(dataclasses.replace(config, out=str(tmp_path / "whole")))
+    interrupted = dataclasses.replace(config, out=str(tmp_path / "run"))
+    for step in (6, 18):
+
+        def log(accelerator: Any, path: Path, record: Any, step: int = step, original: Any = fit.log) -> None:
+            original(accelerator, path, record)
+            if record["step"] == step and "split" not in record:
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(fit, "log", log)
+            image_transfer.run(interrupted)
+    ended = image_transfer.run(interrupted)
+    before, first, second = weights(pretrained), weights(whole), weights(ended)
+    assert all(first[name].equal(second[name]) for name in first)
+    assert all(first[name].equal(before[name]) for name in before if "running" in name)
 
 
 def test_images_grow_from_stage_to_stage_and_the_score_is_of_the_full_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

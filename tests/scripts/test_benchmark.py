@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from benchmarks import transformer, transformer_worker, workers
+from benchmarks import images, transformer, transformer_worker, workers
 from torch import nn
 
 from nlpbp.data.order import training_plan
@@ -231,6 +231,16 @@ def test_a_mistake_in_the_command_is_named(tmp_path: Path, arguments: list[str],
     )
     assert done.returncode == 2
     assert named in done.stderr
+
+
+def test_the_benchmark_of_images_measures_every_part(tmp_path: Path) -> None:
+    images.run(tmp_path / "images.json", short=True)
+    record = json.loads((tmp_path / "images.json").read_text())
+    ((size, found),) = record["sizes"].items()
+    assert size == "8"
+    assert found["seconds_a_step"].keys() == {"plain", "ours", "ours with views", "batches", "batches with views"}
+    assert 0.0 < found["share_of_batches"] < 1.0
+    assert len(record["formats"]) == 4 and record["decoding"] > 0
 
 
 @pytest.mark.parametrize("module", [transformer, transformer_worker, workers])
