@@ -203,8 +203,6 @@ PRETRAINED: dict[str, Any] = {
         SwinForImageClassification(
             SwinConfig(image_size=32, patch_size=4, embed_dim=8, depths=[1, 1], num_heads=[1, 2], window_size=4)
         ),
-            SwinConfig(image_size=32, patch_size=4, embed_dim=8, depths=[1, 1], num_heads=[1, 2], window_size=4)
-        ),
         ViTImageProcessorPil(size=SIZE),
     ),
 }
