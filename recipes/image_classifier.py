@@ -11,7 +11,6 @@ import numpy as np
 import torch
 
 from nlpbp.core.init import lsuv_
-from nlpbp.train.setup import Precision
 from nlpbp.vision.pictures import collate_pictures
 from nlpbp.vision.pretrained import label_settings
 from nlpbp.vision.residual import ResidualConfig, ResidualForImageClassification, pixel_processor
@@ -32,7 +31,7 @@ LSUV_IMAGES = 64
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(sections.ClassifierSettings):
     """Train a small residual net on labelled images from scratch."""
 
     data: sections.Images = field(default_factory=sections.Images)
@@ -49,27 +48,6 @@ class Config:
     stages: tuple[sections.ImageStage, ...] = (sections.ImageStage(),)
     """The training, part by part: what trains, for how long, how fast, on images of what size (progressive resizing, practice T2).
     A config file may list several."""
-    eval_steps: int | None = None
-    """Evaluate every so many steps. Left out: at the end of each epoch."""
-    patience: int | None = None
-    """Stop after so many evaluations in a row without a better validation score. Left out: never."""
-    calibrate: bool = False
-    """Divide the logits by a temperature that is fitted on the validation part, where that lowers the log loss of examples it was
-    not fitted on: probabilities then say how often the model is right, and no class changes. calibration.json has the numbers."""
-    out: str | None = None
-    """The run folder. Left out: runs/image_classifier-1, -2, ..."""
-    seed: int = 0
-    """Of everything random: the weights, the order, the views. The split of the data does not depend on it."""
-    threads: int | None = None
-    """CPU threads a process. Left out: all physical cores, shared among the processes of this machine."""
-    precision: Precision = "auto"
-    """Number format of the forward pass. auto: what accelerate is configured for, else bf16 where it is measured faster."""
-    track: str | None = None
-    """Also log to this tracker of accelerate's (tensorboard, wandb, mlflow, ...)."""
-    resume: str = "auto"
-    """auto: go on with an unfinished run of the same settings and data in --out; never: do not; or the run folder to go on with."""
-    push_to_hub: str | None = None
-    """Send the finished model to this repository of the hub."""
 
 
 def tiny() -> Config:

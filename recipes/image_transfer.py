@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 
-from nlpbp.train.setup import Precision
 from nlpbp.vision.pictures import with_size
 from nlpbp.vision.pretrained import channels_of, load_image_classifier, load_processor, tiny_residual
 from recipes.common import config as sections
@@ -36,7 +35,7 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(sections.ClassifierSettings):
     """Fine-tune a pretrained image classifier on your labels."""
 
     data: sections.Images = field(default_factory=sections.Images)
@@ -53,27 +52,6 @@ class Config:
     stages: tuple[sections.ImageStage, ...] = (sections.ImageStage(epochs=1, train_last=1), sections.ImageStage())
     """The training, part by part: what trains, for how long, how fast, on images of what size (practices N6, T2). A config file may
     list several."""
-    eval_steps: int | None = None
-    """Evaluate every so many steps. Left out: at the end of each epoch."""
-    patience: int | None = None
-    """Stop after so many evaluations in a row without a better validation score. Left out: never."""
-    calibrate: bool = False
-    """Divide the logits by a temperature that is fitted on the validation part, where that lowers the log loss of examples it was
-    not fitted on: probabilities then say how often the model is right, and no class changes. calibration.json has the numbers."""
-    out: str | None = None
-    """The run folder. Left out: runs/image_transfer-1, -2, ..."""
-    seed: int = 0
-    """Of everything random: the head, the order, the views. The split of the data does not depend on it."""
-    threads: int | None = None
-    """CPU threads a process. Left out: all physical cores, shared among the processes of this machine."""
-    precision: Precision = "auto"
-    """Number format of the forward pass. auto: what accelerate is configured for, else bf16 where it is measured faster."""
-    track: str | None = None
-    """Also log to this tracker of accelerate's (tensorboard, wandb, mlflow, ...)."""
-    resume: str = "auto"
-    """auto: go on with an unfinished run of the same settings and data in --out; never: do not; or the run folder to go on with."""
-    push_to_hub: str | None = None
-    """Send the finished model to this repository of the hub."""
 
 
 def tiny() -> Config:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from nlpbp.core.errors import ConfigError
-from nlpbp.train.setup import Precision
 from recipes.common import config as sections
 from recipes.common.classifier import as_saved
 from recipes.common.data_audit import audit_corpus
@@ -31,7 +30,7 @@ NAME = "lm_awd_lstm"
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(sections.RunSettings):
     """Train a recurrent language model on texts."""
 
     data: sections.Texts = field(default_factory=sections.Texts)
@@ -43,24 +42,6 @@ class Config:
     finder: sections.Finder = field(default_factory=sections.Finder)
     checkpoint: sections.Checkpoints = field(default_factory=sections.Checkpoints)
     report: sections.Report = field(default_factory=sections.Report)
-    eval_steps: int | None = None
-    """Evaluate every so many steps. Left out: at the end of each epoch."""
-    patience: int | None = None
-    """Stop after so many evaluations in a row without a better validation score. Left out: never."""
-    out: str | None = None
-    """The run folder. Left out: runs/lm_awd_lstm-1, -2, ..."""
-    seed: int = 0
-    """Of everything random: the weights, the order, the dropout. The split of the data does not depend on it."""
-    threads: int | None = None
-    """CPU threads a process. Left out: all physical cores, shared among the processes of this machine."""
-    precision: Precision = "auto"
-    """Number format of the forward pass. auto: what accelerate is configured for, else bf16 where it is measured faster."""
-    track: str | None = None
-    """Also log to this tracker of accelerate's (tensorboard, wandb, mlflow, ...)."""
-    resume: str = "auto"
-    """auto: go on with an unfinished run of the same settings and data in --out; never: do not; or the run folder to go on with."""
-    push_to_hub: str | None = None
-    """Send the finished model to this repository of the hub."""
 
 
 def tiny() -> Config:

@@ -17,7 +17,6 @@ from nlpbp.core.groups import layer_groups
 from nlpbp.text.lm_data import append_token
 from nlpbp.text.tiny import tiny_gpt
 from nlpbp.text.transformer import length_limit, load_causal_lm, load_tokenizer
-from nlpbp.train.setup import Precision
 from recipes.common import config as sections
 from recipes.common.classifier import as_saved
 from recipes.common.data_audit import audit_corpus
@@ -52,7 +51,7 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(sections.RunSettings):
     """Continue the training of a causal language model on texts."""
 
     data: sections.Texts = field(default_factory=sections.Texts)
@@ -71,24 +70,6 @@ class Config:
     """Passes over the texts, where `steps` are not given."""
     steps: int | None = None
     """Steps of `batch.size` windows. Left out: `epochs` passes."""
-    eval_steps: int | None = None
-    """Evaluate every so many steps. Left out: at the end of each epoch."""
-    patience: int | None = None
-    """Stop after so many evaluations in a row without a better validation score. Left out: never."""
-    out: str | None = None
-    """The run folder. Left out: runs/lm_transformer-1, -2, ..."""
-    seed: int = 0
-    """Of everything random: the weights, the order, the dropout. The split of the data does not depend on it."""
-    threads: int | None = None
-    """CPU threads a process. Left out: all physical cores, shared among the processes of this machine."""
-    precision: Precision = "auto"
-    """Number format of the forward pass. auto: what accelerate is configured for, else bf16 where it is measured faster."""
-    track: str | None = None
-    """Also log to this tracker of accelerate's (tensorboard, wandb, mlflow, ...)."""
-    resume: str = "auto"
-    """auto: go on with an unfinished run of the same settings and data in --out; never: do not; or the run folder to go on with."""
-    push_to_hub: str | None = None
-    """Send the finished model to this repository of the hub."""
 
 
 def tiny() -> Config:

@@ -18,7 +18,6 @@ from nlpbp.core.groups import LayerGroup
 from nlpbp.data.columns import Examples
 from nlpbp.text.batches import Encoded, encode
 from nlpbp.text.transformer import length_limit, load_classifier, load_config, load_masked_lm, load_tokenizer
-from nlpbp.train.setup import Precision
 from recipes.common import config as sections
 from recipes.common.classifier import train_classifier
 from recipes.common.data_audit import audit_inputs
@@ -52,7 +51,7 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(sections.ClassifierSettings):
     """Fine-tune a pretrained transformer on labelled texts."""
 
     data: sections.Data = field(default_factory=sections.Data)
@@ -71,27 +70,6 @@ class Config:
     stages: tuple[sections.Stage, ...] = (sections.Stage(),)
     """The training, part by part: what trains, for how long, how fast, on texts of what length (gradual unfreezing, practice N6).
     A config file may list several."""
-    eval_steps: int | None = None
-    """Evaluate every so many steps. Left out: at the end of each epoch."""
-    patience: int | None = None
-    """Stop after so many evaluations in a row without a better validation score. Left out: never."""
-    calibrate: bool = False
-    """Divide the logits by a temperature that is fitted on the validation part, where that lowers the log loss of examples it was
-    not fitted on: probabilities then say how often the model is right, and no class changes. calibration.json has the numbers."""
-    out: str | None = None
-    """The run folder. Left out: runs/transformer_sentiment-1, -2, ..."""
-    seed: int = 0
-    """Of everything random: the head, the order, the dropout. The split of the data does not depend on it."""
-    threads: int | None = None
-    """CPU threads a process. Left out: all physical cores, shared among the processes of this machine."""
-    precision: Precision = "auto"
-    """Number format of the forward pass. auto: what accelerate is configured for, else bf16 where it is measured faster."""
-    track: str | None = None
-    """Also log to this tracker of accelerate's (tensorboard, wandb, mlflow, ...)."""
-    resume: str = "auto"
-    """auto: go on with an unfinished run of the same settings and data in --out; never: do not; or the run folder to go on with."""
-    push_to_hub: str | None = None
-    """Send the finished model to this repository of the hub."""
 
 
 def tiny() -> Config:

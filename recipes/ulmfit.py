@@ -12,7 +12,6 @@ from nlpbp.core.errors import ConfigError
 from nlpbp.core.optim import GROUP_RATIO
 from nlpbp.data.columns import Examples
 from nlpbp.text.awd_lstm import AWDLSTMForCausalLM
-from nlpbp.train.setup import Precision
 from nlpbp.train.weights import full_state
 from recipes.common import config as sections
 from recipes.common.classifier import train_classifier
@@ -67,7 +66,7 @@ class Transfer(sections.LanguageModel):
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(sections.ClassifierSettings):
     """ULMFiT: a language model on your texts, then a classifier that is unfrozen step by step."""
 
     data: sections.Data = field(default_factory=lambda: sections.Data(train="demo:imdb", max_length=400))
@@ -85,27 +84,6 @@ class Config:
     finder: sections.Finder = field(default_factory=sections.Finder)
     checkpoint: sections.Checkpoints = field(default_factory=sections.Checkpoints)
     report: sections.Report = field(default_factory=sections.Report)
-    eval_steps: int | None = None
-    """Evaluate every so many steps. Left out: at the end of each epoch."""
-    patience: int | None = None
-    """Stop a stage after so many evaluations in a row without a better validation score. Left out: never."""
-    calibrate: bool = False
-    """Divide the logits by a temperature that is fitted on the validation part, where that lowers the log loss of examples it was
-    not fitted on: probabilities then say how often the model is right, and no class changes. calibration.json has the numbers."""
-    out: str | None = None
-    """The run folder. Left out: runs/ulmfit-1, -2, ..."""
-    seed: int = 0
-    """Of everything random: the weights, the order, the dropout. The split of the data does not depend on it."""
-    threads: int | None = None
-    """CPU threads a process. Left out: all physical cores, shared among the processes of this machine."""
-    precision: Precision = "auto"
-    """Number format of the forward pass. auto: what accelerate is configured for, else bf16 where it is measured faster."""
-    track: str | None = None
-    """Also log to this tracker of accelerate's (tensorboard, wandb, mlflow, ...)."""
-    resume: str = "auto"
-    """auto: go on with an unfinished run of the same settings and data in --out; never: do not; or the run folder to go on with."""
-    push_to_hub: str | None = None
-    """Send the finished model to this repository of the hub."""
 
 
 def tiny() -> Config:

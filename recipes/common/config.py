@@ -15,12 +15,46 @@ from nlpbp.core.optim import (
     TRANSFORMER_BETAS,
     TRANSFORMER_EPS,
 )
+from nlpbp.train.setup import Precision
 
 Task = Literal["auto", "single_label", "multi_label", "regression"]
 Rate = float | Literal["auto"] | None
 Cut = Literal["head", "tail", "head_tail", "windows"]
 ScheduleName = Literal["cosine", "linear", "constant", "one_cycle", "slanted_triangular", "flat_cosine", "warm_restarts"]
 OptimizerName = Literal["adamw", "sgd"]
+
+
+@dataclasses.dataclass(frozen=True)
+class RunSettings:
+    """What every recipe that can be resumed is told beside its own choices."""
+
+    eval_steps: int | None = None
+    """Evaluate every so many steps. Left out: at the end of each epoch."""
+    patience: int | None = None
+    """Stop a stage after so many evaluations in a row without a better validation score. Left out: never."""
+    out: str | None = None
+    """The run folder. Left out: runs/RECIPE-1, -2, ..."""
+    seed: int = 0
+    """Of everything random: new weights, the order, dropout, views. The split of the data does not depend on it."""
+    threads: int | None = None
+    """CPU threads a process. Left out: all physical cores, shared among the processes of this machine."""
+    precision: Precision = "auto"
+    """Number format of the forward pass. auto: what accelerate is configured for, else bf16 where it is measured faster."""
+    track: str | None = None
+    """Also log to this tracker of accelerate's (tensorboard, wandb, mlflow, ...)."""
+    resume: str = "auto"
+    """auto: go on with an unfinished run of the same settings and data in --out; never: do not; or the run folder to go on with."""
+    push_to_hub: str | None = None
+    """Send the finished model to this repository of the hub."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassifierSettings(RunSettings):
+    """The same for a recipe that makes a classifier."""
+
+    calibrate: bool = False
+    """Divide the logits by a temperature that is fitted on the validation part, where that lowers the log loss of examples it was
+    not fitted on: probabilities then say how often the model is right, and no class changes. calibration.json has the numbers."""
 
 
 @dataclasses.dataclass(frozen=True)
