@@ -86,7 +86,7 @@ def read_images(
         if source not in PACKAGED:
             hint = nearest(source, list(PACKAGED), kind="source")
             raise ConfigError("there are no such packaged images", excerpt=source, hint=hint)
-        table, shelf = image_table(PACKAGED[source](), max_pixels=max_pixels)
+        table, shelf = image_table(PACKAGED[source](), column=column, max_pixels=max_pixels)
         named = Table(source, table.columns, table.rows, notes=())
         return named, shelf
     given = read_source(source, split=split, delimiter=delimiter) if is_hub_id(source) else source

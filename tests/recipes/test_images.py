@@ -102,6 +102,8 @@ def test_settings_without_effect_are_refused(tmp_path: Path) -> None:
         train(tmp_path / "a", augment=sections.ImageAugment(alpha=1.0))
     with pytest.raises(ConfigError, match="no such packaged images"):
         train(tmp_path / "b", data=sections.Images(train="demo:digit"))
+    with pytest.raises(DataError, match="no such column"):
+        train(tmp_path / "d", data=sections.Images(train="tiny:shapes", image="picture"))
     with pytest.raises(ConfigError, match="out of range"):
         train(tmp_path / "c", data=sections.Images(train="tiny:shapes", size=2))
 
