@@ -37,7 +37,7 @@ def audit(parts: Sequence[Rows], *, max_words: int | None = 256, seed: int = 0) 
 
     `max_words` is what a model reads of a text; None where nothing is cut, as a language model's texts are not.
 
-    25,000 long reviews took 18 s of one core and 0.8 GB; the time grows with the words and, for the doubtful labels, the classes.
+    25,000 long reviews took 26 s of one core and 1.1 GB; the time grows with the words and, for the doubtful labels, the classes.
 
     >>> from nlpbp.analysis.audit_rows import rows_of
     >>> from nlpbp.data.tiny import tiny_reviews

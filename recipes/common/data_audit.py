@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 AUDIT = "audit.json"
 MAX_ROWS = 50_000  # of all parts
-MAX_CHARACTERS = 50_000_000  # of their texts: 25,000 long reviews have 33 million, and take a quarter of a minute
+MAX_CHARACTERS = 50_000_000  # of their texts: 25,000 long reviews have 33 million, and take half a minute
 
 
 def audit_inputs(run: Run, inputs: Inputs, wanted: sections.Report, *, max_length: int) -> None:
