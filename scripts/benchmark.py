@@ -4,7 +4,7 @@ python scripts/benchmark.py transformer --out transformer.json              # ag
 python scripts/benchmark.py transformer --out transformer.json --seeds 3    # medians over three trainings a system
 python scripts/benchmark.py recurrent --out recurrent.json --peer-python fastai/bin/python    # against fastai, about half an hour
 python scripts/benchmark.py transfer --out transfer.json    # few labels with and without a language model, about 90 minutes
-python scripts/benchmark.py finder --out finder.json        # suggested rates beside a grid's best, about an hour
+python scripts/benchmark.py finder --out finder.json        # suggested rates beside a grid's best, 2 hours and a half of a core
 python scripts/benchmark.py images --out images.json        # our loop beside a plain one on images, a few minutes
 """
 
