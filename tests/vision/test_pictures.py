@@ -53,8 +53,8 @@ def test_another_size_is_of_the_same_view(name):
         prepare_pictures(shelf(smooth), processor=one, num_channels=3, max_pixels=10**6).pixels[0, 0].astype(float)
         for one in (PROCESSORS[name], larger)
     )
-    assert abs(small[0].mean() - large[:2].mean()) < 8  # the same rows at the edge: nothing more is cut off
-    assert abs(small[-1].mean() - large[-2:].mean()) < 8
+    assert abs(small[0].mean() - large[:2].mean()) < 11  # the same rows at the edge, but for rounding
+    assert abs(small[-1].mean() - large[-2:].mean()) < 11
 
 
 def test_a_processor_that_does_more_is_refused():
