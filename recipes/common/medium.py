@@ -1,4 +1,4 @@
-"""What a classifier's examples are, texts or images: all that training, scoring and saving do in another way with the one."""
+"""What a classifier's examples are, texts or images: all that training, scoring and saving do differently with the two."""
 
 from __future__ import annotations
 

@@ -122,7 +122,7 @@ def image_medium(
     base_model: str,
 ) -> Medium:
     """Return how images are trained on, scored and saved: brought to the processor's size, or in a stage to the stage's own."""
-    refuse_mix_settings(config.augment, inputs)
+    refuse_mix_settings(config.augment)
     views = PRESETS[config.augment.preset]
     prepared: dict[tuple[str, int | None], Pictures] = {}
 
@@ -180,7 +180,7 @@ def image_medium(
     )
 
 
-def refuse_mix_settings(augment: sections.ImageAugment, inputs: Inputs) -> None:
+def refuse_mix_settings(augment: sections.ImageAugment) -> None:
     """Raise `ConfigError` for a setting of mixed images without mixing."""
     if augment.mix is None and augment.alpha != sections.ImageAugment().alpha:
         raise ConfigError("has no effect without mixing", column="augment.alpha", hint="add --augment.mix mixup")

@@ -1,6 +1,4 @@
-"""Predictions of finished runs for new texts: of one, the answers of `pipeline("text-classification", model="RUN/model")`; of
-several, their mean.
-"""
+"""Predictions of finished runs for new texts or images: of one the answers of `pipeline` with its model, of several their mean."""
 
 from __future__ import annotations
 
@@ -43,7 +41,7 @@ Array = np.ndarray[Any, Any]
 EVALUATION_TOKENS = 8192
 EVALUATION_IMAGES = 128
 View = Literal["windows", "head_tail", "dropout", "mirrored", "augmented"]
-TEXT_VIEWS, IMAGE_VIEWS = ("windows", "head_tail", "dropout"), ("mirrored", "augmented")
+TEXT_VIEWS, IMAGE_VIEWS = ("windows", "head_tail"), ("mirrored", "augmented")  # dropout is of both
 MakeBatch = Callable[[Ints], Batch]
 NUM_PASSES = 4  # with dropout, for one view
 
@@ -148,9 +146,9 @@ def predict_outputs(classifier: Classifier, examples: Examples, *, accelerator: 
     texts, tokenizer = examples.texts, classifier.tokenizer
     assert tokenizer is not None, "what has no processor has a tokenizer"
     if view in IMAGE_VIEWS:
-        raise ConfigError(f"{view} is of images", column="views", hint=f"give {', '.join(TEXT_VIEWS)}")
+        raise ConfigError(f"{view} is of images", column="views", hint=f"give {', '.join(TEXT_VIEWS)} or dropout")
     max_length = tokenizer.model_max_length
-    if view in ("windows", "head_tail") and examples.pairs is not None:
+    if view in TEXT_VIEWS and examples.pairs is not None:
         raise ConfigError(f"a pair of texts has no {view}", column="views", hint="leave it out")
     config: Any = classifier.model.config
     trained: Cut = getattr(config, "text_cut", None) or "head"
@@ -169,8 +167,8 @@ def _text_outputs(classifier: Classifier, encoded: Encoded, *, accelerator: Acce
 
 
 def _image_outputs(classifier: Classifier, examples: Examples, *, accelerator: Accelerator, view: View | None) -> Array:
-    if view in TEXT_VIEWS and view != "dropout":
-        raise ConfigError(f"{view} is of texts", column="views", hint=f"give {', '.join(IMAGE_VIEWS)}")
+    if view in TEXT_VIEWS:
+        raise ConfigError(f"{view} is of texts", column="views", hint=f"give {', '.join(IMAGE_VIEWS)} or dropout")
     model: Any = classifier.model
     pictures = prepare_pictures(
         [classifier.shelf[digest] for digest in examples.texts],

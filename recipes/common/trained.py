@@ -68,7 +68,7 @@ def load_runs(paths: Sequence[str | Path], *, accelerator: Accelerator) -> list[
     """
     classifiers = [load_run(path, accelerator=accelerator) for path in paths]
     for path, classifier in zip(paths[1:], classifiers[1:], strict=True):
-        for before, now in zip(_described(classifiers[0].fields), _described(classifier.fields), strict=True):
+        for before, now in zip(_described(classifiers[0]), _described(classifier), strict=True):
             if before != now and before and now:
                 raise ConfigError(
                     f"{path} answers for {now}, and {paths[0]} for {before}: there is no mean of them",
@@ -92,9 +92,12 @@ def load_snapshots(path: str | Path, *, accelerator: Accelerator) -> list[Classi
     return [replace(one, fields=whole.fields, thresholds=whole.thresholds) for one in loaded]
 
 
-def _described(fields: Fields) -> tuple[str, str, str]:
+def _described(classifier: Classifier) -> tuple[str, str, str]:
     """Say what must be the same in runs that answer together; the columns of a model folder alone are not known."""
+    fields = classifier.fields
     texts = {0: "", 1: "one text"}.get(len(fields.text), "a pair of texts")
+    if classifier.processor is not None:
+        texts = "one image"
     if fields.kinds:
         medians = ((name, fields.statistics.get(name)) for name in fields.kinds)
         texts = "the fields " + ", ".join(name if typical is None else f"{name} ({typical:g})" for name, typical in medians)

@@ -33,7 +33,7 @@ from transformers import (
 from nlpbp.core.errors import ConfigError, DataError
 from nlpbp.data.packaged import packaged_digits
 from nlpbp.data.tiny import tiny_shapes
-from recipes import image_classifier, image_transfer
+from recipes import gru_classifier, image_classifier, image_transfer
 from recipes.common import config as sections
 from recipes.common import fit
 from recipes.common.results import RunResult
@@ -389,6 +389,9 @@ def test_predictions_with_views_say_what_they_bring(tmp_path: Path) -> None:
     assert "times the time of one answer" in done.stderr and "weights: as they are" in done.stderr
     lines = (tmp_path / "new.csv").read_text().splitlines()
     assert len(lines) == 41 and lines[1].startswith("0,lies/0.png,lies,")
+    gru_classifier.run(dataclasses.replace(gru_classifier.tiny(), out=str(tmp_path / "texts"), threads=1))
+    mixed = run_script("predict", "run", "texts", "--data", "new", "--threads", "1", cwd=tmp_path)
+    assert mixed.returncode == 2 and "there is no mean of them" in mixed.stderr
     refused = run_script("predict", *common, "--views", "windows", cwd=tmp_path)
     assert refused.returncode == 2 and "windows is of texts" in refused.stderr
 

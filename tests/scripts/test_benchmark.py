@@ -240,7 +240,7 @@ def test_the_benchmark_of_images_measures_every_part(tmp_path: Path) -> None:
     assert size == "8"
     assert found["seconds_a_step"].keys() == {"plain", "ours", "ours with views", "batches", "batches with views"}
     assert 0.0 < found["share_of_batches"] < 1.0
-    assert len(record["formats"]) == 4 and record["decoding"] > 0
+    assert record["formats"].keys() == {"fp32", "bf16"} and record["decoding"] > 0
 
 
 @pytest.mark.parametrize("module", [transformer, transformer_worker, workers])
