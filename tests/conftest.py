@@ -12,3 +12,5 @@ os.environ.setdefault("ACCELERATE_MIXED_PRECISION", "bf16")  # not measured, so 
 os.environ.setdefault("NLPBP_REPORT", "off")  # a second a run, and there are hundreds; the tests of reports turn them on
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+import tyro  # noqa: F401 (its import hashes all builtins, and a doctest leaves its last value in `builtins._`, hashable or not)
