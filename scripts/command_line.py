@@ -23,7 +23,6 @@ def main(run: Callable[[Sequence[str]], None]) -> None:
     quiet()
     try:
         run(sys.argv[1:])
-        part_from_the_others()
     except BrokenPipeError:
         sys.exit(0)
     except Exception as error:
@@ -42,15 +41,6 @@ def main(run: Callable[[Sequence[str]], None]) -> None:
         if os.environ.get("NLPBP_TRACEBACK"):
             traceback.print_exc()
         sys.exit(code)
-
-
-def part_from_the_others() -> None:
-    """Close the connections between processes in order; left to the end of Python, that aborts now and then."""
-    if "torch" in sys.modules:
-        from torch import distributed
-
-        if distributed.is_available() and distributed.is_initialized():
-            distributed.destroy_process_group()
 
 
 def quiet() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import functools
+import gc
 import os
 import platform
 import sys
@@ -17,6 +19,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedType, InitProcessGroupKwargs, LoggerType, set_seed
+from torch import distributed
 
 from nlpbp.core.errors import ConfigError, DistributedError
 from nlpbp.data.decoding import nearest
@@ -41,6 +44,9 @@ def start(*, seed: int, precision: Precision = "auto", threads: int | None = Non
         _check_tracker(track)
     accelerator = _accelerate("fp32" if chosen == "auto" else chosen, track=track)
     _check_launch(accelerator)
+    if accelerator.num_processes > 1:
+        atexit.unregister(_part_from_the_others)
+        atexit.register(_part_from_the_others)
     if accelerator.device.type == "cpu":
         torch.set_num_threads(threads or _cores() // _local_processes())
         _keep_freed_memory()
@@ -48,6 +54,16 @@ def start(*, seed: int, precision: Precision = "auto", threads: int | None = Non
         accelerator = _accelerate("bf16", track=track)
     set_seed(seed)
     return accelerator
+
+
+def _part_from_the_others() -> None:
+    """Close gloo's connections before Python takes itself down: its threads would then abort the process now and then.
+
+    NCCL has no such threads, and waits here for a process that failed.
+    """
+    if distributed.is_available() and distributed.is_initialized() and distributed.get_backend() == distributed.Backend.GLOO:
+        distributed.destroy_process_group()
+    gc.collect()  # a cycle of references that holds the group keeps its threads alive
 
 
 def _accelerate(precision: str, *, track: str | None) -> Accelerator:

@@ -5,6 +5,7 @@ Each task writes FOLDER/TASK.RANK.json: what it returns, or the error it met. A 
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import os
@@ -16,7 +17,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 sys.path.insert(0, str(Path(__file__).parent))
 
 import numpy as np
@@ -25,7 +25,6 @@ from harness import Killed, at_step, die, train
 from torch import nn
 from torch.nn import functional as F
 
-from command_line import part_from_the_others
 from nlpbp.core.batch import Batch
 from nlpbp.core.errors import DataError
 from nlpbp.core.losses import task_loss
@@ -338,12 +337,16 @@ def perform(folder: Path, name: str, task: Callable[[Path], Any]) -> None:
         os._exit(found.get("code") or 1)  # as the script would: the launcher then ends the one that hangs
 
 
+def write_threads(path: Path) -> None:
+    path.write_text(json.dumps([name.read_text().strip() for name in Path("/proc/self/task").glob("*/comm")]))
+
+
 def main() -> None:
     folder = Path(sys.argv[1])
+    atexit.register(write_threads, folder / f"threads.{RANK}.json")  # first in, so last out
     sys.stdout = open(folder / f"stdout.{RANK}", "w", buffering=1, encoding="utf-8")  # noqa: SIM115
     for name in sys.argv[2:]:
         perform(folder, name, globals()[name])
-    part_from_the_others()
 
 
 if __name__ == "__main__":
