@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub.constants
 from safetensors import SafetensorError
+from transformers import AutoConfig, PreTrainedModel
 
 from nlpbp.core.errors import ConfigError
+from nlpbp.core.layers import output_layer
 from nlpbp.data.hub import go_offline_if_out_of_reach
 
 PROBLEM_TYPES = {
@@ -44,6 +47,17 @@ def from_pretrained(auto: Any, name: str, **options: Any) -> Any:
             raise
         os.environ["HF_DEACTIVATE_ASYNC_LOAD"] = "1"  # load in this thread instead
         return from_pretrained(auto, name, **options)
+
+
+def renew_head(model: PreTrainedModel, name: str, *, labels: Sequence[str]) -> PreTrainedModel:
+    """Begin the last layer of `model` anew, unless what `name` holds was trained for these labels, in this order, or names none.
+
+    A head for as many other labels would be loaded as it is, and begin with all of them wrong.
+    """
+    known = list(from_pretrained(AutoConfig, name).id2label.values())
+    if known != list(labels) and any(label != f"LABEL_{index}" for index, label in enumerate(known)):
+        output_layer(model, num_outputs=len(labels)).reset_parameters()
+    return model
 
 
 def exists(name: str) -> bool:

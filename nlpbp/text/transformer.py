@@ -20,7 +20,7 @@ from transformers import (
 
 from nlpbp.core.errors import ConfigError
 from nlpbp.core.regularize import scale_dropouts, use_byte_dropout
-from nlpbp.data.pretrained import PROBLEM_TYPES, from_pretrained
+from nlpbp.data.pretrained import PROBLEM_TYPES, from_pretrained, renew_head
 from nlpbp.text.attention import register_attention
 
 AUTO_MODELS = {  # by the ending of a class's name
@@ -87,12 +87,13 @@ def load_classifier(
 ) -> PreTrainedModel:
     """Load `AutoModelForSequenceClassification` in fp32 with the head that `config` asks for, and faster dropout on a CPU.
 
-    A head of another size (a model fine-tuned for another task) is replaced by a new one.
+    The head of a model that was fine-tuned for other labels is replaced by a new one.
     """
     config.pad_token_id = tokenizer.pad_token_id
     model = from_pretrained(
         AutoModelForSequenceClassification, name, config=config, ignore_mismatched_sizes=True, dtype="float32", use_safetensors=True
     )
+    renew_head(model, name, labels=[str(label) for label in (config.id2label or {}).values()])
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         raise ConfigError(
             f"the tokenizer of {name} has {len(tokenizer)} tokens, the model {model.get_input_embeddings().num_embeddings}",

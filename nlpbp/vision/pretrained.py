@@ -12,8 +12,7 @@ import torch
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel
 
 from nlpbp.core.errors import ConfigError
-from nlpbp.core.layers import output_layer
-from nlpbp.data.pretrained import PROBLEM_TYPES, from_pretrained
+from nlpbp.data.pretrained import PROBLEM_TYPES, from_pretrained, renew_head
 from nlpbp.vision.residual import ResidualConfig, ResidualForImageClassification, pixel_processor
 
 
@@ -27,14 +26,11 @@ def load_processor(name: str) -> Any:
 
 def load_image_classifier(name: str, *, task: str, labels: Sequence[str]) -> PreTrainedModel:
     """Load `AutoModelForImageClassification` in fp32 with a head for these labels: a new one, unless it answered them before."""
-    known = list(from_pretrained(AutoConfig, name).id2label.values())
     config = from_pretrained(AutoConfig, name, **label_settings(task, labels))
     model: PreTrainedModel = from_pretrained(
         AutoModelForImageClassification, name, config=config, ignore_mismatched_sizes=True, dtype="float32", use_safetensors=True
     )
-    if known != list(labels):  # as many other labels would be begun with all of them wrong
-        output_layer(model, num_outputs=len(labels)).reset_parameters()
-    return model
+    return renew_head(model, name, labels=labels)
 
 
 def load_trained_image_classifier(name: str) -> PreTrainedModel:

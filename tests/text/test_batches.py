@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from transformers import PreTrainedTokenizerBase
 
 from nlpbp.core.errors import ConfigError
@@ -104,6 +105,27 @@ def test_a_model_knows_its_labels_and_how_much_it_reads(tmp_path: Path) -> None:
     assert model.config.id2label == {0: "a", 1: "b", 2: "c"}
     assert model.config.problem_type == "multi_label_classification"
     assert model.classifier.out_features == 3
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "is_kept"),
+    [
+        (["bad", "good"], ["bad", "good"], True),
+        (["bad", "good"], ["good", "bad"], False),
+        (["bad", "good"], ["ham", "spam"], False),
+        (["bad", "good"], ["ham", "maybe", "spam"], False),
+        (["LABEL_0", "LABEL_1"], ["bad", "good"], True),
+    ],
+)
+def test_a_head_for_other_labels_is_begun_anew(tmp_path: Path, before: list[str], after: list[str], is_kept: bool) -> None:
+    name = str(tiny_bert(tmp_path / "bert"))
+    tokenizer = load_tokenizer(name)
+    trained = load_classifier(name, config=load_config(name, task="single_label", labels=before), tokenizer=tokenizer)
+    trained.save_pretrained(tmp_path / "trained")
+    again = str(tmp_path / "trained")
+    model = load_classifier(again, config=load_config(again, task="single_label", labels=after), tokenizer=tokenizer)
+    assert torch.equal(model.classifier.weight, trained.classifier.weight) == is_kept
+    assert torch.equal(model.bert.pooler.dense.weight, trained.bert.pooler.dense.weight)
 
 
 def test_a_folder_that_is_no_model_is_named(tmp_path: Path) -> None:
