@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import tempfile
 
@@ -14,3 +15,9 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 import tyro  # noqa: F401 (its import hashes all builtins, and a doctest leaves its last value in `builtins._`, hashable or not)
+
+
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector, which every run calls, the half a million objects of the libraries that tests have imported."""
+    gc.collect()
+    gc.freeze()

@@ -12,7 +12,6 @@ from torch import nn
 from torch.optim import Optimizer
 from tqdm import tqdm
 
-from nlpbp.analysis.plots import rate_curve
 from nlpbp.core.errors import EXIT_PREEMPTED, ConfigError, NlpbpError
 from nlpbp.core.schedules import Schedule
 from nlpbp.train.lr_finder import Finding, MakeSweep, chosen, find_rate, try_rates
@@ -108,6 +107,8 @@ def found_rate(
 def _write(run: Run, found: Finding, record: dict[str, Any]) -> list[Path]:
     files = [run.out / f"lr_finder_{record['stage']}.{kind}" for kind in ("json", "svg")]
     if run.accelerator.is_main_process:
+        from nlpbp.analysis.plots import rate_curve  # matplotlib: half a second that runs without a sweep need not wait
+
         files[0].write_text(json.dumps(record, allow_nan=False) + "\n", encoding="utf-8")
         curves = [(curve.rates, curve.losses) for curve in found.curves]
         title = f"stage {record['stage']}: {record['name']}"

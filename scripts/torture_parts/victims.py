@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import hashlib
 import importlib
 import json
@@ -106,6 +107,7 @@ def import_like(torture: Torture) -> None:
         with suppress(Exception):  # what was made at run time cannot be imported
             importlib.import_module(module)
     shutil.rmtree(torture.scratch / "first")
+    gc.freeze()  # what is there stays: children need not look through it, nor copy the pages that this would mark
 
 
 def differing_files(out: Path, reference: Path) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     import children
 
+    gc.freeze()
     for line in sys.stdin:
         job = json.loads(line)
         if "wait" in job:

@@ -37,7 +37,7 @@ from recipes import gru_classifier, image_classifier, image_transfer
 from recipes.common import config as sections
 from recipes.common import fit
 from recipes.common.results import RunResult
-from run_script import TWO_PROCESSES, run_script
+from run_script import run_script
 
 
 def train(out: Path, **changes: Any) -> RunResult:
@@ -399,7 +399,7 @@ def test_predictions_with_views_say_what_they_bring(tmp_path: Path) -> None:
 def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
     """With group normalisation, bit for bit; batch normalisation's statistics are of what the main process saw."""
     models = {}
-    for name, launcher in (("one", None), ("two", TWO_PROCESSES)):
+    for name, processes in (("one", 1), ("two", 2)):
         arguments = ["--tiny", "--out", name, "--precision", "fp32", "--threads", "1", "--batch.micro_batches", "2"]
         done = run_script(
             "finetune",
@@ -412,7 +412,7 @@ def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
             "--epochs",
             "2",
             cwd=tmp_path,
-            launcher=launcher,
+            processes=processes,
         )
         assert done.returncode == 0, done.stderr
         models[name] = (tmp_path / name / "model" / "model.safetensors").read_bytes()

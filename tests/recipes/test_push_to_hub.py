@@ -70,7 +70,9 @@ def hub() -> Iterator[tuple[type[Hub], str]]:
 
 def push(tmp_path: Path, address: str) -> Any:
     env = {"HF_ENDPOINT": address, "HF_HUB_OFFLINE": "0", "HF_TOKEN": "hf_" + "a" * 34, "HF_HOME": str(tmp_path / "hf")}
-    return run_script("finetune", "--tiny", "--threads", "1", "--out", "run", "--push_to_hub", "someone/model", cwd=tmp_path, **env)
+    return run_script(
+        "finetune", "--tiny", "--threads", "1", "--out", "run", "--push_to_hub", "someone/model", cwd=tmp_path, launcher=[], **env
+    )
 
 
 def test_the_whole_model_folder_is_sent(tmp_path: Path, hub: tuple[type[Hub], str]) -> None:

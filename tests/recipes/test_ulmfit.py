@@ -16,7 +16,7 @@ from nlpbp.data.tiny import tiny_reviews
 from recipes import lm_awd_lstm, ulmfit
 from recipes.common import config as sections
 from recipes.common.results import RunResult
-from run_script import TWO_PROCESSES, run_script
+from run_script import run_script
 
 
 def run(out: Path, **changes: Any) -> RunResult:
@@ -147,7 +147,7 @@ def test_two_processes_do_what_one_does_in_every_stage_bit_for_bit(tmp_path: Pat
     for name, num in (("one", 2), ("control", 1)):
         run(tmp_path / name, batch=dataclasses.replace(tiny.batch, micro_batches=num), **changes)
     config = ["--config", str(tmp_path / "one" / "config.yaml"), "--out", "two"]
-    both = run_script("finetune", "ulmfit", *config, cwd=tmp_path, launcher=TWO_PROCESSES)
+    both = run_script("finetune", "ulmfit", *config, cwd=tmp_path, processes=2)
     assert both.returncode == 0, both.stderr
     assert "2 processes" in both.stdout
     for name in ("language_model/model.safetensors", "model/model.safetensors", "metrics.jsonl", "predictions.parquet"):

@@ -126,7 +126,7 @@ def test_predict_answers_for_a_file_and_for_standard_input(tmp_path: Path) -> No
 def test_two_processes_do_what_one_does_with_two_micro_batches_bit_for_bit(tmp_path: Path) -> None:
     common = ["--tiny", "--threads", "1", "--batch.micro_batches", "2"]
     alone = run_script("finetune", *common, "--out", "one", cwd=tmp_path)
-    both = run_script("finetune", *common, "--out", "two", cwd=tmp_path, launcher=TWO_PROCESSES)
+    both = run_script("finetune", *common, "--out", "two", cwd=tmp_path, processes=2)
     assert (alone.returncode, both.returncode) == (0, 0), both.stderr
     assert "2 processes" in both.stdout
     one, two = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("one", "two"))
@@ -157,8 +157,8 @@ def test_a_run_goes_on_with_another_number_of_processes_bit_for_bit(tmp_path: Pa
     assert run_script("finetune", *common, "--out", "whole", cwd=tmp_path).returncode == 0
     unfinished(tmp_path, "two-one", *common, launcher=TWO_PROCESSES)
     unfinished(tmp_path, "one-two", *common, launcher=[])
-    for name, launcher in (("two-one", None), ("one-two", TWO_PROCESSES)):
-        done = run_script("finetune", *common, "--out", name, cwd=tmp_path, launcher=launcher)
+    for name, processes in (("two-one", 1), ("one-two", 2)):
+        done = run_script("finetune", *common, "--out", name, cwd=tmp_path, processes=processes)
         assert done.returncode == 0, done.stderr
         assert done.stdout.startswith("resumed from step ")
         for file in ("model/model.safetensors", "metrics.jsonl", "predictions.parquet"):
@@ -201,7 +201,7 @@ def test_accelerate_launch_without_a_config_uses_all_cores(tmp_path: Path) -> No
 def test_another_packages_recipes_is_named(tmp_path: Path) -> None:
     (tmp_path / "recipes").mkdir()
     (tmp_path / "recipes" / "__init__.py").touch()
-    done = run_script("finetune", "--tiny", cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    done = run_script("finetune", "--tiny", cwd=tmp_path, launcher=[], PYTHONPATH=str(tmp_path))
     assert done.returncode == 2
     assert str(tmp_path / "recipes") in done.stderr
 

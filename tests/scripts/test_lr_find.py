@@ -8,7 +8,7 @@ from lr_find import lr_find
 from safetensors.torch import load_file
 
 from nlpbp.core.errors import ConfigError
-from run_script import TWO_PROCESSES, run_script
+from run_script import run_script
 
 SHORT = ["--finder.num_steps", "80", "--finder.orders", "2", "--finder.start", "1e-5", "--threads", "1"]
 
@@ -54,11 +54,10 @@ def test_the_best_of_three_rates_is_taken_after_short_trainings(tmp_path: Path) 
 
 def test_two_processes_find_what_one_finds(tmp_path: Path) -> None:
     found = {}
-    for name, launcher in (("one", None), ("two", TWO_PROCESSES)):
+    for name, processes in (("one", 1), ("two", 2)):
         arguments = ["--tiny", "--out", name, "--precision", "fp32", "--batch.micro_batches", "2", "--dropout.scale", "0", *SHORT]
-        done = run_script("lr_find", "transformer_sentiment", *arguments, cwd=tmp_path, launcher=launcher)
-        if launcher is None:
-            assert done.returncode == 0, done.stderr
+        done = run_script("lr_find", "transformer_sentiment", *arguments, cwd=tmp_path, processes=processes)
+        assert done.returncode == 0, done.stderr
         found[name] = json.loads((tmp_path / name / "lr_finder_1.json").read_text())
     assert found["one"]["curves"][0]["losses"] == pytest.approx(found["two"]["curves"][0]["losses"], abs=1e-6)
     assert found["one"]["suggestions"] == pytest.approx(found["two"]["suggestions"], rel=1e-3)
@@ -87,8 +86,8 @@ def test_two_processes_train_frozen_stages_with_a_cache_to_the_weights_of_one(tm
     settings = "{data: {train: 'tiny:reviews', max_length: 32}, model: {name: 'tiny:bert'}, dropout: {scale: 0.0}"
     (tmp_path / "c.yaml").write_text(f"{settings}, batch: {{size: 16, micro_batches: 2}}, precision: fp32, threads: 1, {stages}}}")
     weights = {}
-    for name, launcher in (("one", None), ("two", TWO_PROCESSES)):
-        done = run_script("finetune", "--config", "c.yaml", "--out", name, cwd=tmp_path, launcher=launcher)
+    for name, processes in (("one", 1), ("two", 2)):
+        done = run_script("finetune", "--config", "c.yaml", "--out", name, cwd=tmp_path, processes=processes)
         assert done.returncode == 0, done.stderr
         weights[name] = load_file(tmp_path / name / "model" / "model.safetensors")
     assert all((weights["one"][name] - weights["two"][name]).abs().max() < 1e-4 for name in weights["one"])
