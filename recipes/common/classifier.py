@@ -259,14 +259,18 @@ def _examine(
     """Calibrate the finished model and look at its errors: return what the run folder's records hold, and the outputs by part."""
     records: dict[str, Any] = {}
     task = inputs.fields.task
+    logits: dict[str, torch.Tensor] = {}
     if task != "regression":
-        calibration = calibration_record(inputs, ask(model, medium.parts["validation"]).numpy(), wanted=config.calibrate)
+        logits["validation"] = ask(model, medium.parts["validation"])
+        calibration = calibration_record(inputs, logits["validation"].numpy(), wanted=config.calibrate)
         records["calibration.json"] = calibration
         if config.calibrate:
             run.say(calibration_line(calibration))
         if calibration["applied"]:
             fold_affine_(goal.output, scale=1 / calibration["temperature"], shift=0.0)
-    outputs = {part: outputs_of(run, inputs, goal, ask(model, medium.parts[part])) for part in inputs.scored}
+            logits.clear()
+    logits |= {part: ask(model, medium.parts[part]) for part in inputs.scored if part not in logits}
+    outputs = {part: outputs_of(run, inputs, goal, logits[part]) for part in inputs.scored}
     if task != "regression":
         records["errors.json"] = medium.errors(
             outputs["validation"], lambda examples: task_outputs(ask(model, examples), task=task).numpy()
