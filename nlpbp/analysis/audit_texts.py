@@ -24,13 +24,15 @@ from nlpbp.analysis.audit_rows import (
 )
 from nlpbp.analysis.duplicates import Words, split_words
 
+try:
+    from ftfy import fix_encoding
+except ImportError:
+    fix_encoding = None  # type: ignore[assignment]
+
 LOST = {"missing", "empty", "white space"}  # what a label must not be
 NA_WORDS = {"na", "n/a", "#n/a", "nan", "null", "none", "nil", "missing"}
 FENCE = 3.0  # interquartile ranges beyond the quartiles: Tukey's outer fence, here on the logarithm of the length
 
-# What bytes of UTF-8 become if they are read as Windows-1252 or Latin-1: a letter such as Ã, then one to three of these.
-HIGH = "".join(dict.fromkeys(bytes([byte]).decode("cp1252", "ignore") or chr(byte) for byte in range(0x80, 0xC0)))
-MOJIBAKE = re.compile(f"[\u00c2-\u00f4][\u0080-\u00bf{re.escape(HIGH)}]{{1,3}}")
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200b\u2060\ufeff]")
 TAG = re.compile(r"</?[a-zA-Z][a-zA-Z0-9]*(\s[^<>]*)?/?>")
 ENTITY = re.compile(r"&(#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z][a-zA-Z0-9]{1,30});")
@@ -205,7 +207,8 @@ def encoding_trouble(parts: Sequence[Rows]) -> AuditFinding:
         level="warning" if level_of(spoilt, spoilt / max(1, num_rows(parts))) == "warning" else "note" if places else "fine",
         count=len(places),
         share=share,
-        message=counted(counts) or "no trace of a wrong encoding or of markup",
+        message=(counted(counts) or "no trace of a wrong encoding or of markup")
+        + ("; pip install 'nlpbp[audit]' finds mojibake too" if fix_encoding is None else ""),
         fix="read the source with its own encoding; in a plan `encoding` repairs mojibake, entities and composed letters",
         examples=examples_of((part.references[index], f"{kinds}: {part.texts[index]}") for part, index, kinds in places),
         details=dict(counts),
@@ -214,39 +217,29 @@ def encoding_trouble(parts: Sequence[Rows]) -> AuditFinding:
 
 
 def repair_text(text: str) -> str:
-    """Undo mojibake where its bytes are UTF-8, replace HTML entities, and compose letters (NFC); all else stays.
+    """Undo mojibake (with the extra `audit`), replace HTML entities, and compose letters (NFC); all else stays.
 
     >>> repair_text("cafÃ© &amp; cre\u0300me"), repair_text("SÃO PAULO")
     ('café & crème', 'SÃO PAULO')
     """
     if text.isascii() and "&" not in text:
         return text
-    whole = MOJIBAKE.sub(lambda found: _decoded(found[0]), text)
-    return unicodedata.normalize("NFC", ENTITY.sub(lambda found: html.unescape(found[0]), whole))
+    return unicodedata.normalize("NFC", ENTITY.sub(lambda found: html.unescape(found[0]), without_mojibake(text)))
 
 
-def _decoded(segment: str) -> str:
-    """Return what `segment` was before UTF-8 was read as Windows-1252, or itself if its bytes are no UTF-8."""
-    raw = b"".join(_byte(character) for character in segment)
-    try:
-        return raw.decode()
-    except UnicodeDecodeError:
-        return segment
+def without_mojibake(text: str) -> str:
+    """Undo what a wrong encoding has done to a text, by ftfy (the extra `audit`); without the package the text stays.
 
-
-def _byte(character: str) -> bytes:
-    try:
-        return character.encode("cp1252")
-    except UnicodeEncodeError:  # one of the five places that Windows-1252 leaves empty
-        return character.encode("latin-1")
-
-
-def _has_mojibake(text: str) -> bool:
-    return not text.isascii() and any(_decoded(found[0]) != found[0] for found in MOJIBAKE.finditer(text))
+    >>> without_mojibake("cafÃ©"), without_mojibake("DÃ©jÃ\\xa0 vu"), without_mojibake("MARQUÉ…")
+    ('café', 'Déjà vu', 'MARQUÉ…')
+    """
+    if text.isascii() or fix_encoding is None:
+        return text
+    return fix_encoding(text)
 
 
 TROUBLES: dict[str, Callable[[str], bool]] = {
-    "mojibake": _has_mojibake,
+    "mojibake": lambda text: without_mojibake(text) != text,
     "replacement": lambda text: "\ufffd" in text,
     "control": lambda text: not text.isprintable() and CONTROL.search(text) is not None,
     "tags": lambda text: "<" in text and TAG.search(text) is not None,

@@ -44,7 +44,6 @@ from recipes.common.finder import RateFound
 from recipes.common.inputs import load_inputs
 
 SUGGESTIONS = ("steepest", "valley", "min_div_10", "edge_div_10", "edge_div_30")
-NO_AUDIT = sections.Report(audit=False)
 CHANCE_BELOW = 0.01  # of accuracy: a rate this close to the grid's best is as good as the best
 
 
@@ -90,7 +89,7 @@ class Task:
 def run(out: Path, *, num_seeds: int, first_seed: int, short: bool) -> None:
     """Sweep and train everything; write `out` after each piece."""
     settings = Settings.short() if short else Settings()
-    os.environ["NLPBP_REPORT"] = "off"  # scores are all that is wanted
+    os.environ["NLPBP_REPORT"] = "off"  # nor an audit: scores are all that is wanted
     record = begin(out, settings)
     with tempfile.TemporaryDirectory(prefix="nlpbp-benchmark-") as name:
         tasks = {
@@ -210,7 +209,7 @@ def _recipe_task(recipe: Any, config: Callable[[int, sections.Rate, str], Any], 
 
     def suggest(seed: int) -> Record:
         try:
-            recipe.run(replace(config(seed, "auto", "sweep"), finder=finder, report=NO_AUDIT))
+            recipe.run(replace(config(seed, "auto", "sweep"), finder=finder))
         except RateFound as found:
             return _kept(found.record)
         raise AssertionError("the sweep is all that was asked for")
@@ -219,7 +218,7 @@ def _recipe_task(recipe: Any, config: Callable[[int, sections.Rate, str], Any], 
         from nlpbp.core.errors import NumericError
 
         try:
-            accuracy = recipe.run(replace(config(seed, rate, f"{rate:.6e}"), report=NO_AUDIT)).metrics["validation"]["accuracy"]
+            accuracy = recipe.run(config(seed, rate, f"{rate:.6e}")).metrics["validation"]["accuracy"]
         except NumericError:
             return 0.0  # it has diverged
         assert accuracy is not None, "both labels are there"

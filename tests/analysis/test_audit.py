@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nlpbp.analysis import repair
+from nlpbp.analysis import audit_texts, repair
 from nlpbp.analysis.audit import audit, audit_lines, audit_record
 from nlpbp.analysis.audit_copies import conflicting_labels, exact_duplicates, leaks, near_conflicting_labels, near_duplicates
 from nlpbp.analysis.audit_effect import effect_of_copies
@@ -206,14 +206,24 @@ def test_kinds_of_missing_values_are_told_apart_and_only_what_training_refuses_i
 
 def test_every_trace_of_a_wrong_encoding_is_counted_by_kind() -> None:
     planted = {
-        "mojibake": ["cafÃ© crÃ¨me", "itâ€™s fine", "Ð¿Ñ€Ð¸Ð²ÐµÑ‚"],
+        "mojibake": ["cafÃ© crÃ¨me", "itâ€™s fine", "Ð¿Ñ€Ð¸Ð²ÐµÑ‚", "cafÃƒÂ© crÃƒÂ¨me", "caf√© cr√®me"],
         "replacement": ["caf\ufffd"],
         "control": ["bell\x07", "zero\u200bwidth"],
         "tags": ["a<br />b", "<b>bold</b>"],
         "entities": ["salt &amp; pepper", "&#39;"],
         "not composed": ["cafe\u0301"],
     }
-    clean = ["café crème", "SÃO PAULO", "Âge d'or « Â »", "a < b && c > d", "R&D; and", "line\nbreak\ttab", "привет", "<3"]
+    clean = [
+        "café crème",
+        "SÃO PAULO",
+        "Âge d'or « Â »",
+        "a < b && c > d",
+        "R&D; and",
+        "line\nbreak\ttab",
+        "привет",
+        "<3",
+        "IL Y MARQUÉ…",
+    ]
     found = encoding_trouble([texts(*(text for cells in planted.values() for text in cells), *clean)])
     assert found.details == {kind: len(cells) for kind, cells in planted.items()}
     assert found.level == "warning"
@@ -221,7 +231,13 @@ def test_every_trace_of_a_wrong_encoding_is_counted_by_kind() -> None:
 
 
 def test_a_repair_changes_what_is_broken_and_leaves_what_is_not() -> None:
-    for broken, whole in (("cafÃ© &lt;3", "café <3"), ("itâ€™s", "it’s"), ("Ð¿Ñ€Ð¸Ð²ÐµÑ‚", "привет"), ("cafe\u0301", "café")):
+    for broken, whole in (
+        ("cafÃ© &lt;3", "café <3"),
+        ("itâ€™s", "it’s"),
+        ("Ð¿Ñ€Ð¸Ð²ÐµÑ‚", "привет"),
+        ("cafÃƒÂ©", "café"),
+        ("cafe\u0301", "café"),
+    ):
         assert repair_text(broken) == whole
         assert repair_text(whole) == whole
     assert repair_text("AT&T &unknown; <br /> Â » \x07") == "AT&T &unknown; <br /> Â » \x07"
@@ -415,3 +431,11 @@ def test_languages_of_one_script_are_told_apart() -> None:
 def test_without_the_extra_the_audit_says_how_to_tell_languages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "py3langid.langid", None)
     assert "nlpbp[audit]" in language_mix([texts("so good")]).message
+
+
+def test_without_the_extra_other_traces_are_found_and_mojibake_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audit_texts, "fix_encoding", None)
+    found = encoding_trouble([texts("cafÃ©", "salt &amp; pepper")])
+    assert found.details == {"entities": 1}
+    assert "nlpbp[audit]" in found.message
+    assert repair_text("cafÃ© &amp; more") == "cafÃ© & more"
