@@ -3,6 +3,7 @@
 python scripts/audit.py reviews.csv --test later.csv
 python scripts/audit.py demo:imdb --json audit.json --html audit.html
 python scripts/audit.py reviews.csv --fix plan.yaml --out clean.csv
+python scripts/audit.py photos/ --images
 
 A plan is a list of findings, such as `[exact_duplicates, encoding]`: the training part without those rows, or with them repaired,
 is written to --out, and each such row to a log beside it. The data themselves are never changed.
@@ -23,6 +24,7 @@ from command_line import known_recipes, leave_out_broken_torchvision, main
 
 if TYPE_CHECKING:
     from nlpbp.analysis.audit_rows import AuditFinding, Rows
+    from nlpbp.data.readers import Table
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -35,7 +37,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("data", help="the training data: a file, a folder, a hub id, demo:imdb ...")
     parser.add_argument("--validation", help="data to choose by (default: the hub's own split, if it has one)")
     parser.add_argument("--test", help="data to score on (default: the hub's own split, if it has one)")
-    parser.add_argument("--text", nargs="+", default=[], help="the text column, or two for a pair (default: found)")
+    parser.add_argument(
+        "--images", action="store_true", help="of images: a folder with a sub-folder for each label, a table of paths ..."
+    )
+    parser.add_argument(
+        "--text", nargs="+", default=[], help="the text column, or two for a pair; or the image column (default: found)"
+    )
     parser.add_argument("--label", help="the column to predict (default: found)")
     parser.add_argument("--delimiter", help="of a .csv file (default: found)")
     parser.add_argument("--max_words", type=int, default=256, help="count what a cut at so many words would lose")
@@ -46,6 +53,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     given = parser.parse_args(arguments)
     if bool(given.fix) != bool(given.out):
         parser.error("--fix and --out belong together: the plan, and the file for the cleaned copy")
+    if given.images and (given.fix or len(given.text) > 1):
+        parser.error("--images: a plan is for texts" if given.fix else "--images: name one column of images")
     if given.max_words < 1:
         parser.error("--max_words must be 1 or more")
     return given
@@ -58,13 +67,14 @@ def audit(arguments: Sequence[str]) -> None:
     leave_out_broken_torchvision()
     from nlpbp.analysis.audit import audit as find
     from nlpbp.analysis.audit import audit_lines, audit_record
+    from nlpbp.analysis.audit_images import image_audit
     from nlpbp.analysis.repair import check_clean_file, read_plan
 
     plan = read_plan(Path(given.fix)) if given.fix else ()
     if given.out:
         check_clean_file(Path(given.out), sources=[source for source in (given.data, given.validation, given.test) if source])
-    parts = read_parts(given)
-    findings = find(parts, max_words=given.max_words)
+    parts, sizes = read_parts(given)
+    findings = image_audit(parts, sizes=sizes) if given.images else find(parts, max_words=given.max_words)
     print(*audit_lines(findings), sep="\n")
     warnings, notes = (sum(finding.level == level for finding in findings) for level in ("warning", "note"))
     print(f"warnings: {warnings}, notes: {notes}")
@@ -80,27 +90,40 @@ def audit(arguments: Sequence[str]) -> None:
     sys.exit(1 if warnings else 0)
 
 
-def read_parts(given: argparse.Namespace) -> list[Rows]:
-    """Read training and the parts that were named, or that the hub keeps beside it, and say what was found."""
+def read_parts(given: argparse.Namespace) -> tuple[list[Rows], dict[str, tuple[int, int]]]:
+    """Read training and the parts that were named, or that the hub keeps beside it, and say what was found.
+
+    Of images the rows' texts are digests, whose height and width are returned too.
+    """
     from nlpbp.analysis.audit_rows import rows_of
     from nlpbp.data.columns import infer_fields
     from nlpbp.data.exports import printable
     from nlpbp.data.readers import hub_splits
+    from nlpbp.vision.sources import IMAGE
     from recipes.common.inputs import is_hub_id, read_source
+    from recipes.common.pictures import read_images
 
-    table = read_source(given.data, split="train", delimiter=given.delimiter)
-    fields = infer_fields(table, text=given.text, label=given.label, require_label=False)
+    sizes: dict[str, tuple[int, int]] = {}
+
+    def read(source: str, split: str) -> Table:
+        if not given.images:
+            return read_source(source, split=split, delimiter=given.delimiter)
+        table, images = read_images(source, split=split, column=next(iter(given.text), None), delimiter=given.delimiter)
+        sizes.update({digest: (one.height, one.width) for digest, one in images.items()})
+        return table
+
+    table = read(given.data, "train")
+    fields = infer_fields(table, text=[IMAGE] if given.images else given.text, label=given.label, require_label=False)
     beside = hub_splits(given.data) if is_hub_id(given.data) else []
     parts = [rows_of(table, fields=fields)]
     for name in ("validation", "test"):
         source = getattr(given, name) or (given.data if name in beside else None)
         if source:
-            other = read_source(source, split=name, delimiter=given.delimiter)
-            parts.append(rows_of(other, fields=fields, part=name))
-    sizes = ", ".join(f"{part.part} {len(part):,}" for part in parts)
-    for note in (f"reading {table.name}: {sizes} rows", *table.notes, *fields.notes):
+            parts.append(rows_of(read(source, name), fields=fields, part=name))
+    counts = ", ".join(f"{part.part} {len(part):,}" for part in parts)
+    for note in (f"reading {table.name}: {counts} rows", *table.notes, *fields.notes):
         print(printable(note), file=sys.stderr)
-    return parts
+    return parts, sizes
 
 
 def write(text: str, file: str, *, column: str) -> None:

@@ -103,7 +103,7 @@ def audit_lines(findings: Sequence[AuditFinding], *, with_examples: bool = True)
     for finding in sorted(findings, key=lambda finding: LEVELS.index(finding.level)):
         lines.append(escape(str(finding), limit=None))
         if finding.level != "fine" and with_examples:
-            lines += [f"    {example.reference}: {example.excerpt}" for example in finding.examples]
+            lines += [f"    {': '.join(filter(None, (one.reference, one.excerpt)))}" for one in finding.examples]
     return lines
 
 

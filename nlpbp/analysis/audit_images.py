@@ -5,7 +5,9 @@ The rows' texts are digests of the images.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -15,6 +17,12 @@ from nlpbp.analysis.audit_parts import group_leakage, time_leakage
 from nlpbp.analysis.audit_rows import AuditFinding, Rows, all_rows, examples_of, level_of, num_rows
 
 MAX_ASPECT = 3.0  # beyond it the middle square is less than a third of an image
+DIGEST = re.compile(r"(: )?[0-9a-f]{32}$")
+FIXES = {
+    "exact_duplicates": "copies weigh double in training and in scores: remove all but one",
+    "leaks": "scores on them are of memory: remove them from training",
+    "conflicting_labels": "decide which label is right",
+}
 SMALL = 0.25  # of the median side: an image that is blown up to be seen beside the others
 
 
@@ -31,15 +39,20 @@ def image_audit(parts: Sequence[Rows], *, sizes: Mapping[str, tuple[int, int]]) 
     """
     copies = find_copies(parts)
     return [
-        exact_duplicates(parts, copies),
-        leaks(parts, copies),
-        conflicting_labels(parts, copies),
+        *map(_of_images, (exact_duplicates(parts, copies), leaks(parts, copies), conflicting_labels(parts, copies))),
         class_balance(parts),
         label_names(parts),
         image_sizes(parts, sizes),
         time_leakage(parts),
         group_leakage(parts),
     ]
+
+
+def _of_images(finding: AuditFinding) -> AuditFinding:
+    """Say of images what was found of their digests."""
+    examples = tuple(replace(one, excerpt=DIGEST.sub("", one.excerpt).replace("text", "image")) for one in finding.examples)
+    message = finding.message.replace(" (but for case and white space)", "").replace("text", "image")
+    return replace(finding, message=message, fix=FIXES[finding.id], examples=examples)
 
 
 def image_sizes(parts: Sequence[Rows], sizes: Mapping[str, tuple[int, int]]) -> AuditFinding:

@@ -49,7 +49,7 @@ def audit_images(run: Run, inputs: Inputs, wanted: sections.Report, shelf: Mappi
 
         return image_audit(parts, sizes={digest: (one.height, one.width) for digest, one in shelf.items()})
 
-    _audit(run, inputs.tables, inputs.fields, wanted, findings, with_texts=False)
+    _audit(run, inputs.tables, inputs.fields, wanted, findings, with_texts=True)  # there are none
 
 
 def _text_findings(parts: Sequence[Rows], *, max_words: int | None) -> list[AuditFinding]:

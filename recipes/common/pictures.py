@@ -25,7 +25,7 @@ from nlpbp.data.packaged import packaged_digits
 from nlpbp.data.readers import Table
 from nlpbp.data.tiny import tiny_shapes
 from nlpbp.vision.augment import PRESETS, mixed_images_loss
-from nlpbp.vision.images import Pixels
+from nlpbp.vision.images import MAX_PIXELS, Pixels
 from nlpbp.vision.pictures import Pictures, collate_pictures, picture_steps, prepare_pictures, with_size
 from nlpbp.vision.residual import ResidualConfig
 from nlpbp.vision.sources import Shelved, image_table, pixels_of
@@ -79,7 +79,7 @@ def load_images(run: Run, data: sections.Images) -> tuple[Inputs, Shelf]:
 
 
 def read_images(
-    source: Any, *, split: str, column: str | None = None, delimiter: str | None = None, max_pixels: int
+    source: Any, *, split: str, column: str | None = None, delimiter: str | None = None, max_pixels: int = MAX_PIXELS
 ) -> tuple[Table, Shelf]:
     """Read a folder, a file, a packaged set, a hub id, or data given in memory."""
     if isinstance(source, str) and source.startswith(("demo:", "tiny:")):

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import audit
+import numpy as np
 import pytest
+from PIL import Image
 
 import command_line
 
@@ -109,3 +112,24 @@ def test_data_that_cannot_be_read_are_an_error_with_its_code(tmp_path: Path, run
     code, out, err = run(written(tmp_path / "train.csv", range(20)), "--test", other)
     assert (code, out) == (3, "")
     assert "other.csv, column 'text'" in err
+
+
+def test_images_are_looked_at_too(tmp_path: Path, run: Run) -> None:
+    draw = np.random.default_rng(0)
+    for label in ("cat", "dog"):
+        (tmp_path / "photos" / label).mkdir(parents=True)
+        for number in range(4):
+            pixels = draw.integers(0, 255, (8, 90 if number == 3 else 10, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "photos" / label / f"{number}.png")
+    shutil.copy(tmp_path / "photos" / "cat" / "0.png", tmp_path / "photos" / "dog" / "copy.png")
+    code, out, _ = run(tmp_path / "photos", "--images", "--html", tmp_path / "audit.html", "--json", tmp_path / "audit.json")
+    assert code == 1
+    assert "images equal to an earlier one of their part: train 1 of 9" in out
+    assert "\n    dog/copy.png = cat/0.png\n" in out
+    assert "dog/copy.png: the same image is 'cat' and 'dog'\n" in out
+    assert "cat/3.png: 90 x 8 pixels" in out
+    assert "a plan" not in out
+    assert "90 x 8 pixels" in (tmp_path / "audit.html").read_text(encoding="utf-8")
+    assert run(tmp_path / "photos", "--images", "--fix", "plan.yaml", "--out", "clean.csv")[0] == 2
+    code, _, error = run(tmp_path / "photos")
+    assert (code, "a folder without .txt files" in error) == (3, True)
