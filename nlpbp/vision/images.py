@@ -17,6 +17,7 @@ Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
 MAX_PIXELS = 50_000_000  # 50 megapixels: beyond what cameras make, 150 MB once decoded; files of a few kB can claim more
 SUFFIXES = frozenset([".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"])
+PARTS = frozenset(["train", "training", "val", "valid", "validation", "dev", "test", "testing"])  # what is no class's folder
 
 
 def decode_image(source: Path | bytes, *, name: str | None = None, mode: Mode = "RGB", max_pixels: int = MAX_PIXELS) -> Pixels:
@@ -64,16 +65,26 @@ def _plain(image: Image.Image, mode: Mode) -> Image.Image:
 
 
 def image_files(folder: Path) -> Iterator[tuple[Path, str]]:
-    """Give each image below a folder of one sub-folder a class, with the class's name, in order of their names.
+    """Give each image below a folder of one sub-folder a class, however deep, with the class's name, in order of their names.
 
-    Hidden files and other suffixes are passed over. Raises `DataError` for a folder without such images.
+    Hidden files and other suffixes are passed over. Raises `DataError` for a folder without such images, and for one whose
+    sub-folders are called train and test and hold a sub-folder a class each.
     """
+    inside = [entry for entry in sorted(folder.iterdir()) if entry.is_dir() and not entry.name.startswith(".")]
+    if inside and all(entry.name.lower() in PARTS and not any(map(_is_image, entry.iterdir())) for entry in inside):
+        train = next((entry for entry in inside if "train" in entry.name.lower()), inside[0])
+        hint = f"give '{train}' as the training data, and the others as validation or test"
+        raise DataError("its sub-folders are parts of the data and no classes", file=str(folder), hint=hint)
     found = False
-    for path in sorted(folder.glob("*/*")):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if path.suffix.lower() in SUFFIXES and path.is_file() and not hidden:
+    for path in sorted(folder.glob("*/**/*")):
+        places = path.relative_to(folder).parts
+        if _is_image(path) and not any(part.startswith(".") for part in places):
             found = True
-            yield path, path.parent.name
+            yield path, places[0]
     if not found:
         hint = f"one sub-folder a class, files ending in {', '.join(sorted(SUFFIXES))}"
         raise DataError("no images in sub-folders", file=str(folder), hint=hint)
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and path.is_file()

@@ -118,7 +118,9 @@ def _folder(folder: Path) -> Table:
     found = list(image_files(folder))
     names = [path.relative_to(folder).as_posix() for path, _ in found]
     columns: dict[str, list[Any]] = {IMAGE: [path for path, _ in found], "label": [label for _, label in found]}
-    return Table(str(folder), columns, list(range(1, len(found) + 1)), files=names)
+    deeper = sum(name.count("/") > 1 for name in names)
+    notes = (f"{deeper:,} images lie deeper: their label is the name of the first folder",) if deeper else ()
+    return Table(str(folder), columns, list(range(1, len(found) + 1)), files=names, notes=notes)
 
 
 def _find_column(table: Table) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,27 @@ def test_a_folder_a_class_gives_labels_and_copies_one_digest(photos: Path) -> No
     assert [(one.height, one.width, one.is_grey) for one in shelf.values()] == [(4, 6, False), (5, 5, True)]
     assert pixels_of(shelf[first]).tolist() == RED.tolist()
     assert pixels_of(shelf[second])[:, :, 0].tolist() == GREY.tolist()
+
+
+def test_images_that_lie_deeper_have_the_label_of_the_first_folder(photos: Path) -> None:
+    (photos / "cat" / "2024" / "may").mkdir(parents=True)
+    (photos / "cat" / "a.png").rename(photos / "cat" / "2024" / "may" / "a.png")
+    table, _ = image_table(photos)
+    assert table.files == ["cat/2024/may/a.png", "cat/b.PNG", "dog/c.png"]
+    assert table.columns["label"] == ["cat", "cat", "dog"]
+    assert table.notes == ("1 images lie deeper: their label is the name of the first folder",)
+
+
+def test_a_folder_of_parts_is_no_folder_of_classes(photos: Path) -> None:
+    for part in ("Train", "val"):
+        shutil.copytree(photos, photos.parent / "all" / part)
+    with pytest.raises(DataError, match="no classes") as error:
+        image_table(photos.parent / "all")
+    assert str(photos.parent / "all" / "Train") in str(error.value)
+    for name in ("train", "test"):  # here they are classes
+        (photos.parent / "vehicles" / name).mkdir(parents=True)
+        (photos.parent / "vehicles" / name / "a.png").write_bytes(png(RED))
+    assert image_table(photos.parent / "vehicles")[0].columns["label"] == ["test", "train"]
 
 
 def test_a_folder_without_sub_folders_has_no_labels(photos: Path) -> None:
