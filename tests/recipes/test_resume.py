@@ -23,7 +23,7 @@ from nlpbp.train import loop
 from nlpbp.train.signals import Stopped
 from recipes import RECIPES, gru_classifier, lm_awd_lstm, transformer_sentiment, ulmfit
 from recipes.common import finder, fit, saving
-from recipes.common.config import Batch, Checkpoints, Cycles, Finder, Stage
+from recipes.common.config import Batch, Checkpoints, Cycles, Finder, MaskedLM, Stage
 
 ARTEFACTS = ("model/model.safetensors", "metrics.jsonl", "predictions.parquet", "language_model/model.safetensors")
 
@@ -463,3 +463,18 @@ def test_windows_of_long_texts_go_on_bit_for_bit(tmp_path: Path, monkeypatch: py
             train(gru_classifier, tmp_path / "killed", data=data)
     train(gru_classifier, tmp_path / "killed", data=data)
     assert artefacts(tmp_path / "killed") == artefacts(tmp_path / "whole")
+
+
+def test_a_masked_language_model_before_the_classifier_goes_on_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed before its first checkpoint, within it, after its last step, and in the classifier behind it."""
+    settings = {"mlm": MaskedLM(steps=8)}
+    train(transformer_sentiment, tmp_path / "whole", **settings)
+    train(transformer_sentiment, tmp_path / "without")
+    assert artefacts(tmp_path / "without")["model/model.safetensors"] != artefacts(tmp_path / "whole")["model/model.safetensors"]
+    for place in (2, 5, 8, 11):
+        out = tmp_path / f"killed-{place}"
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(fit, "log", at_step(place, die))
+            train(transformer_sentiment, out, **settings)
+        train(transformer_sentiment, out, **settings)
+        assert artefacts(out) == artefacts(tmp_path / "whole")
