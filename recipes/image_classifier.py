@@ -20,7 +20,7 @@ from recipes.common.data_audit import audit_images
 from recipes.common.folder import Run, open_run
 from recipes.common.image_training import image_trainings
 from recipes.common.inputs import Inputs
-from recipes.common.pictures import image_medium, load_images, num_channels, own_size
+from recipes.common.pictures import image_medium, load_images, num_channels, own_size, say_what_is_seen
 from recipes.common.ranges import check_ranges
 from recipes.common.results import RunResult
 from recipes.common.training import stage_seed
@@ -76,7 +76,7 @@ def _train(run: Run, config: Config) -> RunResult:
     inputs, shelf = load_images(run, config.data)
     audit_images(run, inputs, config.report, shelf)
     size, channels = config.data.size or own_size(shelf), num_channels(shelf)
-    run.say(f"images: {'grey' if channels == 1 else 'colours'}, seen in {size} x {size} pixels")
+    say_what_is_seen(run, shelf, channels=channels, size=size)
     model = new_net(config.model, inputs, channels=channels, size=size, seed=config.seed)
     processor = pixel_processor(image_size=size)
     medium = image_medium(run, config, inputs, shelf, model=model, processor=processor, channels=channels, base_model="nothing")

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import torch
 
-from nlpbp.vision.pictures import with_size
+from nlpbp.vision.pictures import size_of, with_size
 from nlpbp.vision.pretrained import channels_of, load_image_classifier, load_processor, tiny_residual
 from recipes.common import config as sections
 from recipes.common.classifier import train_classifier
 from recipes.common.data_audit import audit_images
 from recipes.common.folder import CACHE, Run, open_run
 from recipes.common.image_training import image_trainings, refuse_sizes
-from recipes.common.pictures import image_medium, load_images
+from recipes.common.pictures import image_medium, load_images, say_what_is_seen
 from recipes.common.ranges import check_ranges
 from recipes.common.results import RunResult
 
@@ -86,7 +86,9 @@ def _fine_tune(run: Run, config: Config) -> RunResult:
         refuse_sizes([sections.ImageStage(size=config.data.size)], model)
         processor = with_size(processor, config.data.size)
     refuse_sizes(config.stages, model)
-    channels, lr = channels_of(model), LR if sum(p.numel() for p in model.parameters()) > SMALL else SMALL_LR
+    channels = channels_of(model)
+    say_what_is_seen(run, shelf, channels=channels, size=size_of(processor))
+    lr = LR if sum(p.numel() for p in model.parameters()) > SMALL else SMALL_LR
     medium = image_medium(
         run, config, inputs, shelf, model=model, processor=processor, channels=channels, base_model=config.model.name
     )

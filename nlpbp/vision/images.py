@@ -16,7 +16,8 @@ Mode = Literal["L", "RGB"]
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
 MAX_PIXELS = 50_000_000  # 50 megapixels: beyond what cameras make, 150 MB once decoded; files of a few kB can claim more
-SUFFIXES = frozenset([".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"])
+SUFFIXES = frozenset([".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"])
+SMALLER = "make it smaller, or raise --data.max_pixels"
 PARTS = frozenset(["train", "training", "val", "valid", "validation", "dev", "test", "testing"])  # what is no class's folder
 
 
@@ -38,12 +39,14 @@ def decode_image(source: Path | bytes, *, name: str | None = None, mode: Mode = 
             width, height = image.size
             if width * height > max_pixels:
                 raise DataError(
-                    f"an image of {width} x {height} pixels is over the limit of {max_pixels:,}", file=file, hint="make it smaller"
+                    f"an image of {width} x {height} pixels is over the limit of {max_pixels:,}",
+                    file=file,
+                    hint=SMALLER,
                 )
             upright = ImageOps.exif_transpose(image)
-            return np.asarray(_plain(upright, mode), dtype=np.uint8).reshape(upright.height, upright.width, -1)
+            return np.asarray(plain_image(upright, mode), dtype=np.uint8).reshape(upright.height, upright.width, -1)
     except Image.DecompressionBombError as error:
-        raise DataError(f"an image over the limit: {error}", file=file, hint="make it smaller") from error
+        raise DataError(f"an image over the limit: {error}", file=file, hint=SMALLER) from error
     except UnidentifiedImageError as error:
         raise DataError("not an image in a known format", file=file, hint="save it as PNG or JPEG") from error
     except DataError:
@@ -52,11 +55,21 @@ def decode_image(source: Path | bytes, *, name: str | None = None, mode: Mode = 
         raise DataError(f"a broken image: {error}", file=file, hint="replace the file, or leave it out") from error
 
 
-def _plain(image: Image.Image, mode: Mode) -> Image.Image:
-    """Bring any kind of pixels to 8 bits of grey or of three colours."""
-    if image.mode.startswith("I") or image.mode == "F":  # grey of 16 bits and more: the range that is used becomes 0 to 255
+def is_grey(image: Image.Image) -> bool:
+    """Tell whether an image has no colours, by its mode."""
+    return image.mode in ("1", "L", "LA", "I", "F") or image.mode.startswith("I;")
+
+
+def plain_image(image: Image.Image, mode: Mode) -> Image.Image:
+    """Bring any kind of pixels to 8 bits of grey or of three colours, on white where they are transparent.
+
+    Grey of 16 bits goes from 0 to 65,535, that of whole numbers of 32 bits too unless none is above 255, that of floats from 0 to
+    1 if none is above 1, else to 255.
+    """
+    if image.mode.startswith("I") or image.mode == "F":
         values = np.asarray(image, dtype=np.float64)
-        top = 65535.0 if values.max(initial=0.0) > 255.0 else 255.0
+        highest = values.max(initial=0.0)
+        top = 65535.0 if image.mode.startswith("I;") or highest > 255.0 else 1.0 if image.mode == "F" and highest <= 1.0 else 255.0
         image = Image.fromarray(np.clip(values * 255.0 / top, 0.0, 255.0).round().astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         seen = image.convert("RGBA")

@@ -20,11 +20,10 @@ from nlpbp.core.errors import DataError
 from nlpbp.data.decoding import nearest
 from nlpbp.data.labels import is_missing
 from nlpbp.data.readers import Table, read_table
-from nlpbp.vision.images import MAX_PIXELS, SUFFIXES, Pixels, decode_image, image_files
+from nlpbp.vision.images import MAX_PIXELS, SMALLER, SUFFIXES, Pixels, decode_image, image_files, is_grey, plain_image
 
 IMAGE = "image"  # the column of digests
 NAMES = ("image", "img", "picture", "photo", "image_path", "image_file", "file_name", "filename", "filepath", "path", "file")
-GREY = ("1", "L", "LA", "I", "F")  # modes of Pillow's without colours, and those that begin with "I;"
 
 
 @dataclass(frozen=True)
@@ -87,6 +86,8 @@ def _table(source: Any, delimiter: str | None) -> tuple[Table, Path]:
         return source, Path()
     if isinstance(source, str | Path) and Path(source).expanduser().is_dir():
         return _folder(Path(source).expanduser()), Path()
+    if isinstance(source, str | Path) and Path(source).suffix.lower() in SUFFIXES:
+        return Table(str(source), {IMAGE: [Path(source).expanduser()]}, [1], files=[Path(source).name]), Path()
     if isinstance(source, str | Path):
         return read_table(source, delimiter=delimiter), Path(source).expanduser().parent
     if isinstance(source, Mapping):
@@ -112,15 +113,28 @@ def _are_arrays(values: Any) -> bool:
 def _folder(folder: Path) -> Table:
     """Return the images of a folder: with their labels where there are sub-folders, in order of their names."""
     flat = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in SUFFIXES and path.name[0] != "."]
+    if flat and any(path.suffix.lower() in SUFFIXES for path in folder.glob("[!.]*/[!.]*")):
+        reason = f"images both in the folder, such as '{flat[0].name}', and in its sub-folders"
+        raise DataError(reason, file=str(folder), hint="move them into the sub-folder of their class, or elsewhere")
     if flat:
         names = [path.name for path in flat]
         return Table(str(folder), {IMAGE: flat}, list(range(1, len(flat) + 1)), files=names)
     found = list(image_files(folder))
     names = [path.relative_to(folder).as_posix() for path, _ in found]
     columns: dict[str, list[Any]] = {IMAGE: [path for path, _ in found], "label": [label for _, label in found]}
-    deeper = sum(name.count("/") > 1 for name in names)
-    notes = (f"{deeper:,} images lie deeper: their label is the name of the first folder",) if deeper else ()
-    return Table(str(folder), columns, list(range(1, len(found) + 1)), files=names, notes=notes)
+    num_deeper = sum(name.count("/") > 1 for name in names)
+    notes = [f"{num_deeper:,} images lie deeper: their label is the name of the first folder"] if num_deeper else []
+    notes += _left_out(folder, read={path for path, _ in found}, classes=set(columns["label"]))
+    return Table(str(folder), columns, list(range(1, len(found) + 1)), files=names, notes=tuple(notes))
+
+
+def _left_out(folder: Path, *, read: set[Path], classes: set[str]) -> list[str]:
+    """Say which files and sub-folders of a folder of images are not read."""
+    seen = [path for path in sorted(folder.glob("**/*")) if not any(part[0] == "." for part in path.relative_to(folder).parts)]
+    files = [path.relative_to(folder).as_posix() for path in seen if path.is_file() and path not in read]
+    empty = [path.name for path in seen if path.is_dir() and path.parent == folder and path.name not in classes]
+    notes = [f"left out: {len(files):,} files that are no images by their suffix, such as '{files[0]}'"] if files else []
+    return notes + ([f"left out: {len(empty):,} sub-folders without images, such as '{empty[0]}'"] if empty else [])
 
 
 def _find_column(table: Table) -> str:
@@ -159,7 +173,7 @@ def _shelved(cell: Any, *, root: Path, name: str, max_pixels: int) -> Shelved:
     if cell is None or (isinstance(cell, str) and is_missing(cell)):
         raise DataError("there is no image", file=name, hint="give one, or leave the row out")
     if isinstance(cell, Image.Image):
-        cell = np.asarray(ImageOps.exif_transpose(cell).convert("L" if cell.mode in GREY else "RGB"), dtype=np.uint8)
+        cell = np.asarray(plain_image(ImageOps.exif_transpose(cell), "L" if is_grey(cell) else "RGB"), dtype=np.uint8)
     if _is_array(cell):
         pixels = _array(cell, name=name)
         digest = hashlib.sha256(f"{pixels.shape}".encode() + pixels.tobytes()).hexdigest()[:32]
@@ -171,19 +185,21 @@ def _shelved(cell: Any, *, root: Path, name: str, max_pixels: int) -> Shelved:
     try:
         content = source if isinstance(source, bytes) else source.read_bytes()
         with Image.open(io.BytesIO(content)) as image:
-            (width, height), is_grey = image.size, image.mode in GREY or image.mode.startswith("I;")
+            (width, height), without_colours = image.size, is_grey(image)
     except UnidentifiedImageError as error:
         raise DataError("not an image in a known format", file=name, hint="save it as PNG or JPEG") from error
     except Image.DecompressionBombError as error:
-        raise DataError(f"an image over the limit: {error}", file=name, hint="make it smaller") from error
+        raise DataError(f"an image over the limit: {error}", file=name, hint=SMALLER) from error
     except (OSError, SyntaxError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"the image cannot be read: {reason}", file=name, hint="repair the path, or leave the row out") from error
     if width * height > max_pixels:
         raise DataError(
-            f"an image of {width} x {height} pixels is over the limit of {max_pixels:,}", file=name, hint="make it smaller"
+            f"an image of {width} x {height} pixels is over the limit of {max_pixels:,}",
+            file=name,
+            hint=SMALLER,
         )
-    return Shelved(hashlib.sha256(content).hexdigest()[:32], source, name, height, width, is_grey)
+    return Shelved(hashlib.sha256(content).hexdigest()[:32], source, name, height, width, without_colours)
 
 
 def _array(cell: Any, *, name: str) -> Pixels:
@@ -191,9 +207,9 @@ def _array(cell: Any, *, name: str) -> Pixels:
     values = np.asarray(cell)
     values = values[:, :, None] if values.ndim == 2 else values
     if values.shape[2] not in (1, 3) or values.size == 0 or values.dtype.kind not in "buif":
-        hint = "give numbers [height, width] or [height, width, 1 or 3]"
+        hint = "give numbers [height, width] or [height, width, 1 or 3], channels last"
         raise DataError(f"no image: an array of shape {values.shape} and kind {values.dtype}", file=name, hint=hint)
-    if values.dtype.kind == "f" and values.max() <= 1.0:
+    if values.dtype.kind == "b" or (values.dtype.kind == "f" and values.max() <= 1.0):
         values = values * 255.0
     if not np.isfinite(values).all() or values.min() < 0 or values.max() > 255:
         raise DataError("pixels are not from 0 to 255", file=name, hint="scale them: 0 is black, 255 white")

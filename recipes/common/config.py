@@ -127,7 +127,7 @@ class Images:
     delimiter: str | None = None
     """Of a .csv file. Left out: found from its first lines, and printed if not a comma."""
     validation_share: float = 0.1
-    """Share of the data to cut off for validation where none is given; images of the same pixels stay together."""
+    """Share of the data to cut off for validation where none is given; images that are equal byte for byte stay together."""
     test_share: float = 0.1
     """Share of the data to cut off for the test where none is given; 0 for no test."""
     group: str | None = None

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, Protocol
 
+import torch
 from transformers import PreTrainedModel
 
 from nlpbp.core.errors import ConfigError
 from nlpbp.core.freezing import train_mode
 from nlpbp.core.optim import IMAGE_BETAS, IMAGE_EPS
+from nlpbp.vision.pretrained import channels_of
 from recipes.common import config as sections
 from recipes.common.finder import SWEPT
 from recipes.common.optimize import epochs_of, make_optimizer, momentum_of, schedule_of, snapshot_steps
@@ -86,3 +88,10 @@ def refuse_sizes(stages: Sequence[sections.ImageStage], model: PreTrainedModel) 
         if stage.size is not None and has_positions and stage.size != made_for:
             message = f"{stage.size} pixels: the model has positions for {made_for}"
             raise ConfigError(message, column="stages.size", hint="leave it out, or take a convolutional net")
+        if stage.size is not None:
+            try:
+                with torch.inference_mode():
+                    model.eval()(torch.zeros(1, channels_of(model), stage.size, stage.size))
+            except RuntimeError as error:
+                message = f"{stage.size} pixels are too few for the model: {str(error).splitlines()[0]}"
+                raise ConfigError(message, column="stages.size", hint="take larger ones") from error

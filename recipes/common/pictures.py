@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from nlpbp.analysis.errors import quartiles
 from nlpbp.core.batch import LossFn
-from nlpbp.core.errors import ConfigError
+from nlpbp.core.errors import ConfigError, DataError
 from nlpbp.data.decoding import nearest
 from nlpbp.data.packaged import packaged_digits
 from nlpbp.data.readers import Table
@@ -75,7 +75,19 @@ def load_images(run: Run, data: sections.Images) -> tuple[Inputs, Shelf]:
     inputs = the_same_everywhere(run, lambda: load_inputs(data, read=read))
     for note in inputs.notes:
         run.say(note)
+    if inputs.fields.task == "regression":
+        hint = "name the column of classes with --data.label, or say --data.task single_label if the numbers are names"
+        raise DataError("numbers are not predicted from images", file=str(data.train)[:200], column=inputs.fields.label, hint=hint)
     return inputs, shelf
+
+
+def say_what_is_seen(run: Run, shelf: Shelf, *, channels: int, size: int) -> None:
+    """Say at which size the net sees the images, and what of them it does not see."""
+    lost = "; their colours are lost, for the net sees grey" if channels < num_channels(shelf) else ""
+    run.say(f"images: {'grey' if channels == 1 else 'colours'}, seen in {size} x {size} pixels{lost}")
+    middle = np.mean([min(one.height, one.width) / max(one.height, one.width) for one in shelf.values()])
+    if middle < 0.9:
+        run.say(f"their middle squares alone are seen: {1 - middle:.0%} of the pixels are left out")
 
 
 def read_images(

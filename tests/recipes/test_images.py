@@ -424,3 +424,18 @@ def test_the_packaged_digits_are_those_of_scikit_learn() -> None:
     ink, labels = load_digits(return_X_y=True)
     assert np.abs(digits["image"].reshape(-1, 64) * (16 / 255) - ink).max() < 0.04
     assert digits["label"] == [str(label) for label in labels]
+
+
+def test_numbers_are_refused_and_what_is_not_seen_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    draw = np.random.default_rng(0)
+    images = list(draw.integers(0, 255, (60, 8, 24, 3), dtype=np.uint8))
+    config = dataclasses.replace(image_transfer.tiny(), threads=1, epochs=1, out=str(tmp_path / "run"))
+    numbers: Any = {"image": images, "score": [0.1 * number for number in range(60)]}
+    with pytest.raises(DataError, match="numbers are not predicted from images") as error:
+        image_transfer.run(dataclasses.replace(config, data=sections.Images(train=numbers)))
+    assert error.value.column == "score"
+    names: Any = {"image": images, "label": ["a", "b"] * 30}
+    image_transfer.run(dataclasses.replace(config, data=sections.Images(train=names), out=str(tmp_path / "other")))
+    said = capsys.readouterr().out
+    assert "images: grey, seen in 8 x 8 pixels; their colours are lost, for the net sees grey\n" in said
+    assert "their middle squares alone are seen: 67% of the pixels are left out\n" in said

@@ -132,3 +132,47 @@ def test_a_column_is_named_where_none_or_several_hold_images(photos: Path) -> No
 def test_a_file_that_claims_too_many_pixels_is_not_decoded(photos: Path) -> None:
     with pytest.raises(DataError, match="over the limit"):
         image_table(photos, max_pixels=20)
+
+
+def test_a_picture_in_memory_is_what_its_file_is() -> None:
+    """Grey of 16 bits keeps its shades, and what is transparent is white."""
+    deep, clear = Image.fromarray(np.full((8, 8), 20_000, dtype=np.uint16)), Image.new("RGBA", (8, 8), (255, 0, 0, 0))
+    for picture, value, channels in ((deep, 78, 1), (clear, 255, 3)):
+        file = io.BytesIO()
+        picture.save(file, "png")
+        for given in (picture, file.getvalue()):
+            _, shelf = image_table({"image": [given], "label": ["a"]})
+            (one,) = map(pixels_of, shelf.values())
+            assert (one.shape, set(one.ravel().tolist())) == ((8, 8, channels), {value})
+
+
+def test_a_dark_frame_of_16_bits_is_as_dark_as_beside_others() -> None:
+    frames = [Image.fromarray(np.full((4, 4), value, dtype=np.uint16)) for value in (200, 2_000, 65_535)]
+    _, shelf = image_table({"image": frames, "label": ["a", "b", "c"]})
+    assert [int(pixels_of(one).max()) for one in shelf.values()] == [1, 8, 255]
+
+
+def test_a_mask_is_black_and_white() -> None:
+    _, shelf = image_table({"image": [np.ones((8, 8), dtype=bool)], "label": ["a"]})
+    assert [int(pixels_of(one).max()) for one in shelf.values()] == [255]
+
+
+def test_what_is_not_read_of_a_folder_is_said(photos: Path) -> None:
+    (photos / "bird").mkdir()
+    (photos / "cat" / "x.heic").write_bytes(b"?")
+    table, _ = image_table(photos)
+    assert table.notes == (
+        "left out: 1 files that are no images by their suffix, such as 'cat/x.heic'",
+        "left out: 1 sub-folders without images, such as 'bird'",
+    )
+
+
+def test_a_stray_image_beside_folders_of_images_is_an_error(photos: Path) -> None:
+    (photos / "stray.png").write_bytes(png(RED))
+    with pytest.raises(DataError, match=r"such as 'stray\.png'"):
+        image_table(photos)
+
+
+def test_one_image_is_a_table_of_one(photos: Path) -> None:
+    table, shelf = image_table(photos / "cat" / "a.png")
+    assert (table.files, len(shelf)) == (["a.png"], 1)
