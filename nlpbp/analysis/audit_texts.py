@@ -197,8 +197,9 @@ def encoding_trouble(parts: Sequence[Rows]) -> AuditFinding:
         if kinds:
             counts.update(kinds)
             places.append((part, index, ", ".join(kinds)))
-            if part is parts[0] and repair_text(text) != text:
-                repaired[index] = f"encoding repaired: {', '.join(kinds)}"
+            if part is parts[0] and (whole := repair_text(text)) != text:
+                gone = [kind for kind in kinds if not TROUBLES[kind](whole)]
+                repaired[index] = f"encoding repaired: {', '.join(gone) or 'in part'}"
     share = len(places) / max(1, num_rows(parts))
     spoilt = sum(any(name in kinds for name in ("mojibake", "replacement", "control")) for _, _, kinds in places)
     return AuditFinding(
@@ -209,7 +210,7 @@ def encoding_trouble(parts: Sequence[Rows]) -> AuditFinding:
         share=share,
         message=(counted(counts) or "no trace of a wrong encoding or of markup")
         + ("; pip install 'nlpbp[audit]' finds mojibake too" if fix_encoding is None else ""),
-        fix="read the source with its own encoding; in a plan `encoding` repairs mojibake, entities and composed letters",
+        fix="read the source with its own encoding; in a plan `encoding` repairs mojibake, entities, composed letters, no tags",
         examples=examples_of((part.references[index], f"{kinds}: {part.texts[index]}") for part, index, kinds in places),
         details=dict(counts),
         rows=repaired,

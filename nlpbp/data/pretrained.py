@@ -26,9 +26,10 @@ def from_pretrained(auto: Any, name: str, **options: Any) -> Any:
     """Load from a folder or the hub; say in one line why it cannot be."""
     looks_local = exists(name) or name.startswith((".", "/", "~")) or name.count("/") > 1
     if looks_local and not exists(f"{name}/config.json"):
-        raise ConfigError(
-            f"{name} is not a model folder: it has no config.json", hint="give a folder saved by save_pretrained, or a hub id"
-        )
+        hint = "give a folder saved by save_pretrained, or a hub id"
+        if exists(f"{name}/model/config.json"):
+            hint = f"it is a run's folder: give {Path(name, 'model')}"
+        raise ConfigError(f"{name} is not a model folder: it has no config.json", hint=hint)
     if not looks_local:
         go_offline_if_out_of_reach()
     try:

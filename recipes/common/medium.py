@@ -46,6 +46,25 @@ class Card:
     limits: str
 
 
+def usage(call: str, options: str, *, task: str, value_range: tuple[float, float] | None = None) -> list[str]:
+    """Return the lines of a card that ask a pipeline `classify` for an answer, and make of it what the run's own would be."""
+    if task == "multi_label":
+        return [
+            f"answers = classify({call}{options}, top_k=None)",
+            "config = classify.model.config",
+            "limits = {label: config.decision_thresholds[index] for label, index in config.label2id.items()}",
+            'answer = [one["label"] for one in answers if one["score"] > limits[one["label"]]]',
+        ]
+    if value_range is not None:
+        low, high = value_range
+        return [
+            "import math",
+            f'score = classify({call}{options})[0]["score"]',
+            f"answer = {low:.6g} + {high - low:.6g} / (1 + math.exp(-score))  # the pipeline does not know the range",
+        ]
+    return [f"answer = classify({call}{options})"]
+
+
 @dataclass(frozen=True)
 class Medium:
     """How examples of one kind become batches, and what else depends on their kind.

@@ -33,7 +33,7 @@ from recipes.common import config as sections
 from recipes.common.diagnosis import label_columns, wrong_record
 from recipes.common.folder import CACHE, Run
 from recipes.common.inputs import Inputs, Part, is_hub_id, load_inputs, read_source, targets_of, the_same_everywhere
-from recipes.common.medium import Answer, Array, Card, MakeBatches, Medium
+from recipes.common.medium import Answer, Array, Card, MakeBatches, Medium, usage
 from recipes.common.results import save_model
 from recipes.common.training import Training
 
@@ -187,7 +187,12 @@ def image_medium(
         save=save,
         errors=errors,
         linear_baseline=partial(linear_of_pixels, inputs, parts),
-        card=image_card(parts["validation"], base_model, registered=model.config.model_type == ResidualConfig.model_type),
+        card=image_card(
+            parts["validation"],
+            base_model,
+            task=inputs.fields.task,
+            registered=model.config.model_type == ResidualConfig.model_type,
+        ),
         min_examples=2,  # batch normalisation needs two values
     )
 
@@ -245,13 +250,13 @@ def cells_of(pictures: Pictures) -> Array:
     return np.concatenate(means)
 
 
-def image_card(pictures: Pictures, base_model: str, *, registered: bool) -> Card:
+def image_card(pictures: Pictures, base_model: str, *, task: str, registered: bool) -> Card:
     """Return what the card of an image classifier says; a net of ours needs an import first."""
     height, width = pictures.pixels.shape[2:]
-    usage = [
+    lines = [
         *(["import nlpbp.vision  # makes transformers know nlpbp_residual"] if registered else []),
         "from transformers import pipeline",
         'classify = pipeline("image-classification", model="PATH/TO/THIS/FOLDER")',
-        'classify("image.png")',
+        *usage('"image.png"', "", task=task),
     ]
-    return Card(base_model, usage, "", f"It sees an image in {height} x {width} pixels, its middle if it is not square.")
+    return Card(base_model, lines, "", f"It sees an image in {height} x {width} pixels, its middle if it is not square.")

@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from nlpbp.core.batch import Batch, LossFn
 from nlpbp.core.errors import ConfigError
+from nlpbp.core.layers import widened
 from nlpbp.data.exports import code_span
 from nlpbp.data.fields import pack_fields
 from nlpbp.data.order import Ints
@@ -26,7 +27,7 @@ from recipes.common.diagnosis import error_record
 from recipes.common.encoding import encode_part
 from recipes.common.folder import Run
 from recipes.common.inputs import Inputs, Loaded, joined_texts, targets_of
-from recipes.common.medium import Answer, Array, Card, MakeBatches, Medium
+from recipes.common.medium import Answer, Array, Card, MakeBatches, Medium, usage
 from recipes.common.results import save_model
 from recipes.common.training import TextConfig, Training
 
@@ -93,7 +94,14 @@ def text_medium(
         save=save,
         errors=errors,
         linear_baseline=partial(tfidf, inputs),
-        card=text_card(inputs, base_model, cut=cut, max_length=max_length, registered=model_config.model_type == "awd_lstm"),
+        card=text_card(
+            inputs,
+            base_model,
+            cut=cut,
+            max_length=max_length,
+            model_type=model_config.model_type,
+            value_range=config.data.value_range,
+        ),
     )
 
 
@@ -190,17 +198,21 @@ def tfidf(inputs: Inputs) -> tuple[str, dict[str, Array]]:
     return "tfidf", dict(zip(inputs.scored, outputs, strict=True))
 
 
-def text_card(inputs: Inputs, base_model: str, *, cut: sections.Cut, max_length: int, registered: bool) -> Card:
-    """Return what the card of a text classifier says; one that is `registered` needs an import first."""
+def text_card(
+    inputs: Inputs, base_model: str, *, cut: sections.Cut, max_length: int, model_type: str, value_range: tuple[float, float] | None
+) -> Card:
+    """Return what the card of a text classifier says; our own kind of model needs an import first, and keeps to a range itself."""
+    registered = model_type == "awd_lstm"
+    outside = None if registered or value_range is None else widened(*value_range)
     composed = ", ".join(map(code_span, inputs.fields.kinds))
-    usage = [
+    lines = [
         *(["import nlpbp.text  # makes transformers know awd_lstm"] if registered else []),
         "from transformers import pipeline",
         'classify = pipeline("text-classification", model="PATH/TO/THIS/FOLDER")',
-        'classify("Some text.", truncation=True)',
+        *usage('"Some text."', ", truncation=True", task=inputs.fields.task, value_range=outside),
     ]
     columns = f"It reads the columns {composed} as one text, which `scripts/predict.py` makes of them." if composed else ""
-    return Card(base_model, usage, columns, what_it_reads(cut, max_length))
+    return Card(base_model, lines, columns, what_it_reads(cut, max_length))
 
 
 def what_it_reads(cut: sections.Cut, max_length: int) -> str:

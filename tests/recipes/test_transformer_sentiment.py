@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import json
 import logging
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +18,7 @@ import pytest
 from safetensors.numpy import load_file
 from transformers import AutoModelForSequenceClassification, pipeline
 
-from nlpbp.core.errors import DataError
+from nlpbp.core.errors import ConfigError, DataError
 from nlpbp.data.columns import Fields
 from nlpbp.data.readers import Table
 from nlpbp.data.tiny import WORDS, tiny_reviews
@@ -95,6 +96,17 @@ def test_multi_label_cells_train_with_thresholds_from_validation(tmp_path: Path)
     for row, answers in zip(range(3), classify([texts[i] for i in predictions["id"][:3]]), strict=True):
         for answer in answers:  # each label has a probability of its own
             assert answer["score"] == pytest.approx(predictions[f"probability_{answer['label']}"][row], abs=1e-4)
+    for row in range(8):
+        answered = answer_of_card(result.out / "model", texts[predictions["id"][row]])["answer"]
+        assert set(answered) == set(predictions["prediction"][row])
+
+
+def answer_of_card(folder: Path, text: str) -> dict[str, Any]:
+    """Run the lines that the model's card shows, on a text of ours, and return what they leave."""
+    (lines,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), flags=re.S)
+    found: dict[str, Any] = {}
+    exec(lines.replace("PATH/TO/THIS/FOLDER", str(folder)).replace('"Some text."', repr(text)), found)
+    return found
 
 
 def test_regression_trains_on_any_scale_and_the_saved_model_answers_in_it(tmp_path: Path) -> None:
@@ -105,6 +117,22 @@ def test_regression_trains_on_any_scale_and_the_saved_model_answers_in_it(tmp_pa
     predictions = pq.read_table(result.out / "predictions.parquet").to_pydict()
     answers = pipeline("text-classification", model=str(result.out / "model"))([REVIEWS["text"][i] for i in predictions["id"]])
     assert [answer["score"] for answer in answers] == pytest.approx(predictions["prediction"], rel=1e-4)
+
+
+def test_the_card_of_a_model_with_a_range_says_how_to_get_into_it(tmp_path: Path) -> None:
+    values = [1.0 + 4.0 * (label == "pos") for label in REVIEWS["label"]]
+    result = run(tmp_path, {"text": REVIEWS["text"], "stars": values}, label="stars", task="regression", value_range=(1.0, 5.0))
+    predictions = pq.read_table(result.out / "predictions.parquet").to_pydict()
+    for row in range(3):
+        found = answer_of_card(result.out / "model", REVIEWS["text"][predictions["id"][row]])
+        assert found["answer"] == pytest.approx(predictions["prediction"][row], rel=1e-4)
+        assert abs(found["score"] - found["answer"]) > 0.5
+
+
+def test_a_run_folder_given_for_a_model_is_told_where_its_model_is(tmp_path: Path) -> None:
+    first = run(tmp_path, REVIEWS, name="first", epochs=1)
+    with pytest.raises(ConfigError, match=r"it is a run's folder: give .*first/model"):
+        run(tmp_path, REVIEWS, name="second", model=transformer_sentiment.Model(str(first.out)))
 
 
 def test_a_pair_of_texts_is_told_from_its_two_halves(tmp_path: Path) -> None:
