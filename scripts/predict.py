@@ -61,6 +61,7 @@ def answer(arguments: Sequence[str]) -> None:
     known_recipes()
     from nlpbp.core.errors import ConfigError, escape
     from nlpbp.data.exports import printable
+    from nlpbp.data.splits import text_keys
     from nlpbp.train.setup import start
     from recipes.common import predict, prediction_files, trained
     from recipes.common.looks import add_look, is_test_part
@@ -89,6 +90,8 @@ def answer(arguments: Sequence[str]) -> None:
                     column="fit_weights",
                     hint="give the validation data",
                 )
+        if set(text_keys(labelled)) == set(text_keys(examples)):
+            print("warning: the weights are fitted on what is scored, which flatters them", file=sys.stderr)
         weights = predict.fitted_weights(classifiers, labelled, views=given.views, accelerator=accelerator)
         shares = zip(predict.member_names(len(classifiers), given.views), weights.tolist(), strict=True)
         print("weights: " + ", ".join(f"{name} {share:.2f}" for name, share in shares), file=sys.stderr)

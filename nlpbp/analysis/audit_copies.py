@@ -73,7 +73,7 @@ def _only(words: Words, rows: Array) -> Words:
 
 
 def exact_duplicates(parts: Sequence[Rows], copies: Copies | None = None) -> AuditFinding:
-    """Find rows whose text stands earlier in the same part; `rows` are those of training.
+    """Find rows whose text stands earlier in the same part; `rows` are those of training whose label is that of the earlier.
 
     >>> from nlpbp.analysis.audit_rows import rows_of
     >>> from nlpbp.data.readers import Table
@@ -92,13 +92,18 @@ def exact_duplicates(parts: Sequence[Rows], copies: Copies | None = None) -> Aud
             if earlier != index:
                 counts[part.part] += 1
                 shown.append((f"{part.references[index]} = {part.references[earlier]}", part.texts[index]))
-                if part is parts[0]:
+                if part is parts[0] and _agree(part, index, earlier):
                     rows[index] = f"equal to {part.references[earlier]}"
     return _finding_of_copies("exact_duplicates", "exact duplicates inside a part", counts, shown, rows, parts)
 
 
+def _agree(part: Rows, index: int, other: int) -> bool:
+    """Tell whether two rows have one label: of those that do not, nobody knows which is right."""
+    return part.labels is None or part.labels[index] == part.labels[other]
+
+
 def near_duplicates(parts: Sequence[Rows], copies: Copies | None = None) -> AuditFinding:
-    """Find rows whose text is nearly that of an earlier row of the same part that is kept; `rows` are those of training."""
+    """Find rows whose text is nearly that of an earlier row of the same part that is kept; `rows` are as of exact ones."""
     copies = copies or find_copies(parts)
     shown: list[tuple[str, str]] = []
     rows: dict[int, str] = {}
@@ -113,7 +118,7 @@ def near_duplicates(parts: Sequence[Rows], copies: Copies | None = None) -> Audi
             earlier, similarity = max(near, key=lambda pair: pair[1])
             counts[part.part] += 1
             shown.append((f"{part.references[index]} ~ {part.references[earlier]} ({similarity:.2f})", part.texts[index]))
-            if part is parts[0]:
+            if part is parts[0] and _agree(part, index, earlier):
                 rows[index] = f"nearly {part.references[earlier]} (Jaccard {similarity:.2f})"
     return _finding_of_copies("near_duplicates", "near duplicates inside a part", counts, shown, rows, parts)
 

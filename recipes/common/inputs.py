@@ -127,6 +127,7 @@ def load_inputs(data: Data | Images, *, read: Read | None = None) -> Inputs:
     for column in data.slices:
         column_of(given["validation"] or table, column)
     train_ids, *cut_ids = _split(table, whole, data, cut)
+    notes += _whole_groups(table, data, {name: (cut[name], len(ids)) for name, ids in zip(cut, cut_ids, strict=True)})
     if data.sample < 1.0:
         everything = len(train_ids)
         train_ids = nested_sample(whole, train_ids, share=data.sample, seed=SPLIT_SEED)
@@ -183,6 +184,21 @@ def _split(table: Table, whole: Examples, data: Data | Images, shares: Mapping[s
         column_of(table, data.time)
         return split_time(whole, read_moments(table, data.time), validation_share=validation_share, test_share=test_share)
     return split_examples(whole, validation_share=validation_share, test_share=test_share, seed=SPLIT_SEED)
+
+
+def _whole_groups(table: Table, data: Data | Images, cut: Mapping[str, tuple[float, int]]) -> list[str]:
+    """Say where parts, given with their share and size, are of another size because groups or moments stay whole."""
+    column = data.group or data.time
+    if column is None:
+        return []
+    without = sum(map(is_missing, table.columns[column])) if data.group else 0
+    notes = [f"warning: {without:,} rows have no '{column}', and each is taken for a group of its own"] if without else []
+    for name, (share, size) in cut.items():
+        actual = size / len(table)
+        if share and not share / 2 <= actual <= share * 2:
+            kept = f"rows of one '{column}' stay together"
+            notes.append(f"warning: the {name} part is {actual:.0%} of the data and not {share:.0%}, for {kept}")
+    return notes
 
 
 def _refuse_choosing_by_test(validation: Part, test: Part) -> None:

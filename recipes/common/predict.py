@@ -107,8 +107,8 @@ def read_texts(
 
     Columns that are neither are found by name and content, and `notes` gets why; the fields of a model that reads several are
     those of training. Raises `DataError` for one text where
-    the model was trained on pairs, and the other way round. A column of labels that is still to be filled in is no column of
-    labels, unless it was asked for by name.
+    the model was trained on pairs, and the other way round. A column of labels that is still to be filled in, or, with `notes`,
+    that holds one which the model does not know, is no column of labels, unless it was asked for by name.
     """
     if not len(table):
         raise DataError("there are no texts", file=table.name, hint="give one text a line")
@@ -132,7 +132,14 @@ def read_texts(
         fields = replace(fields, text=found.text)
     known = fields.label in table.columns and not all(map(is_missing, table.columns[fields.label]))
     fields = replace(fields, label=label or (fields.label if known else None))
-    return read_examples(table, fields, require_label=fields.label is not None)
+    try:
+        return read_examples(table, fields, require_label=fields.label is not None)
+    except DataError as error:
+        if label is not None or fields.label is None or notes is None:
+            raise
+        examples = read_examples(table, replace(fields, label=None), require_label=False)
+        notes.append(f"not scored: {error}")
+        return examples
 
 
 def predict_outputs(classifier: Classifier, examples: Examples, *, accelerator: Accelerator, view: View | None = None) -> Array:

@@ -365,13 +365,12 @@ def planted() -> tuple[Rows, list[AuditFinding]]:
         (["exact_duplicates"], {30}),
         (["near_duplicates"], {31}),
         (["conflicting_labels"], {5, 32}),
-        (["leaks", "exact_duplicates"], {7, 30, 32}),
+        (["leaks", "exact_duplicates"], {7, 30}),  # 32 is a copy with another label
         (["encoding"], set()),
     ],
 )
 def test_a_plan_drops_what_it_names_and_logs_each_row(plan: list[str], gone: set[int]) -> None:
     train, findings = planted()
-    gone = gone | ({32} if "exact_duplicates" in plan else set())  # the conflict is a copy as well
     before = list(train.table.columns["text"])
     table, log = repair.clean(train, findings, plan)
     assert table.rows == [row + 1 for row in range(34) if row not in gone]
@@ -439,3 +438,11 @@ def test_without_the_extra_other_traces_are_found_and_mojibake_stays(monkeypatch
     assert found.details == {"entities": 1}
     assert "nlpbp[audit]" in found.message
     assert repair_text("cafÃ© &amp; more") == "cafÃ© & more"
+
+
+def test_a_copy_with_another_label_is_counted_and_left_to_the_plan_for_conflicts() -> None:
+    records = [{"text": "so good and long enough", "label": label} for label in ("pos", "pos", "neg")]
+    rows = part(records)
+    found = exact_duplicates([rows])
+    assert (found.count, list(found.rows)) == (2, [1])
+    assert list(conflicting_labels([rows]).rows) == [0, 1, 2]

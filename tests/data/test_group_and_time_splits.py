@@ -109,6 +109,13 @@ def test_the_flags_cut_a_runs_data() -> None:
     by_time = load_inputs(Data(train=rows(), time="at"))
     assert [len(part) for part in by_time.scored.values()] == [20, 20]  # a month has ten rows, and a share of 0.1 is twelve
     assert max(rows()[i]["at"] for i in by_time.train.ids) < min(rows()[i]["at"] for i in by_time.validation.ids)
+    coarse = rows()
+    for index, row in enumerate(coarse):
+        row["who"] = None if index < 5 else "one" if index < 80 else "two" if index < 140 else "three"
+    notes = load_inputs(Data(train=coarse, group="who")).notes
+    assert "warning: 5 rows have no 'who', and each is taken for a group of its own" in notes
+    assert any("part is" in note and "stay together" in note for note in notes), notes
+    assert not any("stay together" in note for note in (*by_group.notes, *by_time.notes))
     shared = load_inputs(Data(train=rows(), test=rows(40, first=200), group="who"))
     assert "warning: 20 groups of 'who' stand in the test data too" in shared.notes
     torn = load_inputs(Data(train=rows(), validation=rows(20, first=200), test=rows(40, first=210)))

@@ -387,6 +387,7 @@ def test_predictions_with_views_say_what_they_bring(tmp_path: Path) -> None:
     done = run_script("predict", *common, "--views", "mirrored", "augmented", "--fit_weights", "new", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "times the time of one answer" in done.stderr and "weights: as they are" in done.stderr
+    assert "warning: the weights are fitted on what is scored" in done.stderr
     lines = (tmp_path / "new.csv").read_text().splitlines()
     assert len(lines) == 41 and lines[1].startswith("0,lies/0.png,lies,")
     gru_classifier.run(dataclasses.replace(gru_classifier.tiny(), out=str(tmp_path / "texts"), threads=1))

@@ -49,6 +49,17 @@ def test_labels_that_are_still_to_be_filled_in_are_none_unless_they_are_asked_fo
             read_texts(CLASSIFIER, table(labels), label=label)
 
 
+@pytest.mark.parametrize(("label", "why"), [("", "the label is missing"), ("maybe", "no label 'maybe'")])
+def test_data_with_a_label_that_cannot_be_scored_are_answered_and_it_is_said(label: str, why: str) -> None:
+    notes: list[str] = []
+    examples = read_texts(CLASSIFIER, table(["pos", label]), notes=notes)
+    assert (examples.targets, len(examples)) == (None, 2)
+    (note,) = notes
+    assert note.startswith("not scored: ") and why in note
+    with pytest.raises(DataError, match=why):
+        read_texts(CLASSIFIER, table(["pos", label]), label="label", notes=notes)
+
+
 @pytest.mark.parametrize("name", ["a.xlsx", "missing/a.csv", "folder.csv"])
 def test_a_file_that_cannot_be_written_is_named(tmp_path: Path, name: str) -> None:
     (tmp_path / "folder.csv").mkdir()
