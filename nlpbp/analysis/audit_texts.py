@@ -125,7 +125,7 @@ def _what_training_does(train: Rows) -> str:
         return "fields that are missing are marked in the text, and a missing label stops training"
     if train.labels is None:
         return "a language model is not trained on empty texts, and stops at missing ones"
-    return "training refuses what is missing, and keeps what only reads so"
+    return "training stops at a missing text or label, warns of empty texts, and keeps what only reads as missing"
 
 
 def _missing_kind(value: Any) -> str:
