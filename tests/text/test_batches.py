@@ -115,6 +115,7 @@ def test_a_model_knows_its_labels_and_how_much_it_reads(tmp_path: Path) -> None:
         (["bad", "good"], ["ham", "spam"], False),
         (["bad", "good"], ["ham", "maybe", "spam"], False),
         (["LABEL_0", "LABEL_1"], ["bad", "good"], True),
+        ([f"class {n}" for n in range(12)], [f"class {n}" for n in range(12)], True),
     ],
 )
 def test_a_head_for_other_labels_is_begun_anew(tmp_path: Path, before: list[str], after: list[str], is_kept: bool) -> None:
