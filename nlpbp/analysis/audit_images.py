@@ -50,7 +50,9 @@ def image_audit(parts: Sequence[Rows], *, sizes: Mapping[str, tuple[int, int]]) 
 
 def _of_images(finding: AuditFinding) -> AuditFinding:
     """Say of images what was found of their digests."""
-    examples = tuple(replace(one, excerpt=DIGEST.sub("", one.excerpt).replace("the same text", "the same image")) for one in finding.examples)
+    examples = tuple(
+        replace(one, excerpt=DIGEST.sub("", one.excerpt).replace("the same text", "the same image")) for one in finding.examples
+    )
     message = finding.message.replace(" (but for case and white space)", "").replace("text", "image")
     return replace(finding, message=message, fix=FIXES[finding.id], examples=examples)
 
