@@ -56,7 +56,7 @@ def renew_head(model: PreTrainedModel, name: str, *, labels: Sequence[str]) -> P
     A head for as many other labels would be loaded as it is, and begin with all of them wrong.
     """
     names = from_pretrained(AutoConfig, name).id2label
-    known = [names[index] for index in sorted(names)]  # a saved config has them in the order 0, 1, 10, 2
+    known = [names[index] for index in sorted(names)]  # in whatever order the file lists them
     if known != list(labels) and any(label != f"LABEL_{index}" for index, label in enumerate(known)):
         output_layer(model, num_outputs=len(labels)).reset_parameters()
     return model
