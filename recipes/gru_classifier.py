@@ -7,16 +7,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from recipes.common import config as sections
-from recipes.common.classifier import train_classifier
-from recipes.common.data_audit import audit_inputs
-from recipes.common.encoding import encode_parts
-from recipes.common.folder import Run, open_run
-from recipes.common.inputs import joined_texts, load_inputs, the_same_everywhere
-from recipes.common.ranges import check_ranges
-from recipes.common.recurrent import BATCH, model_options, new_classifier, stage_trainings, tokenizer_for
-from recipes.common.results import RunResult
-from recipes.common.texts import text_medium
+from nlpbp import config as sections
+from nlpbp.config.limits import check_ranges
+from nlpbp.data.corpus import joined_texts
+from nlpbp.data.parts import load_inputs
+from nlpbp.modalities.documents import BATCH, tokenizer_for
+from nlpbp.modalities.encoding import encode_parts
+from nlpbp.modalities.texts import text_medium
+from nlpbp.runs.agreement import the_same_everywhere
+from nlpbp.runs.audit import audit_inputs
+from nlpbp.runs.folder import Run, open_run
+from nlpbp.runs.result import RunResult
+from nlpbp.text.recurrent import model_options, new_classifier
+from nlpbp.trainers.classifier import train_classifier
+from nlpbp.trainers.recurrent_stages import stage_trainings
 
 NAME = "gru_classifier"
 

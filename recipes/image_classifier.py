@@ -10,20 +10,20 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from nlpbp import config as sections
+from nlpbp.config.limits import check_ranges
 from nlpbp.core.init import lsuv_
+from nlpbp.data.order import stage_seed
+from nlpbp.data.parts import Inputs
+from nlpbp.modalities.images import image_medium, load_images, num_channels, own_size, say_what_is_seen
+from nlpbp.runs.audit import audit_images
+from nlpbp.runs.folder import Run, open_run
+from nlpbp.runs.result import RunResult
+from nlpbp.trainers.classifier import train_classifier
+from nlpbp.trainers.image_stages import image_trainings
 from nlpbp.vision.pictures import collate_pictures
 from nlpbp.vision.pretrained import label_settings
 from nlpbp.vision.residual import ResidualConfig, ResidualForImageClassification, pixel_processor
-from recipes.common import config as sections
-from recipes.common.classifier import train_classifier
-from recipes.common.data_audit import audit_images
-from recipes.common.folder import Run, open_run
-from recipes.common.image_training import image_trainings
-from recipes.common.inputs import Inputs
-from recipes.common.pictures import image_medium, load_images, num_channels, own_size, say_what_is_seen
-from recipes.common.ranges import check_ranges
-from recipes.common.results import RunResult
-from recipes.common.training import stage_seed
 
 NAME = "image_classifier"
 LR = 3e-3

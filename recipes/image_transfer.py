@@ -10,16 +10,16 @@ from pathlib import Path
 
 import torch
 
+from nlpbp import config as sections
+from nlpbp.config.limits import check_ranges
+from nlpbp.modalities.images import image_medium, load_images, refuse_sizes, say_what_is_seen
+from nlpbp.runs.audit import audit_images
+from nlpbp.runs.folder import CACHE, Run, open_run
+from nlpbp.runs.result import RunResult
+from nlpbp.trainers.classifier import train_classifier
+from nlpbp.trainers.image_stages import image_trainings
 from nlpbp.vision.pictures import size_of, with_size
 from nlpbp.vision.pretrained import channels_of, load_image_classifier, load_processor, tiny_residual
-from recipes.common import config as sections
-from recipes.common.classifier import train_classifier
-from recipes.common.data_audit import audit_images
-from recipes.common.folder import CACHE, Run, open_run
-from recipes.common.image_training import image_trainings, refuse_sizes
-from recipes.common.pictures import image_medium, load_images, say_what_is_seen
-from recipes.common.ranges import check_ranges
-from recipes.common.results import RunResult
 
 NAME = "image_transfer"
 LR, SMALL_LR = 1e-3, 3e-3  # of a head, and of the layers below it slower; small nets bear more

@@ -7,24 +7,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from nlpbp import config as sections
+from nlpbp.config.limits import check_ranges, refuse_classifier_settings
 from nlpbp.core.errors import ConfigError
-from recipes.common import config as sections
-from recipes.common.classifier import as_saved
-from recipes.common.data_audit import audit_corpus
-from recipes.common.folder import Run, open_run
-from recipes.common.inputs import load_corpus, the_same_everywhere
-from recipes.common.language_model import Reading, finish_language_model, recurrent_training, score, train_language_model
-from recipes.common.ranges import check_ranges, refuse_classifier_settings
-from recipes.common.recurrent import (
-    encode_documents,
-    load_language_model,
-    model_options,
-    new_language_model,
-    start_from,
-    tokenizer_for,
-)
-from recipes.common.results import RunResult
-from recipes.common.texts import identity
+from nlpbp.data.corpus import load_corpus
+from nlpbp.modalities.documents import encode_documents, start_from, tokenizer_for
+from nlpbp.modalities.texts import identity
+from nlpbp.runs.agreement import the_same_everywhere
+from nlpbp.runs.audit import audit_corpus
+from nlpbp.runs.folder import Run, open_run
+from nlpbp.runs.result import RunResult
+from nlpbp.text.recurrent import load_language_model, model_options, new_language_model
+from nlpbp.trainers.classifier import as_saved
+from nlpbp.trainers.language_model import Reading, finish_language_model, recurrent_training, score, train_language_model
 
 NAME = "lm_awd_lstm"
 

@@ -12,18 +12,23 @@ from typing import Any, cast
 import torch
 from transformers.pytorch_utils import Conv1D
 
+from nlpbp import config as sections
+from nlpbp.config.limits import check_ranges, refuse_classifier_settings
 from nlpbp.core.errors import ConfigError
 from nlpbp.core.groups import layer_groups
+from nlpbp.data.corpus import load_corpus
+from nlpbp.modalities.documents import encode_documents
+from nlpbp.modalities.texts import identity
+from nlpbp.runs.agreement import the_same_everywhere
+from nlpbp.runs.audit import audit_corpus
+from nlpbp.runs.folder import CACHE, Run, open_run
+from nlpbp.runs.lr_finder import SWEPT
+from nlpbp.runs.result import RunResult
 from nlpbp.text.lm_data import append_token
 from nlpbp.text.tiny import tiny_gpt
 from nlpbp.text.transformer import length_limit, load_causal_lm, load_tokenizer
-from recipes.common import config as sections
-from recipes.common.classifier import as_saved
-from recipes.common.data_audit import audit_corpus
-from recipes.common.finder import SWEPT
-from recipes.common.folder import CACHE, Run, open_run
-from recipes.common.inputs import load_corpus, the_same_everywhere
-from recipes.common.language_model import (
+from nlpbp.trainers.classifier import as_saved
+from nlpbp.trainers.language_model import (
     Reading,
     Training,
     check_rows,
@@ -32,11 +37,7 @@ from recipes.common.language_model import (
     train_language_model,
     windows_to_do,
 )
-from recipes.common.optimize import schedule_of, transformer_optimizer
-from recipes.common.ranges import check_ranges, refuse_classifier_settings
-from recipes.common.recurrent import encode_documents
-from recipes.common.results import RunResult
-from recipes.common.texts import identity
+from nlpbp.trainers.optimizers import schedule_of, transformer_optimizer
 
 NAME = "lm_transformer"
 DEFAULT_LR = 5e-5

@@ -13,27 +13,29 @@ from torch import nn
 from torch.optim import Optimizer
 from transformers import PreTrainedTokenizerBase
 
+from nlpbp import config as sections
+from nlpbp.config.limits import check_ranges
 from nlpbp.core.errors import ConfigError
 from nlpbp.core.groups import LayerGroup
 from nlpbp.data.columns import Examples
+from nlpbp.data.corpus import joined_texts, load_texts
+from nlpbp.data.parts import Inputs, fingerprint, load_inputs
+from nlpbp.modalities.encoding import encode_parts
+from nlpbp.modalities.pretrained import check_length, default_rate, model_path
+from nlpbp.modalities.texts import identity, text_medium
+from nlpbp.runs.agreement import the_same_everywhere
+from nlpbp.runs.audit import audit_inputs
+from nlpbp.runs.folder import CACHE, Run, open_run
+from nlpbp.runs.lr_finder import SWEPT
+from nlpbp.runs.progress import Progress
+from nlpbp.runs.result import RunResult
 from nlpbp.text.batches import Encoded, encode
 from nlpbp.text.transformer import length_limit, load_classifier, load_config, load_masked_lm, load_tokenizer
-from recipes.common import config as sections
-from recipes.common.classifier import train_classifier
-from recipes.common.data_audit import audit_inputs
-from recipes.common.encoding import encode_parts
-from recipes.common.finder import SWEPT
-from recipes.common.folder import CACHE, Run, open_run
-from recipes.common.inputs import Inputs, fingerprint, joined_texts, load_inputs, load_texts, the_same_everywhere
-from recipes.common.masked_lm import adapt, copy_body_
-from recipes.common.optimize import epochs_of, schedule_of, snapshot_steps, transformer_optimizer
-from recipes.common.pretrained import check_length, default_rate, model_path
-from recipes.common.ranges import check_ranges
-from recipes.common.recurrent import stage_name
-from recipes.common.results import RunResult
-from recipes.common.saving import Progress
-from recipes.common.texts import identity, text_medium
-from recipes.common.training import Training, epoch_of
+from nlpbp.trainers.classifier import train_classifier
+from nlpbp.trainers.masked_lm import adapt, copy_body_
+from nlpbp.trainers.optimizers import epochs_of, schedule_of, snapshot_steps, transformer_optimizer
+from nlpbp.trainers.recurrent_stages import stage_name
+from nlpbp.trainers.stages import Training, epoch_of
 
 NAME = "transformer_sentiment"
 

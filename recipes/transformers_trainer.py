@@ -20,7 +20,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedTokenizerBase, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from nlpbp.analysis.metrics import MAIN_METRIC, task_metrics
+from nlpbp import config as sections
+from nlpbp.config.limits import check_ranges
+from nlpbp.config.run import Precision
 from nlpbp.core.errors import ConfigError, DistributedError
 from nlpbp.core.freezing import train_mode
 from nlpbp.core.groups import group_hashes, layer_groups
@@ -28,29 +30,29 @@ from nlpbp.core.layers import fold_affine_, output_layer
 from nlpbp.core.losses import task_loss, task_outputs
 from nlpbp.core.schedules import Schedule
 from nlpbp.data.order import evaluation_batches
+from nlpbp.data.parts import Inputs, load_inputs, targets_of
+from nlpbp.evaluation.metrics import MAIN_METRIC, task_metrics
+from nlpbp.modalities.encoding import encode_parts
+from nlpbp.modalities.pretrained import check_length, default_rate, model_path
+from nlpbp.modalities.texts import text_medium
+from nlpbp.runs.audit import audit_inputs
+from nlpbp.runs.diagnosis import calibration_record
+from nlpbp.runs.folder import Run, open_run
+from nlpbp.runs.lr_finder import SWEPT
+from nlpbp.runs.progress import Progress
+from nlpbp.runs.result import RunResult
+from nlpbp.runs.results import decision_thresholds, finish
 from nlpbp.text.batches import Encoded, collate
 from nlpbp.text.transformer import length_limit, load_classifier, load_config, load_tokenizer
 from nlpbp.train.evaluate import predict
 from nlpbp.train.loop import Step
 from nlpbp.train.lr_finder import chosen, exponential, read_curves, restored, set_highest_rate, sweep
-from nlpbp.train.setup import Precision, precision_of
+from nlpbp.train.setup import precision_of
 from nlpbp.train.tracking import log
-from recipes.common import config as sections
-from recipes.common.classifier import as_saved
-from recipes.common.data_audit import audit_inputs
-from recipes.common.diagnosis import calibration_record
-from recipes.common.encoding import encode_parts
-from recipes.common.finder import SWEPT
-from recipes.common.folder import Run, open_run
-from recipes.common.inputs import Inputs, load_inputs, targets_of
-from recipes.common.optimize import schedule_of, transformer_optimizer
-from recipes.common.pretrained import check_length, default_rate, model_path
-from recipes.common.ranges import check_ranges
-from recipes.common.results import RunResult, decision_thresholds, finish
-from recipes.common.saving import Progress
-from recipes.common.targets import standardised
-from recipes.common.texts import text_medium
-from recipes.common.training import freeze
+from nlpbp.trainers.classifier import as_saved
+from nlpbp.trainers.optimizers import schedule_of, transformer_optimizer
+from nlpbp.trainers.stages import freeze
+from nlpbp.trainers.targets import standardised
 
 NAME = "transformers_trainer"
 NOT_SHOWN = (

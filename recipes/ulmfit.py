@@ -8,34 +8,29 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from nlpbp import config as sections
+from nlpbp.config.limits import check_ranges
 from nlpbp.core.errors import ConfigError
 from nlpbp.core.optim import GROUP_RATIO
 from nlpbp.data.columns import Examples
+from nlpbp.data.corpus import joined_texts, load_texts
+from nlpbp.data.parts import Inputs, fingerprint, load_inputs
+from nlpbp.modalities.documents import BATCH, encode_documents, start_from, tokenizer_for
+from nlpbp.modalities.encoding import encode_parts
+from nlpbp.modalities.texts import identity, text_medium
+from nlpbp.runs.agreement import the_same_everywhere
+from nlpbp.runs.audit import audit_inputs
+from nlpbp.runs.folder import Run, open_run
+from nlpbp.runs.progress import Progress, Stage
+from nlpbp.runs.result import RunResult
+from nlpbp.runs.results import save_language_model
 from nlpbp.text.awd_lstm import AWDLSTMForCausalLM
+from nlpbp.text.recurrent import load_language_model, model_options, new_classifier, new_language_model
 from nlpbp.train.weights import full_state
-from recipes.common import config as sections
-from recipes.common.classifier import train_classifier
-from recipes.common.data_audit import audit_inputs
-from recipes.common.encoding import encode_parts
-from recipes.common.folder import Run, open_run
-from recipes.common.inputs import Inputs, fingerprint, joined_texts, load_inputs, load_texts, the_same_everywhere
-from recipes.common.language_model import Reading, recurrent_training, save_language_model, train_language_model
-from recipes.common.ranges import check_ranges
-from recipes.common.recurrent import (
-    BATCH,
-    encode_documents,
-    load_language_model,
-    model_options,
-    new_classifier,
-    new_language_model,
-    stage_trainings,
-    start_from,
-    tokenizer_for,
-)
-from recipes.common.results import RunResult
-from recipes.common.saving import Progress, Stage
-from recipes.common.texts import identity, text_medium
-from recipes.common.training import epoch_of
+from nlpbp.trainers.classifier import train_classifier
+from nlpbp.trainers.language_model import Reading, recurrent_training, train_language_model
+from nlpbp.trainers.recurrent_stages import stage_trainings
+from nlpbp.trainers.stages import epoch_of
 
 NAME = "ulmfit"
 CARD = "A language model made by nlpbp on the way to a classifier. `import nlpbp.text` makes transformers know it.\n"

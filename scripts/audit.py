@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from command_line import known_recipes, leave_out_broken_torchvision, main
 
 if TYPE_CHECKING:
-    from nlpbp.analysis.audit_rows import AuditFinding, Rows
+    from nlpbp.audit.rows import AuditFinding, Rows
     from nlpbp.data.readers import Table
 
 
@@ -65,10 +65,10 @@ def audit(arguments: Sequence[str]) -> None:
     given = parse(arguments)
     known_recipes()
     leave_out_broken_torchvision()
-    from nlpbp.analysis.audit import audit as find
-    from nlpbp.analysis.audit import audit_lines, audit_record
-    from nlpbp.analysis.audit_images import image_audit
-    from nlpbp.analysis.repair import check_clean_file, read_plan
+    from nlpbp.audit.audit import audit as find
+    from nlpbp.audit.audit import audit_lines, audit_record
+    from nlpbp.audit.images import image_audit
+    from nlpbp.audit.repair import check_clean_file, read_plan
 
     plan = read_plan(Path(given.fix)) if given.fix else ()
     if given.out:
@@ -82,7 +82,7 @@ def audit(arguments: Sequence[str]) -> None:
     if given.json:
         write(json.dumps(record, indent=2, ensure_ascii=False) + "\n", given.json, column="json")
     if given.html:
-        from nlpbp.analysis.report import audit_page
+        from nlpbp.report.page import audit_page
 
         write(audit_page(record), given.html, column="html")
     if given.out:
@@ -95,13 +95,13 @@ def read_parts(given: argparse.Namespace) -> tuple[list[Rows], dict[str, tuple[i
 
     Of images the rows' texts are digests, whose height and width are returned too.
     """
-    from nlpbp.analysis.audit_rows import rows_of
+    from nlpbp.audit.rows import rows_of
     from nlpbp.data.columns import infer_fields
     from nlpbp.data.exports import printable
     from nlpbp.data.readers import hub_splits
+    from nlpbp.data.sources import is_hub_id, read_source
+    from nlpbp.modalities.images import read_images
     from nlpbp.vision.sources import IMAGE
-    from recipes.common.inputs import is_hub_id, read_source
-    from recipes.common.pictures import read_images
 
     sizes: dict[str, tuple[int, int]] = {}
 
@@ -138,7 +138,7 @@ def write(text: str, file: str, *, column: str) -> None:
 
 def fix(train: Rows, findings: Sequence[AuditFinding], plan: Sequence[str], *, out: Path) -> None:
     """Write the training part after the plan, and the log of what was dropped and changed."""
-    from nlpbp.analysis.repair import clean, write_log, write_table
+    from nlpbp.audit.repair import clean, write_log, write_table
     from nlpbp.core.errors import escape
 
     table, changes = clean(train, findings, plan)

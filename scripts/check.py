@@ -36,8 +36,8 @@ def check(arguments: Sequence[str]) -> None:
     known_recipes()
     leave_out_broken_torchvision()
     import nlpbp.vision  # noqa: F401  # nets of ours, for images
-    from nlpbp.analysis.model_check import check_model
-    from nlpbp.analysis.run_check import check_run
+    from nlpbp.checks.model import check_model
+    from nlpbp.checks.run import check_run
     from nlpbp.core.errors import ConfigError, escape
     from nlpbp.data.pretrained import exists
     from nlpbp.text.transformer import load_saved

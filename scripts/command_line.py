@@ -33,7 +33,7 @@ def main(run: Callable[[Sequence[str]], None]) -> None:
             from nlpbp.data.exports import printable
 
             try:
-                from recipes.common.secrets import redact
+                from nlpbp.config.secrets import redact
             except ImportError:  # another package's `recipes` is in the way, which is what the message says
                 redact = str  # type: ignore[assignment]
 
@@ -75,8 +75,8 @@ def choose_recipe(arguments: Sequence[str], *, usage: str) -> tuple[ModuleType, 
         sys.exit(0)
     name = DEFAULT_RECIPE if not rest or rest[0].startswith("-") else rest.pop(0).replace("-", "_")
     if name not in recipes:
+        from nlpbp.config.files import nearest
         from nlpbp.core.errors import ConfigError
-        from recipes.common.config_files import nearest
 
         raise ConfigError(f"there is no recipe {name!r}", hint=nearest(name, list(recipes)))
     leave_out_broken_torchvision()
@@ -102,8 +102,8 @@ def parse_config(recipe: ModuleType, arguments: Sequence[str], *, program: str) 
     """Make the recipe's Config from its flags, over `--tiny`, over `--config FILE`, over its defaults."""
     import tyro
 
+    from nlpbp.config.files import load, refuse_misspelt
     from nlpbp.core.errors import ConfigError
-    from recipes.common.config_files import load, refuse_misspelt
 
     rest = list(arguments)
     file = take_value(rest, "--config")

@@ -19,7 +19,7 @@ def lr_find(arguments: Sequence[str]) -> None:
     """Run a recipe as far as the sweep."""
     recipe, rest = choose_recipe(arguments, usage=USAGE)
     from nlpbp.core.errors import ConfigError
-    from recipes.common.finder import RateFound
+    from nlpbp.runs.lr_finder import RateFound
 
     wanted = take_value(rest, "--stage") or "1"
     if not wanted.isdecimal() or wanted == "0":

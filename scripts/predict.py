@@ -62,9 +62,9 @@ def answer(arguments: Sequence[str]) -> None:
     from nlpbp.core.errors import ConfigError, escape
     from nlpbp.data.exports import printable
     from nlpbp.data.splits import text_keys
+    from nlpbp.inference import predict, prediction_files, trained
+    from nlpbp.runs.test_uses import add_look, is_test_part
     from nlpbp.train.setup import start
-    from recipes.common import predict, prediction_files, trained
-    from recipes.common.looks import add_look, is_test_part
 
     if given.out:
         prediction_files.check_predictions_file(Path(given.out))

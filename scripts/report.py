@@ -33,7 +33,7 @@ def report(arguments: Sequence[str]) -> None:
     leave_out_broken_torchvision()
     from nlpbp.core.errors import escape
     from nlpbp.data.exports import printable
-    from recipes.common.report import write_comparison, write_report
+    from nlpbp.runs.report import write_comparison, write_report
 
     folders = [Path(run) for run in given.run]
     if len(folders) == 1:

@@ -25,11 +25,13 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 from transformers import BertConfig, BertForSequenceClassification
 
+from nlpbp.config.run import Batch as Batching
 from nlpbp.core.batch import Batch
 from nlpbp.core.groups import layer_groups, no_decay_names, parameter_groups
 from nlpbp.core.losses import classifier_loss
 from nlpbp.core.optim import adamw
 from nlpbp.core.schedules import cosine, warm_up
+from nlpbp.runs import fit
 from nlpbp.train import setup
 from nlpbp.train.loop import Step, train_steps
 from nlpbp.train.signals import Stopped
@@ -43,8 +45,6 @@ from nlpbp.train.weights import (
     without_shared,
 )
 from recipes import transformer_sentiment
-from recipes.common import fit
-from recipes.common.config import Batch as Batching
 
 SIZES = [8, 8, 7, 5, 8, 8]  # some steps do not divide evenly
 NUM_MICRO_BATCHES = 2

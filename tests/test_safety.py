@@ -25,15 +25,16 @@ from payloads import payloads
 
 import command_line
 import finetune
+from nlpbp.config import files as config_files
+from nlpbp.config.secrets import redact
 from nlpbp.core.errors import CheckpointError, ConfigError, NlpbpError
 from nlpbp.data.exports import FORMULA_STARTS, code_span, printable, spreadsheet_cell
 from nlpbp.data.tiny import tiny_reviews
+from nlpbp.inference import prediction_files
 from nlpbp.text.tiny import tiny_bert
 from nlpbp.text.transformer import load_classifier, load_config, load_tokenizer
 from nlpbp.train.checkpoint import find_fault, newest_checkpoint, write_checkpoint
 from recipes import transformer_sentiment
-from recipes.common import config_files, prediction_files
-from recipes.common.secrets import redact
 from run_script import ROOT
 
 MODULES = {"pickle", "cPickle", "_pickle", "joblib", "dill", "cloudpickle", "marshal", "shelve"}

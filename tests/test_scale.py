@@ -19,10 +19,10 @@ from accelerate.commands.launch import _validate_launch_command, launch_command_
 from accelerate.utils.launch import prepare_multi_gpu_env
 from safetensors.numpy import load_file
 
+from nlpbp.config.run import Batch
+from nlpbp.runs.folder import CACHE
 from nlpbp.text.tiny import tiny_bert
 from recipes import transformer_sentiment
-from recipes.common.config import Batch
-from recipes.common.folder import CACHE
 from run_script import TWO_PROCESSES
 
 ROOT = Path(__file__).parent.parent

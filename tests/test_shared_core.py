@@ -10,20 +10,20 @@ from typing import Any
 
 import pytest
 
+from nlpbp import config as sections
 from recipes import image_transfer, transformer_sentiment
-from recipes.common import config as sections
 
 SHARED = {
-    "the training loop": ("recipes.common.training", "train_steps"),
-    "the rate finder": ("recipes.common.finder", "find_rate"),
-    "freezing": ("recipes.common.training", "freeze_to"),
-    "layer groups": ("recipes.common.classifier", "layer_groups"),
-    "the optimizer": ("recipes.common.optimize", "adamw"),
-    "checkpoints": ("recipes.common.saving", "write_checkpoint"),
-    "evaluation": ("recipes.common.classifier", "predict"),
-    "calibration": ("recipes.common.classifier", "calibration_record"),
-    "errors": ("recipes.common.diagnosis", "error_slices"),
-    "the report": ("nlpbp.analysis.report", "run_report"),
+    "the training loop": ("nlpbp.trainers.stages", "train_steps"),
+    "the rate finder": ("nlpbp.runs.lr_finder", "find_rate"),
+    "freezing": ("nlpbp.trainers.stages", "freeze_to"),
+    "layer groups": ("nlpbp.trainers.classifier", "layer_groups"),
+    "the optimizer": ("nlpbp.trainers.optimizers", "adamw"),
+    "checkpoints": ("nlpbp.runs.progress", "write_checkpoint"),
+    "evaluation": ("nlpbp.trainers.classifier", "predict"),
+    "calibration": ("nlpbp.trainers.classifier", "calibration_record"),
+    "errors": ("nlpbp.runs.diagnosis", "error_slices"),
+    "the report": ("nlpbp.report.page", "run_report"),
 }
 
 

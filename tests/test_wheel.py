@@ -26,7 +26,7 @@ def test_the_wheel_holds_the_two_packages_and_the_licence(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"nlpbp", "recipes"}
     assert "nlpbp/py.typed" in names
-    assert {f"nlpbp/analysis/templates/{name}" for name in ("report.html.j2", "page.css", "table.js")} <= set(names)
+    assert {f"nlpbp/report/templates/{name}" for name in ("report.html.j2", "page.css", "table.js")} <= set(names)
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 

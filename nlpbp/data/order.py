@@ -189,3 +189,12 @@ def micro_seed(seed: int, step: int, micro_batch: int) -> int:
     """
     digest = hashlib.sha256(f"{seed}/{step}/{micro_batch}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
+
+
+def stage_seed(seed: int, stage: int) -> int:
+    """Return the seed of a stage's order and dropout; the first stage's is the run's own.
+
+    >>> stage_seed(7, 0), stage_seed(7, 1) != stage_seed(7, 2)
+    (7, True)
+    """
+    return seed if stage == 0 else micro_seed(seed, stage, 0)

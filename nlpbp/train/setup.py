@@ -11,7 +11,6 @@ import platform
 import sys
 import time
 from datetime import timedelta
-from typing import Literal
 
 import psutil
 import torch
@@ -21,12 +20,11 @@ from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedType, InitProcessGroupKwargs, LoggerType, set_seed
 from torch import distributed
 
+from nlpbp.config.run import Precision
 from nlpbp.core.errors import ConfigError, DistributedError
 from nlpbp.data.decoding import nearest
 
 MIN_SPEEDUP = 1.2  # of bf16's matrix products: what it costs to round to it and back
-
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 
 def start(*, seed: int, precision: Precision = "auto", threads: int | None = None, track: str | None = None) -> Accelerator:

@@ -215,3 +215,6 @@ def _array(cell: Any, *, name: str) -> Pixels:
         raise DataError("pixels are not from 0 to 255", file=name, hint="scale them: 0 is black, 255 white")
     pixels: Pixels = np.round(values).astype(np.uint8)
     return pixels
+
+
+Shelf = dict[str, Shelved]  # images by digest

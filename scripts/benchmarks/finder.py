@@ -28,20 +28,20 @@ from benchmarks.workers import Record, cpu_name, say, write_json
 from sklearn.datasets import load_digits
 from torch import nn
 
+from nlpbp import config as sections
 from nlpbp.core.batch import Batch
 from nlpbp.core.groups import layer_groups, no_decay_names, parameter_groups
 from nlpbp.core.losses import task_loss
 from nlpbp.core.optim import adamw
 from nlpbp.core.schedules import Schedule, one_cycle
 from nlpbp.data.order import epoch_order
+from nlpbp.data.parts import load_inputs
+from nlpbp.runs.lr_finder import RateFound
 from nlpbp.train.loop import Step, train_steps
 from nlpbp.train.lr_finder import find_rate
 from nlpbp.train.setup import precision_of, start
 from nlpbp.vision.blocks import residual_net
 from recipes import lm_awd_lstm, transformer_sentiment, ulmfit
-from recipes.common import config as sections
-from recipes.common.finder import RateFound
-from recipes.common.inputs import load_inputs
 
 SUGGESTIONS = ("steepest", "valley", "min_div_10", "edge_div_10", "edge_div_30")
 CHANCE_BELOW = 0.01  # of accuracy: a rate this close to the grid's best is as good as the best

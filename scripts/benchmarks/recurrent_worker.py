@@ -55,8 +55,8 @@ def work(folder: Path, mode: str, *, precision: str, short: bool) -> None:
 
 def recipe_config(*, short: bool) -> Any:
     """Return the recipe's own settings with the net of the paper, or its seconds-long form."""
+    from nlpbp.config.models import Recurrent
     from recipes import ulmfit
-    from recipes.common.config import Recurrent
 
     return ulmfit.tiny() if short else replace(ulmfit.Config(), model=Recurrent(size="paper"))
 
@@ -65,7 +65,7 @@ def prepare(folder: Path, *, precision: Any, short: bool) -> Record:
     """Read the texts, write them and what both sides are to do into `folder`, and describe the machine."""
     from nlpbp.data.packaged import packaged_reviews
     from nlpbp.data.tiny import tiny_reviews
-    from recipes.common.recurrent import SIZES
+    from nlpbp.text.recurrent import SIZES
 
     config = recipe_config(short=short)
     # Threads that wait for each other after every tiny step would make the short form slow on a busy machine.
@@ -122,9 +122,9 @@ def max_difference(folder: Path) -> float:
 
 def prepare_texts(folder: Path, given: Record, *, kind: str = "word", vocab_size: int | None = None) -> Record:
     """Train a tokenizer and encode all texts, and then again with what the first time left in the cache."""
-    from recipes.common.config import Tokenizer
-    from recipes.common.folder import CACHE, Run
-    from recipes.common.recurrent import encode_documents, tokenizer_for
+    from nlpbp.config.data import Tokenizer
+    from nlpbp.modalities.documents import encode_documents, tokenizer_for
+    from nlpbp.runs.folder import CACHE, Run
 
     assert os.environ["NLPBP_CACHE"].startswith(str(folder)), "the cache is emptied here: it must be one of our own"
     shutil.rmtree(CACHE, ignore_errors=True)
@@ -149,7 +149,7 @@ def prepare_texts(folder: Path, given: Record, *, kind: str = "word", vocab_size
 
 def prepare_subwords(folder: Path, given: Record) -> Record:
     """Do the same with what the recipe makes by itself, byte pairs."""
-    from recipes.common.config import Tokenizer
+    from nlpbp.config.data import Tokenizer
 
     return prepare_texts(folder, given, kind="subword", vocab_size=Tokenizer().vocab_size)
 
@@ -166,8 +166,8 @@ def read_documents(folder: Path, chosen: np.ndarray[Any, Any] | None = None) -> 
 
 def language_model_pieces(folder: Path, given: Record) -> dict[str, Callable[[], Record]]:
     """Return the pieces of the language model's worker: some steps of training, with the loss as it comes and over every token."""
-    from recipes.common.language_model import Reading, recurrent_training
-    from recipes.common.recurrent import model_options, new_language_model
+    from nlpbp.text.recurrent import model_options, new_language_model
+    from nlpbp.trainers.language_model import Reading, recurrent_training
 
     config = recipe_config(short=given["short"])
     accelerator = start(seed=config.seed, precision=given["precision"], threads=given["threads"])
@@ -248,8 +248,9 @@ def timed_loss(loss_fn: LossFn, laps: Laps, *, accelerator: Accelerator, body: n
 
 def classifier_pieces(folder: Path, given: Record) -> dict[str, Callable[[], Record]]:
     """Return the pieces of the classifier's worker: an epoch over the sample, unfrozen and frozen, and its prediction."""
-    from recipes.common.recurrent import model_options, new_classifier, stage_trainings
-    from recipes.common.training import prepare_again
+    from nlpbp.text.recurrent import model_options, new_classifier
+    from nlpbp.trainers.recurrent_stages import stage_trainings
+    from nlpbp.trainers.stages import prepare_again
 
     config = recipe_config(short=given["short"])
     accelerator = start(seed=config.seed, precision=given["precision"], threads=given["threads"])

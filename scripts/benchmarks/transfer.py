@@ -27,15 +27,15 @@ from scipy import stats
 from sklearn.linear_model import LogisticRegressionCV
 from transformers import AutoModel
 
-from nlpbp.analysis.baselines import tfidf_baseline
+from nlpbp import config as sections
 from nlpbp.data.order import evaluation_batches
 from nlpbp.data.packaged import packaged_model
+from nlpbp.data.parts import load_inputs
+from nlpbp.evaluation.baselines import tfidf_baseline
 from nlpbp.text.batches import collate, encode
 from nlpbp.text.transformer import load_tokenizer
 from nlpbp.train.setup import precision_of, start
 from recipes import lm_awd_lstm, ulmfit
-from recipes.common import config as sections
-from recipes.common.inputs import load_inputs
 
 METHODS = {
     "with_lm": "AWD-LSTM classifier on the language model",

@@ -232,9 +232,9 @@ def train_ours(given: Work, watch: Watch, *, seed: int) -> None:
     from nlpbp.core.groups import layer_groups, no_decay_names, parameter_groups
     from nlpbp.core.losses import classifier_loss
     from nlpbp.core.optim import adamw
+    from nlpbp.modalities.pretrained import default_rate
     from nlpbp.train.loop import train_steps
     from nlpbp.train.setup import start
-    from recipes.common.pretrained import default_rate
 
     config = recipe_config(short=given.short)
     optim = config.optim

@@ -28,9 +28,12 @@ from torture_parts.kills import killed_run
 from torture_parts.victims import Claim, Torture
 from transformers import AutoConfig, AutoTokenizer
 
+from nlpbp.config import files as config_files
+from nlpbp.inference import trained
+from nlpbp.modalities import encoding
+from nlpbp.runs import folder
 from nlpbp.train import checkpoint
 from nlpbp.train.setup import start
-from recipes.common import config_files, encoding, folder, trained
 
 ASSETS = Path(__file__).parents[2] / "tests" / "assets" / "malicious"
 PICKLES = ("pickle_text.bin", "pickle_binary.bin")

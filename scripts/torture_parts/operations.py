@@ -25,8 +25,8 @@ from torture_parts.forks import in_parallel
 from torture_parts.kills import killed_run
 from torture_parts.victims import Claim, Torture
 
+from nlpbp.runs import progress as saving
 from nlpbp.train.checkpoint import NAME, find_fault
-from recipes.common import saving
 
 FEW = 8  # kinds of operation a scenario in the short form
 EVENTS = {"os.rename", "os.link", "os.symlink", "os.mkdir", "os.remove", "os.rmdir", "os.truncate"}

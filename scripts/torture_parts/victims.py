@@ -20,8 +20,9 @@ from typing import Any
 
 from torture_parts.forks import End, run_forked
 
-from recipes.common import fit, results, saving
-from recipes.common.folder import Run
+from nlpbp.runs import fit, results
+from nlpbp.runs import progress as saving
+from nlpbp.runs.folder import Run
 
 FILES = ("model/model.safetensors", "metrics.jsonl", "predictions.parquet")
 """What must be the same to the last bit; `result.json` too, but for the times in it, and the last checkpoint's `LAST`."""

@@ -15,15 +15,16 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
+from nlpbp.config.optim import Stage
 from nlpbp.core.errors import ConfigError, DataError
 from nlpbp.data.columns import infer_fields, read_examples
 from nlpbp.data.fields import compose_fields, expand_datetime, fit_statistics, infer_kinds, parse_date, unpack_fields
+from nlpbp.data.parts import load_inputs
 from nlpbp.data.readers import Table, read_table
+from nlpbp.modalities.texts import tfidf
+from nlpbp.runs.result import RunResult
+from nlpbp.runs.results import score_baselines
 from recipes import gru_classifier
-from recipes.common.config import Stage
-from recipes.common.inputs import load_inputs
-from recipes.common.results import RunResult, score_baselines
-from recipes.common.texts import tfidf
 
 
 def part(value: Any, name: str) -> float:

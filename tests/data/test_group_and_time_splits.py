@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from nlpbp.config.data import Data
 from nlpbp.core.errors import ConfigError, DataError
 from nlpbp.data.columns import Examples
 from nlpbp.data.fields import read_moments
+from nlpbp.data.parts import load_inputs
 from nlpbp.data.readers import Table
 from nlpbp.data.splits import split_groups, split_time
-from recipes.common.config import Data
-from recipes.common.inputs import load_inputs
-from recipes.common.looks import add_look, begin_looks
+from nlpbp.runs.test_uses import add_look, begin_looks
 
 
 def examples_of(targets: Any, texts: list[str] | None = None) -> Examples:

@@ -24,9 +24,11 @@ from tqdm import TqdmMonitorWarning
 
 from nlpbp.data.columns import infer_fields, read_examples
 from nlpbp.data.readers import read_table
+from nlpbp.modalities import encoding, pretrained, texts
+from nlpbp.runs import fit, results
+from nlpbp.runs import progress as saving
 from nlpbp.train import weights
 from nlpbp.train.loop import Accelerator
-from recipes.common import encoding, fit, pretrained, results, saving, texts
 
 NOBODY = 65534
 

@@ -17,11 +17,11 @@ from typing import Any
 
 import torch
 
+from nlpbp.config.run import Batch, Checkpoints
+from nlpbp.runs import fit
+from nlpbp.runs.result import RunResult
 from nlpbp.train import checkpoint, weights
 from recipes import transformer_sentiment
-from recipes.common import fit
-from recipes.common.config import Batch, Checkpoints
-from recipes.common.results import RunResult
 
 HERE = Path(__file__).parent
 ARTEFACTS = ("model/model.safetensors", "metrics.jsonl", "predictions.parquet")

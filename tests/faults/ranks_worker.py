@@ -30,11 +30,14 @@ from nlpbp.core.errors import DataError
 from nlpbp.core.losses import task_loss
 from nlpbp.core.schedules import constant
 from nlpbp.data import columns
+from nlpbp.data import parts as inputs
+from nlpbp.runs import fit
 from nlpbp.train.evaluate import predict
 from nlpbp.train.loop import Accelerator, train_steps
 from nlpbp.train.setup import start
+from nlpbp.trainers import classifier
+from nlpbp.trainers import stages as training
 from recipes import transformer_sentiment
-from recipes.common import classifier, fit, inputs, training
 
 RANK = int(os.environ.get("RANK", "0"))
 SECONDS = 30  # a task may take: the launch shares two cores with others

@@ -22,10 +22,10 @@ import pytest
 from harness import Forks, artefacts, at_step, digest, killed_run, newest, save_small, saved_steps, snapshot, steps_of, train
 
 from nlpbp.core.errors import EXIT_PREEMPTED, CheckpointError, ConfigError
+from nlpbp.runs import fit
 from nlpbp.train import tracking
 from nlpbp.train.checkpoint import find_fault
 from nlpbp.train.signals import EXIT_INTERRUPTED, Stopped
-from recipes.common import fit
 
 KILLED = -signal.SIGKILL
 

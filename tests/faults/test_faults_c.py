@@ -20,25 +20,27 @@ from accelerate.optimizer import AcceleratedOptimizer
 from harness import killed_run, save_small, saved_steps, steps_of, train
 from torch import nn
 
-from nlpbp.analysis.baselines import majority_baseline, tfidf_baseline
-from nlpbp.analysis.calibration import fit_temperature
-from nlpbp.analysis.intervals import bootstrap_intervals
-from nlpbp.analysis.metrics import task_metrics
+from nlpbp.config.data import Data
 from nlpbp.core.batch import Batch
 from nlpbp.core.errors import CheckpointError, ConfigError, DataError, NumericError
 from nlpbp.core.losses import balanced_class_weights, task_loss
 from nlpbp.core.optim import adamw
 from nlpbp.core.schedules import constant
 from nlpbp.data.order import evaluation_batches, grouped_steps, steps_per_epoch
+from nlpbp.data.parts import load_inputs
 from nlpbp.data.readers import read_table
 from nlpbp.data.tiny import tiny_reviews
+from nlpbp.evaluation.baselines import majority_baseline, tfidf_baseline
+from nlpbp.evaluation.calibration import fit_temperature
+from nlpbp.evaluation.intervals import bootstrap_intervals
+from nlpbp.evaluation.metrics import task_metrics
+from nlpbp.runs import folder
+from nlpbp.runs import progress as saving
 from nlpbp.train import checkpoint
 from nlpbp.train.evaluate import predict
 from nlpbp.train.loop import train_steps
 from nlpbp.train.lr_finder import find_rate
-from recipes.common import classifier, folder, saving
-from recipes.common.config import Data
-from recipes.common.inputs import load_inputs
+from nlpbp.trainers import classifier
 
 
 def linear(*, outputs: int = 2) -> nn.Linear:

@@ -18,19 +18,19 @@ import pyarrow.parquet
 import pytest
 from harness import Forks, artefacts, at_step, killed_run, train
 
-from nlpbp.analysis.audit_copies import leaks, near_leaks
-from nlpbp.analysis.audit_rows import rows_of
+from nlpbp.audit.copies import leaks, near_leaks
+from nlpbp.audit.rows import rows_of
+from nlpbp.config.data import Data
 from nlpbp.core.errors import CheckpointError, DataError
 from nlpbp.data.columns import infer_fields, read_examples
+from nlpbp.data.parts import load_inputs
 from nlpbp.data.readers import Table, read_table
 from nlpbp.data.splits import split_examples
 from nlpbp.data.tiny import tiny_reviews
+from nlpbp.runs import fit
 from nlpbp.text.batches import encode
 from nlpbp.text.tiny import tiny_bert
 from nlpbp.text.transformer import load_tokenizer
-from recipes.common import fit
-from recipes.common.config import Data
-from recipes.common.inputs import load_inputs
 
 
 def written(tmp_path: Path, name: str, content: str | bytes) -> Path:

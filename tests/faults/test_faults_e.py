@@ -18,13 +18,13 @@ import yaml
 from harness import Forks, artefacts, killed_run, train
 
 import command_line
-from nlpbp.analysis.metrics import MAIN_METRIC, higher_is_better, task_metrics
+from nlpbp.config.files import load
+from nlpbp.config.limits import check_ranges
 from nlpbp.core.errors import ConfigError, DataError
 from nlpbp.data.tiny import tiny_reviews
+from nlpbp.evaluation.metrics import MAIN_METRIC, higher_is_better, task_metrics
 from nlpbp.text.tiny import tiny_bert
 from recipes import transformer_sentiment
-from recipes.common.config_files import load
-from recipes.common.ranges import check_ranges
 from run_script import ROOT
 
 

@@ -23,7 +23,7 @@ from nlpbp.data import columns
 from nlpbp.text.tiny import tiny_bert
 from nlpbp.train import checkpoint
 from nlpbp.train.checkpoint import find_fault
-from recipes.common import optimize
+from nlpbp.trainers import optimizers as optimize
 
 FILES = ("MANIFEST.json", "model.safetensors", "optim.safetensors", "state.json")
 GOLDEN = Path(__file__).parent / "golden"

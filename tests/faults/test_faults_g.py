@@ -25,14 +25,15 @@ from harness import Forks, artefacts, killed_run, train
 from packaging.version import Version
 from payloads import KINDS, careless, payloads
 
-from nlpbp.analysis.report import run_report
+from nlpbp.config.files import load
 from nlpbp.core.errors import ConfigError, DataError, NlpbpError
 from nlpbp.data.readers import read_table
 from nlpbp.data.tiny import tiny_reviews
+from nlpbp.inference import prediction_files
+from nlpbp.modalities import encoding
+from nlpbp.report.page import run_report
 from nlpbp.text.tiny import tiny_bert
 from recipes import transformer_sentiment
-from recipes.common import encoding, prediction_files
-from recipes.common.config_files import load
 from report_pages import PAYLOADS, Page, dangers, make_run
 from run_script import ROOT
 

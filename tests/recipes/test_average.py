@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from nlpbp.runs import fit
+from nlpbp.runs.result import RunResult
 from recipes import lm_awd_lstm
-from recipes.common import fit
-from recipes.common.results import RunResult
 
 CONSTANT = dataclasses.replace(lm_awd_lstm.tiny().lm, schedule="constant")
 

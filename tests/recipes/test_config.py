@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
+from nlpbp.config.data import Data
+from nlpbp.config.files import asdict, load, save
+from nlpbp.config.limits import RANGES, _numbers, check_ranges
 from nlpbp.core.errors import ConfigError
 from recipes import RECIPES
-from recipes.common.config import Data
-from recipes.common.config_files import asdict, load, save
-from recipes.common.ranges import RANGES, _numbers, check_ranges
 from recipes.transformer_sentiment import Config
 
 

@@ -18,12 +18,12 @@ import torch
 from PIL import Image
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
-from nlpbp.analysis.metrics import MAIN_METRIC
+from nlpbp.config import files as config_files
 from nlpbp.core.errors import ConfigError
 from nlpbp.data.tiny import tiny_shapes
+from nlpbp.evaluation.metrics import MAIN_METRIC
+from nlpbp.runs.result import RunResult
 from recipes import RECIPES
-from recipes.common import config_files
-from recipes.common.results import RunResult
 
 BASELINES = {"language_model": ("unigram",)}
 

@@ -10,13 +10,14 @@ import pyarrow.parquet as pq
 import pytest
 from transformers import pipeline
 
+from nlpbp.config.data import Data
+from nlpbp.config.optim import Stage
 from nlpbp.core.errors import ConfigError
 from nlpbp.data.columns import Examples
+from nlpbp.inference.predict import predict_outputs
+from nlpbp.inference.trained import load_run
 from nlpbp.train.setup import start
 from recipes import gru_classifier
-from recipes.common.config import Data, Stage
-from recipes.common.predict import predict_outputs
-from recipes.common.trained import load_run
 
 FILLER = ["the", "film", "was", "on", "in", "old", "town", "when", "we", "came", "by", "and", "stood", "there", "for", "while"]
 

@@ -12,14 +12,16 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.torch import load_file
 
+from nlpbp.config.data import Data
+from nlpbp.config.optim import Stage
+from nlpbp.config.run import Report
 from nlpbp.core.errors import ConfigError, DataError
+from nlpbp.data.sources import read_source
 from nlpbp.data.tiny import tiny_reviews
+from nlpbp.inference import predict, trained
+from nlpbp.runs.result import RunResult
 from nlpbp.train.setup import start
 from recipes import gru_classifier
-from recipes.common import predict, trained
-from recipes.common.config import Data, Report, Stage
-from recipes.common.inputs import read_source
-from recipes.common.results import RunResult
 
 FILLER = "a " * 20  # short in characters, so that it is no other slice
 

@@ -14,12 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.torch import load_file
 
+from nlpbp.config.optim import Cycles, Stage
 from nlpbp.core.errors import ConfigError, DataError
 from nlpbp.data.readers import read_table
+from nlpbp.inference import predict, trained
+from nlpbp.runs.result import RunResult
 from nlpbp.train.setup import start
-from recipes.common import predict, trained
-from recipes.common.config import Cycles, Stage
-from recipes.common.results import RunResult
 
 TRANSFORMER_FIELDS = {
     "optim.lr": 3e-3,

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from nlpbp.config import files as config_files
 from nlpbp.core.errors import DataError
 from recipes import transformer_sentiment
-from recipes.common import config_files
 
 
 def fail(out: Path) -> None:

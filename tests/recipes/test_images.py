@@ -30,13 +30,13 @@ from transformers import (
     pipeline,
 )
 
+from nlpbp import config as sections
 from nlpbp.core.errors import ConfigError, DataError
 from nlpbp.data.packaged import packaged_digits
 from nlpbp.data.tiny import tiny_shapes
+from nlpbp.runs import fit
+from nlpbp.runs.result import RunResult
 from recipes import gru_classifier, image_classifier, image_transfer
-from recipes.common import config as sections
-from recipes.common import fit
-from recipes.common.results import RunResult
 from run_script import run_script
 
 
@@ -263,7 +263,7 @@ def test_frozen_norms_and_sizes_go_on_after_a_kill(tmp_path: Path, monkeypatch: 
 
 def test_images_grow_from_stage_to_stage_and_the_score_is_of_the_full_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """T2, with what trains and how many images a step as each stage says."""
-    from recipes.common import training
+    from nlpbp.trainers import stages as training
 
     seen: list[tuple[int, int, bool]] = []
     original = training.train_steps
@@ -321,8 +321,8 @@ def test_wrong_images_stand_in_the_report_unless_nothing_of_the_data_may(tmp_pat
 
 
 def test_a_picture_that_is_no_base64_does_not_get_into_the_page(plain: RunResult, tmp_path: Path) -> None:
-    from nlpbp.analysis.report_results import wrong_answers
-    from nlpbp.analysis.run_folder import read_run
+    from nlpbp.evaluation.run_folder import read_run
+    from nlpbp.report.results import wrong_answers
 
     errors = json.loads((plain.out / "errors.json").read_text())
     run = dataclasses.replace(read_run(plain.out), errors=errors)

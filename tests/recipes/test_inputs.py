@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from nlpbp.config.data import Data
+from nlpbp.data import parts as inputs
 from nlpbp.data.readers import Table
 from nlpbp.data.tiny import tiny_reviews
-from recipes.common import inputs
-from recipes.common.config import Data
 
 TEXTS, LABELS = tiny_reviews(num_examples=60).columns.values()
 

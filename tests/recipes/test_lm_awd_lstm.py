@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
+from nlpbp.config.data import Texts
 from nlpbp.core.errors import ConfigError
+from nlpbp.data.corpus import load_corpus
+from nlpbp.runs.result import RunResult
 from nlpbp.text.tokenizer import train_tokenizer
 from recipes import lm_awd_lstm
-from recipes.common.config import Texts
-from recipes.common.inputs import load_corpus
-from recipes.common.results import RunResult
 
 TINY = lm_awd_lstm.tiny()
 

@@ -11,13 +11,13 @@ import pytest
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from nlpbp.config.models import Lora
 from nlpbp.core.errors import ConfigError
+from nlpbp.runs.folder import CACHE
+from nlpbp.runs.result import RunResult
 from nlpbp.text.tiny import tiny_gpt
+from nlpbp.trainers import language_model
 from recipes import lm_transformer
-from recipes.common import language_model
-from recipes.common.config import Lora
-from recipes.common.folder import CACHE
-from recipes.common.results import RunResult
 
 
 def run(out: Path) -> RunResult:

@@ -15,11 +15,11 @@ from nlpbp.core.errors import ConfigError, DataError
 from nlpbp.data.columns import Fields
 from nlpbp.data.readers import Table
 from nlpbp.data.tiny import tiny_reviews
+from nlpbp.inference import predict, trained
+from nlpbp.inference.predict import read_lines, read_texts
+from nlpbp.inference.prediction_files import check_predictions_file, write_predictions
+from nlpbp.inference.trained import Classifier
 from recipes import ulmfit
-from recipes.common import predict, trained
-from recipes.common.predict import read_lines, read_texts
-from recipes.common.prediction_files import check_predictions_file, write_predictions
-from recipes.common.trained import Classifier
 
 UNUSED: Any = None
 CLASSIFIER = Classifier(UNUSED, Fields(("text",), "label", "single_label", ("neg", "pos"), None, ()), None)

@@ -11,14 +11,15 @@ from typing import Any
 import pytest
 
 import report as script
-from nlpbp.analysis.audit_rows import rows_of
+from nlpbp.audit.rows import rows_of
+from nlpbp.config.data import Texts
+from nlpbp.config.run import Report
 from nlpbp.core.errors import ConfigError
 from nlpbp.data.readers import read_table
+from nlpbp.runs import report
+from nlpbp.runs.audit import drawn
+from nlpbp.runs.report import write_comparison, write_report
 from recipes import lm_awd_lstm, lm_transformer, transformer_sentiment
-from recipes.common import report
-from recipes.common.config import Report, Texts
-from recipes.common.data_audit import drawn
-from recipes.common.report import write_comparison, write_report
 from report_pages import Page, dangers
 from run_script import run_script
 

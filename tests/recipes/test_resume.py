@@ -18,12 +18,16 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
+from nlpbp.config.models import MaskedLM
+from nlpbp.config.optim import Cycles, Finder, Stage
+from nlpbp.config.run import Batch, Checkpoints
 from nlpbp.core.errors import CheckpointError, ConfigError, NumericError
+from nlpbp.runs import fit
+from nlpbp.runs import lr_finder as finder
+from nlpbp.runs import progress as saving
 from nlpbp.train import loop
 from nlpbp.train.signals import Stopped
 from recipes import RECIPES, gru_classifier, lm_awd_lstm, transformer_sentiment, ulmfit
-from recipes.common import finder, fit, saving
-from recipes.common.config import Batch, Checkpoints, Cycles, Finder, MaskedLM, Stage
 
 ARTEFACTS = ("model/model.safetensors", "metrics.jsonl", "predictions.parquet", "language_model/model.safetensors")
 

@@ -18,17 +18,17 @@ import pytest
 from safetensors.numpy import load_file
 from transformers import AutoModelForSequenceClassification, pipeline
 
+from nlpbp import config as sections
 from nlpbp.core.errors import ConfigError, DataError
 from nlpbp.data.columns import Fields
+from nlpbp.data.parts import load_inputs
 from nlpbp.data.readers import Table
 from nlpbp.data.tiny import WORDS, tiny_reviews
+from nlpbp.inference.predict import read_texts
+from nlpbp.runs.folder import CACHE
+from nlpbp.runs.result import RunResult
 from nlpbp.text.tiny import tiny_bert
 from recipes import transformer_sentiment
-from recipes.common import config as sections
-from recipes.common.folder import CACHE
-from recipes.common.inputs import load_inputs
-from recipes.common.predict import read_texts
-from recipes.common.results import RunResult
 
 REVIEWS = tiny_reviews(num_examples=160).columns
 

@@ -11,11 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from nlpbp import config as sections
 from nlpbp.core.errors import ConfigError, DataError
 from nlpbp.data.tiny import tiny_reviews
+from nlpbp.runs.result import RunResult
 from recipes import lm_awd_lstm, ulmfit
-from recipes.common import config as sections
-from recipes.common.results import RunResult
 from run_script import run_script
 
 
@@ -52,7 +52,7 @@ def test_the_head_stage_leaves_the_language_model_as_it_is_and_the_next_does_not
 
 
 def test_a_frozen_layer_that_changes_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from recipes.common import classifier
+    from nlpbp.trainers import classifier
 
     monkeypatch.setattr(classifier, "freeze", lambda groups, train_last: None)  # everything trains ...
     original = classifier.fit
@@ -119,7 +119,7 @@ def test_contradictions_and_what_cannot_be_are_errors(tmp_path: Path, finished: 
 
 
 def test_every_stage_trains_in_the_precision_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from recipes.common import classifier, language_model
+    from nlpbp.trainers import classifier, language_model
 
     seen: list[tuple[str, torch.dtype]] = []
     for module in (language_model, classifier):

@@ -16,7 +16,7 @@ from benchmarks import recurrent, recurrent_fastai, recurrent_worker, workers
 
 from nlpbp.data.tiny import tiny_reviews
 from nlpbp.text.awd_lstm import AWDLSTMForCausalLM
-from recipes.common.recurrent import new_language_model
+from nlpbp.text.recurrent import new_language_model
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 TEXTS = tiny_reviews().columns["text"]

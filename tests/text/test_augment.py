@@ -14,12 +14,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from nlpbp.analysis.baselines import tfidf_baseline
+from nlpbp.config.optim import Stage
+from nlpbp.config.run import Checkpoints
 from nlpbp.core.batch import Batch
 from nlpbp.core.errors import ConfigError, DataError
 from nlpbp.core.losses import classifier_loss
 from nlpbp.data.order import training_plan
+from nlpbp.data.parts import load_inputs
 from nlpbp.data.tiny import tiny_reviews
+from nlpbp.evaluation.baselines import tfidf_baseline
+from nlpbp.modalities.pretrained import model_path
+from nlpbp.runs import fit
 from nlpbp.text import augment as augmenting
 from nlpbp.text.augment import (
     NEGATIONS,
@@ -35,10 +40,6 @@ from nlpbp.text.batches import encode
 from nlpbp.text.mixup import mixup_loss
 from nlpbp.text.transformer import load_tokenizer
 from recipes import gru_classifier, transformer_sentiment
-from recipes.common import fit
-from recipes.common.config import Checkpoints, Stage
-from recipes.common.inputs import load_inputs
-from recipes.common.pretrained import model_path
 
 TEXTS = [
     "This was not good, and I never laughed. The plot isn't bad though! Nobody cried.",

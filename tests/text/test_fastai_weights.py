@@ -13,9 +13,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from nlpbp.core.errors import CheckpointError, ConfigError, DataError
 from nlpbp.text.fastai_weights import fastai_text, load_fastai, word_tokenizer
+from nlpbp.text.recurrent import load_language_model
 from nlpbp.text.tokenizer import frame_documents_, train_tokenizer
 from nlpbp.text.transfer import use_vocabulary_
-from recipes.common.recurrent import load_language_model
 
 WORDS = ["xxunk", "xxpad", "xxbos", "xxeos", "xxmaj", "the", "film", "is", "dull", "\n", "n't", "was", ".", "xxfake", "xxfake"]
 EMBEDDING, HIDDEN, LAYERS = 6, 10, 3

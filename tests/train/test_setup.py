@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from nlpbp.config.run import Precision
 from nlpbp.train import setup
-from nlpbp.train.setup import Precision, precision_of, start
+from nlpbp.train.setup import precision_of, start
 
 
 @pytest.mark.parametrize(("speedup", "chosen"), [(0.5, "fp32"), (1.1, "fp32"), (2.5, "bf16")])

@@ -1,0 +1,1 @@
+"""Findings about data: copies, leaks, doubtful labels, broken texts."""

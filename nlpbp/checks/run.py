@@ -1,0 +1,232 @@
+"""Rules that look at what a run has left in its folder; `check_run` reads the files and asks them all.
+
+The rules take plain data: the config (`config.yaml`), the result (`result.json`) and the records (lines of `metrics.jsonl`). What a
+file does not say is not asked about.
+"""
+
+from __future__ import annotations
+
+import filecmp
+from collections.abc import Sequence
+from itertools import combinations
+from pathlib import Path
+from statistics import fmean, median
+
+from nlpbp.checks.findings import Finding, Level
+from nlpbp.core.errors import escape
+from nlpbp.evaluation.metrics import MAIN_METRIC, higher_is_better
+from nlpbp.evaluation.run_folder import Record, at, finite, read_config, read_records, read_result, section
+
+PARTS = ("train", "validation", "test")
+WHY_NOT = {
+    ("train", "validation"): "the best weights were chosen by what they were trained on",
+    ("train", "test"): "the score is of what was trained on",
+    ("validation", "test"): "the best weights were chosen by the test",
+}
+MAX_CLIPPED = 0.9  # share of steps
+MIN_STEPS = 20  # below, shares of steps say little
+LOSSES = ("log_loss", "loss")  # of validation records, in the units of the training loss
+OVERFIT_GAP = 0.5  # the training loss is below this share of the validation loss ...
+OVERFIT_RISE = 1.1  # ... which is this much above its lowest
+
+
+def check_run(folder: Path) -> list[Finding]:
+    """Ask every rule about a run folder. Raises `ConfigError` for one without `config.yaml`, or with a file that cannot be read.
+
+    A run that is not finished has no `result.json` yet, and only the other rules are asked.
+    """
+    config, result, records = read_config(folder), read_result(folder), read_records(folder)
+    return [
+        *same_data_for_two_parts(config),
+        *no_test_part(result),
+        *not_better_than_baseline(result),
+        *clipped_every_step(records),
+        *constant_rate(config),
+        *plain_cell_without_clipping(config),
+        *overfit(records),
+    ]
+
+
+def same_data_for_two_parts(config: Record) -> list[Finding]:
+    """Find one file, or a copy of it, given for two parts: then a score is of what the model was trained or chosen by (D2).
+
+    Hub ids and packaged data name several parts in one, and are left alone.
+
+    >>> same_data_for_two_parts({"data": {"train": "a.csv", "validation": "b.csv", "test": "b.csv"}})[0].message
+    'validation and test are the same data (b.csv): the best weights were chosen by the test'
+    """
+    given = section(config, "data")
+    sources = {part: given[part] for part in PARTS if isinstance(given.get(part), str)}
+    return [
+        Finding(
+            "D2",
+            "warning",
+            f"config.yaml: data.{other}",
+            f"{part} and {other} are the same data ({escape(sources[part])}): {WHY_NOT[part, other]}",
+            "give each part data of its own, or leave the part out to have it cut from the training data",
+        )
+        for part, other in combinations(sources, 2)
+        if _is_same_data(sources[part], sources[other])
+    ]
+
+
+def no_test_part(result: Record) -> list[Finding]:
+    """Find that a finished run was scored on the validation part alone, which has chosen its weights (D2).
+
+    >>> len(no_test_part({"metrics": {"validation": {"accuracy": 0.9}}})), no_test_part({"metrics": {"validation": {}, "test": {}}})
+    (1, [])
+    """
+    parts = section(result, "metrics")
+    if not parts or "test" in parts:
+        return []
+    message = "there is no test part, and the validation part has chosen the weights: its score is a little too good"
+    return [
+        Finding(
+            "D2", "note", "result.json: metrics", message, "keep some labelled data aside: --data.test, or --data.test_share 0.1"
+        )
+    ]
+
+
+def not_better_than_baseline(result: Record) -> list[Finding]:
+    """Find that a run's main score is no better than that of a baseline, or that the score's interval holds the baseline's (D4).
+
+    Beside a perfect score it is a note: the baseline does as well, and costs less.
+
+    >>> scores = {"metrics": {"test": {"accuracy": 0.8}}, "intervals": {"test": {"accuracy": [0.7, 0.9]}}, "task": "single_label"}
+    >>> print(not_better_than_baseline(scores | {"baselines": {"tfidf": {"test": {"accuracy": 0.85}}}})[0].message)
+    test accuracy is 0.8, and 0.85 for the tfidf baseline: the model is worse
+    """
+    task = str(result.get("task"))
+    part = "test" if "test" in section(result, "metrics") else "validation"
+    name = MAIN_METRIC.get(task)
+    score = _number(result, "metrics", part, name)
+    if name is None or score is None:
+        return []
+    better = 1.0 if higher_is_better(name) else -1.0
+    interval = at(result, "intervals", part, name)
+    bounds = [bound for bound in map(finite, interval) if bound is not None] if isinstance(interval, list) else []
+    low, high = bounds if len(bounds) == 2 else (score, score)
+    findings = []
+    for kind in section(result, "baselines"):
+        baseline = _number(result, "baselines", kind, part, name)
+        if baseline is None or better * baseline < min(better * low, better * high):
+            continue
+        if better * score < better * baseline:
+            verdict = "the model is worse"
+        elif score == baseline:
+            verdict = "the model is not better"
+        else:
+            verdict = f"within its interval [{low:.4g}, {high:.4g}], so it may be luck"
+        said = f"{part} {name} is {score:.4g}, and {baseline:.4g} for the {escape(str(kind))} baseline: {verdict}"
+        fix = "look at what it gets wrong, and at what the model is given; train longer, on more data, or use the baseline"
+        level: Level = "note" if score == (1.0 if better > 0 else 0.0) else "warning"  # a perfect score cannot be beaten
+        findings.append(Finding("D4", level, f"result.json: metrics.{part}", said, fix))
+    return findings
+
+
+def clipped_every_step(records: Sequence[Record]) -> list[Finding]:
+    """Find that the gradient was clipped in more than nine of ten steps: the bound and not the gradient made their size (N3).
+
+    >>> steps = [{"step": step, "clipped": True, "grad_norm": 3.0} for step in range(1, 31)]
+    >>> clipped_every_step(steps)[0].message
+    'the gradient was clipped in 100% of 30 steps; its median norm was 3'
+    """
+    steps = [record for record in records if "clipped" in record]
+    share = fmean(bool(step["clipped"]) for step in steps) if steps else 0.0
+    if len(steps) < MIN_STEPS or share <= MAX_CLIPPED:
+        return []
+    norms = [norm for step in steps if (norm := finite(step.get("grad_norm"))) is not None]
+    message = f"the gradient was clipped in {share:.0%} of {len(steps):,} steps" + (
+        f"; its median norm was {median(norms):.3g}" if norms else ""
+    )
+    return [Finding("N3", "note", "metrics.jsonl", message, "raise max_grad_norm to about that norm, or see that this is meant")]
+
+
+def constant_rate(config: Record) -> list[Finding]:
+    """Find a rate that never falls, without a mean of weights that would do the same (L3).
+
+    >>> constant_rate({"optim": {"schedule": "constant"}})[0].module
+    'config.yaml: optim.schedule'
+    """
+    return [
+        Finding(
+            "L3",
+            "note",
+            f"config.yaml: {name}.schedule",
+            "the rate never falls, so the last steps are as coarse as the first",
+            "anneal it (cosine, one_cycle), or keep the mean of the last weights (average_from 0.75)",
+        )
+        for name in ("optim", "lm")
+        if (found := section(config, name)).get("schedule") == "constant"
+        and found.get("average_from", 1.0) == 1.0
+        and found.get("ema") is None
+    ]
+
+
+def plain_cell_without_clipping(config: Record) -> list[Finding]:
+    """Find a plain recurrent cell that was trained without gradient clipping (N3, N5).
+
+    >>> len(plain_cell_without_clipping({"model": {"cell": "rnn"}, "optim": {"max_grad_norm": None}}))
+    1
+    """
+    if section(config, "model").get("cell") != "rnn":
+        return []
+    return [
+        Finding(
+            "N3",
+            "warning",
+            f"config.yaml: {name}.max_grad_norm",
+            "a plain recurrent cell trained without gradient clipping, and its gradients can explode",
+            f"--{name}.max_grad_norm 0.25, or a gated cell: --model.cell lstm (N5)",
+        )
+        for name in ("optim", "lm")
+        if section(config, name).get("max_grad_norm", 1.0) is None and not section(config, name).get("skip")
+    ]
+
+
+def overfit(records: Sequence[Record]) -> list[Finding]:
+    """Find a run that at its end knew its training data by heart: half the loss there, and a validation loss that was rising (N2).
+
+    The best weights are kept all the same, so this is a note: the epochs after them were for nothing. Only losses in the same units
+    are compared: those of classes and of tokens.
+
+    >>> steps = [{"step": step, "loss": 0.1} for step in range(1, 21)]
+    >>> scores = [{"step": step, "split": "validation", "log_loss": loss} for step, loss in ((10, 0.4), (20, 0.6))]
+    >>> overfit(steps + scores)[0].message
+    'at step 20 the validation loss was 0.6, after 0.4 at step 10, and the training loss 0.1'
+    """
+    scores = [record for record in records if record.get("split") == "validation"]
+    key = next((key for key in LOSSES if scores and key in scores[-1]), None)
+    points = [(score["step"], loss) for score in scores if key and (loss := finite(score.get(key))) is not None]
+    if len(points) < 2:
+        return []
+    (before, _), (end, last) = points[-2:]
+    train = [
+        loss
+        for record in records
+        if "split" not in record and before < record["step"] <= end and (loss := finite(record.get("loss"))) is not None
+    ]
+    best_step, best = min(points, key=lambda point: point[1])
+    if not train or fmean(train) > OVERFIT_GAP * last or last < OVERFIT_RISE * best:
+        return []
+    message = (
+        f"at step {end} the validation loss was {last:.3g}, after {best:.3g} at step {best_step}, "
+        f"and the training loss {fmean(train):.3g}"
+    )
+    return [Finding("N2", "note", "metrics.jsonl", message, "train fewer epochs, or with more dropout, weight decay or data")]
+
+
+def _is_same_data(source: str, other: str) -> bool:
+    first, second = Path(source), Path(other)
+    try:
+        if first.is_file() and second.is_file():
+            return filecmp.cmp(first, second, shallow=False)
+        if first.is_dir() and second.is_dir():
+            return first.samefile(second)
+    except (OSError, ValueError):  # names that no file system could hold
+        return False
+    return source == other and bool(first.suffix)
+
+
+def _number(data: Record, *names: str | None) -> float | None:
+    return finite(at(data, *names))

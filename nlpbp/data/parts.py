@@ -1,0 +1,260 @@
+"""From what the user named to three parts of examples: read, understood, split without leaks, sampled."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from nlpbp.config.data import Data, Images
+from nlpbp.core.errors import ConfigError, DataError
+from nlpbp.data.columns import Examples, Fields, empty_texts, infer_fields, read_examples
+from nlpbp.data.fields import fit_statistics, read_moments
+from nlpbp.data.find_columns import column_of
+from nlpbp.data.labels import is_missing
+from nlpbp.data.order import Ints
+from nlpbp.data.readers import Table
+from nlpbp.data.sources import _named_source, read_source
+from nlpbp.data.splits import nested_sample, shared_texts, split_examples, split_groups, split_time, text_keys
+
+SPLIT_SEED = 0  # not the run's seed: runs that differ in it are compared on the same test part
+
+Read = Callable[..., Table]  # (source, split=, delimiter=) -> its rows
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some examples of one source; `ids` [n] are their positions in it, ascending."""
+
+    examples: Examples
+    ids: Ints
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a recipe trains on, chooses by and is scored on; `notes` say what was inferred, for printing.
+
+    `tables` are the parts' rows as they stand in their sources, with all columns.
+    """
+
+    fields: Fields
+    train: Part
+    validation: Part
+    test: Part | None
+    fingerprint: str
+    notes: tuple[str, ...]
+    tables: Mapping[str, Table]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The names of the classes, in order."""
+        return self.fields.labels
+
+    @property
+    def scored(self) -> dict[str, Part]:
+        """The parts that are not trained on, by name."""
+        return {"validation": self.validation} | ({"test": self.test} if self.test else {})
+
+
+def targets_of(part: Part) -> np.ndarray[Any, Any]:
+    """Return the labels of a part that has them: every part a recipe loads."""
+    assert part.examples.targets is not None, "recipes read labelled examples"
+    return part.examples.targets
+
+
+def load_inputs(data: Data | Images, *, read: Read | None = None) -> Inputs:
+    """Read the sources that `data` names and cut the missing parts from the training data; `read` is `read_source` unless given.
+
+    Raises `DataError` with file, row and column for whatever cannot be read as it should.
+    """
+    read = read or read_source
+    table = read(data.train, split="train", delimiter=data.delimiter)
+    fields = infer_fields(table, text=data.text, compose=data.fields, label=data.label, task=data.task)
+    notes = [f"reading {table.name}: {len(table):,} rows", *table.notes, *fields.notes]
+    kind = "images" if isinstance(data, Images) else "texts"
+    whole = read_examples(table, fields)
+    notes += _oddities(whole, kind)
+    given = {name: _given(data, name, fields, notes, read) for name in ("validation", "test")}
+    shares = {"validation": data.validation_share, "test": data.test_share}
+    cut = {name: 0.0 if given[name] else share for name, share in shares.items()}
+    for column in data.slices:
+        column_of(given["validation"] or table, column)
+    train_ids, *cut_ids = _split(table, whole, data, cut)
+    notes += _whole_groups(table, data, {name: (cut[name], len(ids)) for name, ids in zip(cut, cut_ids, strict=True)})
+    if data.sample < 1.0:
+        everything = len(train_ids)
+        train_ids = nested_sample(whole, train_ids, share=data.sample, seed=SPLIT_SEED)
+        notes.append(f"training on a stratified sample: {len(train_ids):,} of {everything:,} {kind}")
+    if fields.kinds:  # what stands for a missing number is known only now, and from the training part alone
+        fields = _with_statistics(fields, table, train_ids)
+        whole = read_examples(table, fields)
+    parts = {
+        name: _part(given_table, fields) if given_table else (Part(whole.select(ids), ids) if len(ids) else None)
+        for (name, given_table), ids in zip(given.items(), cut_ids, strict=True)
+    }
+    train = Part(whole.select(train_ids), train_ids)
+    validation = parts["validation"]
+    assert validation is not None, "a validation part is given or cut"
+    if parts["test"] is not None:
+        _refuse_choosing_by_test(validation, parts["test"])
+    notes += [
+        *_leaks(train, validation, parts["test"], kind),
+        *_shared_groups(table, given, data.group),
+        *_untrained(train, fields, kind),
+    ]
+    sizes = [f"{name} {len(part):,}" for name, part in (("train", train), *parts.items()) if part]
+    notes.append(f"parts: {', '.join(sizes)}" + ("" if parts["test"] else "; no test part"))
+    return Inputs(
+        fields,
+        train,
+        validation,
+        parts["test"],
+        fingerprint([part.examples if part else None for part in (train, validation, parts["test"])]),
+        tuple(notes),
+        {"train": table.select(train_ids)}
+        | {
+            name: given_table or table.select(ids)
+            for (name, given_table), ids in zip(given.items(), cut_ids, strict=True)
+            if parts[name]
+        },
+    )
+
+
+def _split(table: Table, whole: Examples, data: Data | Images, shares: Mapping[str, float]) -> tuple[Ints, Ints, Ints]:
+    """Cut off the parts that are not given: by groups, by time, or stratified."""
+    by = {name: column for name, column in (("group", data.group), ("time", data.time)) if column is not None}
+    if len(by) > 1:
+        raise ConfigError(
+            f"and --data.group {data.group} cut the data in two ways", column="data.time", hint="leave one of them out"
+        )
+    if by and not any(shares.values()):
+        raise ConfigError("cuts nothing: all parts are given", column=f"data.{next(iter(by))}", hint="leave it out")
+    validation_share, test_share = shares["validation"], shares["test"]
+    if data.group is not None:
+        groups = column_of(table, data.group)
+        return split_groups(whole, groups, validation_share=validation_share, test_share=test_share, seed=SPLIT_SEED)
+    if data.time is not None:
+        column_of(table, data.time)
+        return split_time(whole, read_moments(table, data.time), validation_share=validation_share, test_share=test_share)
+    return split_examples(whole, validation_share=validation_share, test_share=test_share, seed=SPLIT_SEED)
+
+
+def _whole_groups(table: Table, data: Data | Images, cut: Mapping[str, tuple[float, int]]) -> list[str]:
+    """Say where parts, given with their share and size, are of another size because groups or moments stay whole."""
+    column = data.group or data.time
+    if column is None:
+        return []
+    without = sum(map(is_missing, table.columns[column])) if data.group else 0
+    notes = [f"warning: {without:,} rows have no '{column}', and each is taken for a group of its own"] if without else []
+    for name, (share, size) in cut.items():
+        actual = size / len(table)
+        if share and not share / 2 <= actual <= share * 2:
+            kept = f"rows of one '{column}' stay together"
+            notes.append(f"warning: the {name} part is {actual:.0%} of the data and not {share:.0%}, for {kept}")
+    return notes
+
+
+def _refuse_choosing_by_test(validation: Part, test: Part) -> None:
+    """Raise `ConfigError` for a test part that is the validation part: its score would be of what was chosen by it."""
+    if set(text_keys(validation.examples)) == set(text_keys(test.examples)):
+        raise ConfigError(
+            "holds the examples of the validation data, by which the weights are chosen: its score would flatter them",
+            column="data.test",
+            hint="give other data, or leave one of the two out: it is then cut from the training data",
+        )
+
+
+def _shared_groups(table: Table, given: Mapping[str, Table | None], group: str | None) -> list[str]:
+    """Warn of groups that stand in the training data and in a part that was given; parts that are cut here share none."""
+    if group is None:
+        return []
+    known = set(table.columns[group])
+    shared = {name: known & set(part.columns[group]) for name, part in given.items() if part is not None and group in part.columns}
+    return [f"warning: {len(both)} groups of '{group}' stand in the {name} data too" for name, both in shared.items() if both]
+
+
+def _untrained(train: Part, fields: Fields, kind: str) -> list[str]:
+    """Warn of classes without an example to train on, as a cut by time may leave them."""
+    if fields.task != "single_label":
+        return []
+    seen = set(targets_of(train).tolist())
+    lacking = [name for index, name in enumerate(fields.labels) if index not in seen]
+    return [f"warning: no {kind[:-1]} to train on has the label {', '.join(lacking[:5])}"] if lacking else []
+
+
+def _with_statistics(fields: Fields, table: Table, train_ids: Ints) -> Fields:
+    """Fit what stands for a missing number, on the rows to train on alone."""
+    trained_on = {name: [table.columns[name][index] for index in train_ids] for name in fields.kinds}
+    return replace(fields, statistics=fit_statistics(trained_on, kinds=fields.kinds))
+
+
+def _given(data: Data | Images, name: str, fields: Fields, notes: list[str], read: Read) -> Table | None:
+    """Read the table of a part that the user named, or that the hub keeps beside the training data with its labels."""
+    source = _named_source(data, name)
+    if source is None:
+        return None
+    table = read(source, split=name, delimiter=data.delimiter)
+    of_hub = getattr(data, name) is None
+    if of_hub and fields.label is not None and all(is_missing(value) for value in column_of(table, fields.label)):
+        notes.append(f"{table.name}: not used, because its labels are kept secret")  # the way of benchmarks such as GLUE
+        return None
+    if not len(table):
+        raise DataError(f"the {name} data hold no examples", file=table.name)
+    return table
+
+
+def _part(table: Table, fields: Fields) -> Part:
+    return Part(read_examples(table, fields), np.arange(len(table)))
+
+
+def _oddities(examples: Examples, kind: str) -> list[str]:
+    """Tell of examples that are empty, that stand there twice, and that do so with different labels; all are kept."""
+    notes = []
+    if empty := empty_texts(examples):
+        notes.append(f"warning: {len(empty)} texts are empty or white space: {', '.join(empty[:5])}")
+    first: dict[bytes, int] = {}
+    pairs = []
+    for index, key in enumerate(text_keys(examples)):
+        other = first.setdefault(key, index)
+        if examples.targets is not None and np.any(examples.targets[other] != examples.targets[index]):
+            pairs.append(f"{examples.references[other]} and {examples.references[index]}")
+    if len(first) < len(examples):
+        num = len(examples) - len(first)
+        but = " (but for case and white space)" if kind == "texts" else ""
+        notes.append(f"copies{but} of other {kind}: {num:,}; equal {kind} stand in one part")
+    if pairs:
+        notes.append(f"warning: {len(pairs)} {kind} stand there again with another label: {'; '.join(pairs[:5])}")
+    return notes
+
+
+def _leaks(train: Part, validation: Part, test: Part | None, kind: str) -> list[str]:
+    """Warn of examples that stand in two parts; it cannot happen to parts that were cut here, unless by time."""
+    notes = []
+    for name, part in (("validation", validation), ("test", test)):
+        pairs = shared_texts(train.examples, part.examples) if part else []
+        if pairs:
+            shown = ", ".join(f"{a} = {b}" for a, b in pairs[:5])
+            notes.append(f"warning: {len(pairs)} {name} {kind} stand in the training part too, which flatters the score: {shown}")
+    chosen_by = shared_texts(validation.examples, test.examples) if test else []
+    if chosen_by:
+        shown = ", ".join(f"{a} = {b}" for a, b in chosen_by[:5])
+        notes.append(f"warning: {len(chosen_by)} test {kind} stand in the validation part too, which chooses the weights: {shown}")
+    return notes
+
+
+def fingerprint(parts: Sequence[Examples | None]) -> str:
+    """Hash every text and target, so that a result can be tied to its data."""
+    digest = hashlib.sha256()
+    for part in parts:
+        for text in [*part.texts, *(part.pairs or ())] if part else ():
+            digest.update(text.encode("utf-8", "surrogatepass") + b"\0")
+        if part and part.targets is not None:
+            digest.update(np.ascontiguousarray(part.targets).tobytes())
+        digest.update(b"\1")
+    return digest.hexdigest()[:16]

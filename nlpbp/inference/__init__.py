@@ -1,0 +1,1 @@
+"""Answers for new data with a saved run."""

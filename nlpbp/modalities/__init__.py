@@ -1,0 +1,1 @@
+"""What differs between texts, documents and images: encoding, batches, saving."""

@@ -1,0 +1,281 @@
+"""Images as the medium of a classifier."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+
+from nlpbp import config as sections
+from nlpbp.core.batch import LossFn
+from nlpbp.core.errors import ConfigError, DataError
+from nlpbp.data.decoding import nearest
+from nlpbp.data.modality import Answer, Array, Card, MakeBatches, Medium, usage
+from nlpbp.data.packaged import packaged_digits
+from nlpbp.data.parts import Inputs, Part, load_inputs, targets_of
+from nlpbp.data.readers import Table
+from nlpbp.data.sources import is_hub_id, read_source
+from nlpbp.data.tiny import tiny_shapes
+from nlpbp.evaluation.errors import quartiles
+from nlpbp.runs.agreement import the_same_everywhere
+from nlpbp.runs.diagnosis import label_columns, wrong_record
+from nlpbp.runs.folder import CACHE, Run
+from nlpbp.runs.results import save_model
+from nlpbp.trainers.stages import Training
+from nlpbp.vision.augment import PRESETS, mixed_images_loss
+from nlpbp.vision.images import MAX_PIXELS, Pixels
+from nlpbp.vision.pictures import Pictures, collate_pictures, picture_steps, prepare_pictures, with_size
+from nlpbp.vision.pretrained import channels_of
+from nlpbp.vision.residual import ResidualConfig
+from nlpbp.vision.sources import Shelf, Shelved, image_table, pixels_of
+
+PACKAGED = {"demo:digits": packaged_digits, "tiny:shapes": tiny_shapes}
+LARGEST = 64  # pixels a side that a net from scratch is given, unless it is told otherwise
+THUMBNAIL = 96  # pixels of the longer side of an image in the report
+FEATURES = 16  # cells a side that the linear baseline sees a picture in
+BLOCK = 1024  # pictures
+
+
+class ImageConfig(Protocol):
+    """The fields of a Config that images need."""
+
+    @property
+    def data(self) -> sections.Images: ...  # noqa: D102
+    @property
+    def batch(self) -> sections.ImageBatch: ...  # noqa: D102
+    @property
+    def augment(self) -> sections.ImageAugment: ...  # noqa: D102
+    @property
+    def report(self) -> sections.Report: ...  # noqa: D102
+
+
+def load_images(run: Run, data: sections.Images) -> tuple[Inputs, Shelf]:
+    """Read the sources that `data` names, split what is not split, and return with the parts all images by digest.
+
+    Raises `DataError` with the place of an image that is missing, is none, or is too large.
+    """
+    shelf: Shelf = {}
+
+    def read(source: Any, *, split: str, delimiter: str | None) -> Table:
+        table, images = read_images(source, split=split, column=data.image, delimiter=delimiter, max_pixels=data.max_pixels)
+        for digest, one in images.items():
+            shelf.setdefault(digest, one)
+        return table
+
+    inputs = the_same_everywhere(run, lambda: load_inputs(data, read=read))
+    for note in inputs.notes:
+        run.say(note)
+    if inputs.fields.task == "regression":
+        hint = "name the column of classes with --data.label, or say --data.task single_label if the numbers are names"
+        raise DataError("numbers are not predicted from images", file=str(data.train)[:200], column=inputs.fields.label, hint=hint)
+    return inputs, shelf
+
+
+def say_what_is_seen(run: Run, shelf: Shelf, *, channels: int, size: int) -> None:
+    """Say at which size the net sees the images, and what of them it does not see."""
+    lost = "; their colours are lost, for the net sees grey" if channels < num_channels(shelf) else ""
+    run.say(f"images: {'grey' if channels == 1 else 'colours'}, seen in {size} x {size} pixels{lost}")
+    middle = np.mean([min(one.height, one.width) / max(one.height, one.width) for one in shelf.values()])
+    if middle < 0.9:
+        run.say(f"their middle squares alone are seen: {1 - middle:.0%} of the pixels are left out")
+
+
+def read_images(
+    source: Any, *, split: str, column: str | None = None, delimiter: str | None = None, max_pixels: int = MAX_PIXELS
+) -> tuple[Table, Shelf]:
+    """Read a folder, a file, a packaged set, a hub id, or data given in memory."""
+    if isinstance(source, str) and source.startswith(("demo:", "tiny:")):
+        if source not in PACKAGED:
+            hint = nearest(source, list(PACKAGED), kind="source")
+            raise ConfigError("there are no such packaged images", excerpt=source, hint=hint)
+        table, shelf = image_table(PACKAGED[source](), column=column, max_pixels=max_pixels)
+        named = Table(source, table.columns, table.rows, notes=())
+        return named, shelf
+    given = read_source(source, split=split, delimiter=delimiter) if is_hub_id(source) else source
+    return image_table(given, column=column, delimiter=delimiter, max_pixels=max_pixels)
+
+
+def shelved(part: Part, shelf: Shelf) -> list[Shelved]:
+    """Return the images of a part, in its order; its `texts` are their digests."""
+    return [shelf[digest] for digest in part.examples.texts]
+
+
+def own_size(images: Mapping[str, Shelved]) -> int:
+    """Return the side of a net's pictures: the images' own where all are small squares of one size, else 64 pixels."""
+    sizes = {(one.height, one.width) for one in images.values()}
+    ((height, width), *others) = sizes
+    return height if not others and height == width and height <= LARGEST else LARGEST
+
+
+def num_channels(images: Mapping[str, Shelved]) -> int:
+    """Return 1 for images that are all grey, else 3."""
+    return 1 if all(one.is_grey for one in images.values()) else 3
+
+
+def image_medium(
+    run: Run,
+    config: ImageConfig,
+    inputs: Inputs,
+    shelf: Shelf,
+    *,
+    model: PreTrainedModel,
+    processor: Any,
+    channels: int,
+    base_model: str,
+) -> Medium:
+    """Return how images are trained on, scored and saved: brought to the processor's size, or in a stage to the stage's own."""
+    refuse_mix_settings(config.augment)
+    views = PRESETS[config.augment.preset]
+    prepared: dict[tuple[str, int | None], Pictures] = {}
+
+    def pictures(name: str, part: Part, size: int | None = None) -> Pictures:
+        if (name, size) not in prepared:
+            with run.accelerator.main_process_first():
+                prepared[name, size] = prepare_pictures(
+                    shelved(part, shelf),
+                    processor=processor if size is None else with_size(processor, size),
+                    num_channels=channels,
+                    max_pixels=config.data.max_pixels,
+                    cache=CACHE / "pictures",
+                    show_progress=run.accelerator.is_main_process,
+                )
+        return prepared[name, size]
+
+    def stage(training: Training) -> tuple[Pictures, MakeBatches]:
+        of_stage = pictures("train", inputs.train, training.image_size)
+        return of_stage, partial(picture_steps, pictures=of_stage, views=views)
+
+    def mix(loss_fn: LossFn) -> LossFn:
+        kind = config.augment.mix
+        return loss_fn if kind is None else mixed_images_loss(loss_fn, kind=kind, alpha=config.augment.alpha)
+
+    def save(plain: Any, state: dict[str, Tensor], folder: Path, card: str) -> None:
+        plain.config.views = config.augment.preset
+        save_model(plain, processor, state, folder=folder, card=card)
+
+    parts = {name: pictures(name, part) for name, part in {"train": inputs.train, **inputs.scored}.items()}
+
+    def errors(outputs: Array, answer: Answer) -> dict[str, Any]:
+        return image_error_record(
+            inputs,
+            outputs,
+            parts["validation"],
+            image_of=lambda index: pixels_of(shelf[inputs.validation.examples.texts[index]], max_pixels=config.data.max_pixels),
+            by=config.data.slices,
+            with_images=config.report.texts != "none",
+        )
+
+    settings = json.dumps(processor.to_dict(), sort_keys=True, default=str)
+    return Medium(
+        kind="image",
+        parts=parts,
+        collate=collate_pictures,
+        max_cost=config.batch.evaluation_size,
+        stage=stage,
+        mix=mix,
+        identity={"data": inputs.fingerprint, "labels": json.dumps(inputs.labels), "processor": settings},
+        save=save,
+        errors=errors,
+        linear_baseline=partial(linear_of_pixels, inputs, parts),
+        card=image_card(
+            parts["validation"],
+            base_model,
+            task=inputs.fields.task,
+            registered=model.config.model_type == ResidualConfig.model_type,
+        ),
+        min_examples=2,  # batch normalisation needs two values
+    )
+
+
+def refuse_mix_settings(augment: sections.ImageAugment) -> None:
+    """Raise `ConfigError` for a setting of mixed images without mixing."""
+    if augment.mix is None and augment.alpha != sections.ImageAugment().alpha:
+        raise ConfigError("has no effect without mixing", column="augment.alpha", hint="add --augment.mix mixup")
+
+
+def image_error_record(
+    inputs: Inputs,
+    outputs: Array,
+    pictures: Pictures,
+    *,
+    image_of: Callable[[int], Pixels],
+    by: tuple[str, ...],
+    with_images: bool,
+) -> dict[str, Any]:
+    """Make `errors.json` of the validation part: the surest errors with their images, what is confused, where errors gather."""
+    light = [round(float(one.mean())) for one in pictures.pixels]
+    contrast = [round(float(one.std())) for one in pictures.pixels]
+    columns = {"brightness": quartiles(light), "contrast": quartiles(contrast)}
+
+    def shown(index: int, _: int) -> dict[str, Any]:
+        return {"image": thumbnail(image_of(index))} if with_images else {}
+
+    return wrong_record(inputs, outputs, columns | label_columns(inputs.validation.examples, inputs.fields), by=by, shown=shown)
+
+
+def thumbnail(pixels: Pixels) -> str:
+    """Return an image as a small PNG, in base64; a tiny one with its pixels enlarged, so that they can be seen."""
+    image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+    share = THUMBNAIL / max(image.size)
+    size = (max(1, round(image.width * share)), max(1, round(image.height * share)))
+    file = io.BytesIO()
+    image.resize(size, Image.Resampling.NEAREST if share > 1 else Image.Resampling.BICUBIC).save(file, "png", optimize=True)
+    return base64.b64encode(file.getvalue()).decode("ascii")
+
+
+def linear_of_pixels(inputs: Inputs, parts: Mapping[str, Pictures]) -> tuple[str, dict[str, Array]]:
+    """Return the outputs, by part, of a linear model that sees each picture in 16 x 16 cells."""
+    from nlpbp.evaluation.baselines import linear_baseline
+
+    train, *others = (cells_of(parts[name]) for name in ("train", *inputs.scored))
+    outputs = linear_baseline(inputs.fields.task, train, targets_of(inputs.train), others, num_labels=len(inputs.labels))
+    return "pixels", dict(zip(inputs.scored, outputs, strict=True))
+
+
+def cells_of(pictures: Pictures) -> Array:
+    """Return the mean of each cell of each picture, from 0 to 1, [n, channels * cells]."""
+    side = min(FEATURES, *pictures.pixels.shape[2:])
+    blocks = [pictures.pixels[start : start + BLOCK] for start in range(0, len(pictures), BLOCK)]
+    means = [F.adaptive_avg_pool2d(torch.from_numpy(np.array(block)).float() / 255.0, side).flatten(1).numpy() for block in blocks]
+    return np.concatenate(means)
+
+
+def image_card(pictures: Pictures, base_model: str, *, task: str, registered: bool) -> Card:
+    """Return what the card of an image classifier says; a net of ours needs an import first."""
+    height, width = pictures.pixels.shape[2:]
+    lines = [
+        *(["import nlpbp.vision  # makes transformers know nlpbp_residual"] if registered else []),
+        "from transformers import pipeline",
+        'classify = pipeline("image-classification", model="PATH/TO/THIS/FOLDER")',
+        *usage('"image.png"', "", task=task),
+    ]
+    return Card(base_model, lines, "", f"It sees an image in {height} x {width} pixels, its middle if it is not square.")
+
+
+def refuse_sizes(stages: Sequence[sections.ImageStage], model: PreTrainedModel) -> None:
+    """Raise `ConfigError` for images of another size than a model with positions was made for."""
+    config: Any = model.config
+    made_for = getattr(config, "image_size", None)
+    has_positions = any("position_embedding" in name for name, _ in model.named_parameters())
+    for stage in stages:
+        if stage.size is not None and has_positions and stage.size != made_for:
+            message = f"{stage.size} pixels: the model has positions for {made_for}"
+            raise ConfigError(message, column="stages.size", hint="leave it out, or take a convolutional net")
+        if stage.size is not None:
+            try:
+                with torch.inference_mode():
+                    model.eval()(torch.zeros(1, channels_of(model), stage.size, stage.size))
+            except RuntimeError as error:
+                message = f"{stage.size} pixels are too few for the model: {str(error).splitlines()[0]}"
+                raise ConfigError(message, column="stages.size", hint="take larger ones") from error

@@ -1,0 +1,35 @@
+"""Pretrained models by name: a folder, a hub id, or one that comes packaged."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from nlpbp.core.errors import ConfigError
+from nlpbp.data.packaged import packaged_model
+from nlpbp.runs.folder import CACHE
+from nlpbp.text.tiny import tiny_bert
+
+LARGE_MODEL = 50_000_000  # parameters: above, fine-tuning wants a lower rate
+
+
+def model_path(name: str) -> str:
+    """Return the folder of a packaged model; any other name as it is."""
+    if name == "demo:minilm":
+        return str(packaged_model())
+    return str(tiny_bert(CACHE / "tiny-bert")) if name == "tiny:bert" else name
+
+
+def default_rate(model: nn.Module) -> float:
+    """Return the rate of a model whose config says nothing of it: large ones want a lower one."""
+    return 3e-5 if sum(p.numel() for p in model.parameters()) > LARGE_MODEL else 1e-4
+
+
+def check_length(max_length: int, *, limit: int, column: str = "data.max_length") -> int:
+    """Raise `ConfigError` for texts longer than the model has positions."""
+    if max_length > limit:
+        raise ConfigError(
+            f"{max_length} tokens are asked for, and the model reads {limit} tokens at most",
+            column=column,
+            hint=f"give {limit} or less",
+        )
+    return max_length

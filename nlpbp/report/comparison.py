@@ -1,0 +1,157 @@
+"""Two runs on the same examples: what changed, for which of them, and whether chance would do as much."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from nlpbp.core.errors import ConfigError
+from nlpbp.evaluation.intervals import resample_weights
+from nlpbp.evaluation.metrics import MAIN_METRIC, Floats, higher_is_better, weighted_metrics
+from nlpbp.evaluation.run_folder import RunFolder
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A metric of the first and of the second run; `change` is second minus first, `interval` its 95 %, None where undefined."""
+
+    first: float | None
+    second: float | None
+    change: float | None
+    interval: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two runs compared on `num_examples` of one part.
+
+    `gained` and `lost` are ids of examples that only the second, and only the first run answers rightly; `p_value` is McNemar's
+    exact one of that split. All three are empty for a number to predict. `better` is 1 or 2, or None when the runs cannot be told
+    apart.
+    """
+
+    part: str
+    metric: str
+    num_examples: int
+    metrics: Mapping[str, Difference]
+    gained: Sequence[int]
+    lost: Sequence[int]
+    p_value: float | None
+    better: int | None
+    verdict: str
+
+
+def compare_runs(first: RunFolder, second: RunFolder, *, num_resamples: int = 1000, seed: int = 0) -> Comparison:
+    """Compare the predictions of two runs, example by example, with a bootstrap that draws the same examples for both.
+
+    The second is called better or worse where the interval of the change of its main metric leaves out 0. The interval is of the
+    draw of examples: that of training seeds is wider, and needs more runs. Raises `ConfigError` for runs of other data or another
+    task.
+    """
+    _refuse_other_data(first, second)
+    targets, outputs = _aligned(first, second)
+    metrics = _differences(first.task, targets, outputs, num_resamples=num_resamples, seed=seed)
+    gained, lost = _flips(first, second)
+    exact = stats.binomtest(len(gained), len(gained) + len(lost)).pvalue if gained or lost else 1.0
+    p_value = None if first.task == "regression" else float(exact)
+    metric = MAIN_METRIC[first.task]
+    better = _better(metric, metrics[metric])
+    num = len(first.predictions["id"])
+    verdict = _verdict(metric, metrics[metric], better, where=f"{num:,} {first.part} examples")
+    if p_value is not None:
+        verdict += f" {len(gained):,} answers became right and {len(lost):,} wrong (McNemar's exact p = {p_value:.2g})."
+    return Comparison(first.part, metric, num, metrics, gained, lost, p_value, better, verdict)
+
+
+def _refuse_other_data(first: RunFolder, second: RunFolder) -> None:
+    for name, ours, theirs in (
+        ("task", first.task, second.task),
+        ("data", first.result["data"].get("fingerprint"), second.result["data"].get("fingerprint")),
+        ("labels", first.result["data"].get("labels"), second.result["data"].get("labels")),
+        ("examples", first.predictions.get("id"), second.predictions.get("id")),
+        ("targets", first.predictions.get("label"), second.predictions.get("label")),
+    ):
+        if ours != theirs:
+            shown = f": {ours} and {theirs}" if isinstance(ours, str) else ""
+            raise ConfigError(
+                f"{first.path} and {second.path} are not of the same {name}{shown}",
+                hint="compare runs on the same parts of one data set",
+            )
+    if not first.predictions:
+        raise ConfigError(
+            f"{first.path} has no predictions.parquet",
+            hint="runs of classifiers can be compared, language models by their perplexity",
+        )
+
+
+def _aligned(first: RunFolder, second: RunFolder) -> tuple[Array, tuple[Array, Array]]:
+    """Return the targets and both runs' outputs, as `nlpbp.evaluation.metrics` takes them."""
+    labels = list(first.result["data"]["labels"])
+    target, (one, two) = first.predictions["label"], (first.predictions, second.predictions)
+    if first.task == "regression":
+        return np.array(target, dtype=np.float64), (np.array(one["prediction"]), np.array(two["prediction"]))
+    if first.task == "multi_label":  # decided answers in place of probabilities: each run has thresholds of its own
+        return _indicators(target, labels), (_indicators(one["prediction"], labels), _indicators(two["prediction"], labels))
+    columns = [f"probability_{label}" for label in labels]
+    probabilities = (np.array([one[name] for name in columns]).T, np.array([two[name] for name in columns]).T)
+    return np.array([labels.index(label) for label in target]), probabilities
+
+
+def _indicators(answers: Sequence[Sequence[str]], labels: Sequence[str]) -> Floats:
+    return np.array([[float(label in answer) for label in labels] for answer in answers])
+
+
+def _differences(
+    task: str, targets: Array, outputs: tuple[Array, Array], *, num_resamples: int, seed: int
+) -> dict[str, Difference]:
+    once = np.ones((1, len(targets)))
+    first, second = (weighted_metrics(task, targets, each, once) for each in outputs)
+    drawn: dict[str, list[Floats]] = {name: [] for name in first}
+    for weights in resample_weights(len(targets), num_resamples=num_resamples, seed=seed):
+        one, two = (weighted_metrics(task, targets, each, weights) for each in outputs)
+        for name, changes in drawn.items():
+            changes.append(two[name] - one[name])
+    return {name: _difference(first[name][0], second[name][0], np.concatenate(drawn[name])) for name in first}
+
+
+def _difference(first: float, second: float, changes: Floats) -> Difference:
+    defined = changes[np.isfinite(changes)]
+    if not np.isfinite([first, second]).all() or not len(defined):
+        return Difference(_defined(first), _defined(second), None, None)
+    low, high = np.quantile(defined, [0.025, 0.975])
+    return Difference(float(first), float(second), float(second - first), (float(low), float(high)))
+
+
+def _defined(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def _flips(first: RunFolder, second: RunFolder) -> tuple[list[int], list[int]]:
+    if first.task == "regression":
+        return [], []
+    one, two = first.predictions, second.predictions
+    rows = list(zip(one["id"], one["label"], one["prediction"], two["prediction"], strict=True))
+    gained = [number for number, label, before, after in rows if before != label and after == label]
+    return gained, [number for number, label, before, after in rows if before == label and after != label]
+
+
+def _better(metric: str, difference: Difference) -> int | None:
+    if difference.interval is None or difference.interval[0] <= 0.0 <= difference.interval[1]:
+        return None
+    return 2 if (difference.interval[0] > 0.0) == higher_is_better(metric) else 1
+
+
+def _verdict(metric: str, difference: Difference, better: int | None, *, where: str) -> str:
+    name = metric.replace("_", " ").replace("f1", "F1")
+    if difference.change is None or difference.interval is None:
+        return f"The {name} is undefined on these {where}."
+    low, high = difference.interval
+    numbers = f"{name} {difference.first:.4g} and {difference.second:.4g} on the same {where}, a change of {difference.change:+.4f}"
+    begins = {None: "The two runs cannot be told apart", 1: "The second run is worse", 2: "The second run is better"}[better]
+    return f"{begins}: {numbers} [{low:+.4f}, {high:+.4f}]."

@@ -1,0 +1,1 @@
+"""A run folder, from its first step to its report."""

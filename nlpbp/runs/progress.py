@@ -1,0 +1,237 @@
+"""What a run saves between two steps and goes on from: its progress, its checkpoints, and the disk that they need."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from accelerate.utils import broadcast_object_list
+from torch import nn
+from torch.optim import Optimizer
+
+from nlpbp.core.averaging import WeightAverage
+from nlpbp.core.errors import EXIT_PREEMPTED, CheckpointError, ConfigError, NlpbpError
+from nlpbp.runs.folder import Run
+from nlpbp.train.checkpoint import Checkpoint, first_non_finite, needed_bytes, newest_checkpoint, write_checkpoint
+from nlpbp.train.signals import Stopped
+from nlpbp.train.tracking import truncate_jsonl
+from nlpbp.train.weights import (
+    full_optimizer_state,
+    full_state,
+    plain_shapes,
+    set_full_optimizer_state,
+    set_full_state,
+    without_shared,
+)
+
+AVERAGE = "average.safetensors"  # of a checkpoint, once there is a mean of weights to go on with
+
+
+@dataclass(frozen=True)
+class Progress:
+    """All that a run must remember between two steps, beside weights and optimizer; it is saved as plain JSON.
+
+    Steps count on from stage to stage; what is counted beside them is of the stage alone.
+    """
+
+    num_micro_batches: int
+    step: int = 0
+    best_score: float | None = None
+    best_step: int = 0
+    worse: int = 0  # evaluations in a row without a better score
+    num_items: int = 0
+    clipped: int = 0
+    skipped: int = 0  # fp16 overflows
+    skipped_in_a_row: int = 0
+    seconds: float = 0.0  # in optimizer steps alone
+    lr: float = 0.0  # that a sweep found when the stage began
+    scaler: dict[str, Any] = field(default_factory=dict)  # of fp16
+    stage: int = 0
+    first_step: int = 0  # of the stage: how many steps those before it took
+    hashes: dict[str, str] = field(default_factory=dict)  # of the layer groups when the stage began
+    stages: list[dict[str, Any]] = field(default_factory=list)  # what the finished stages did, for the result
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One of the trainings that a run does one after the other; the weights it ends with are the best or, if so told, its last.
+
+    `later_steps` are those planned after it. `new_metric` says that scores of the stage before are of something else.
+    """
+
+    name: str = "training"
+    index: int = 0
+    later_steps: int = 0
+    new_metric: bool = True
+    keep_last: bool = False
+
+
+class Carried(Protocol):
+    """What a stage carries from step to step beside weights and optimizer, as `nlpbp.text.lm_data.CarriedState` does."""
+
+    def tensors(self) -> dict[str, torch.Tensor]: ...  # noqa: D102
+    def load(self, tensors: Mapping[str, torch.Tensor]) -> None: ...  # noqa: D102
+    def commit(self) -> None: ...  # noqa: D102
+    def discard(self) -> None: ...  # noqa: D102
+
+
+def save_checkpoint(
+    run: Run,
+    root: Path,
+    best_file: Path,
+    progress: Progress,
+    *,
+    model: nn.Module,
+    optimizer: Optimizer,
+    carried: Carried | None,
+    average: WeightAverage,
+    identity: Mapping[str, str],
+    keep: int,
+) -> None:
+    """Write a checkpoint from the main process; a disk that is full stops the run with the earlier checkpoints intact."""
+    tensors = {"model.safetensors": without_shared(full_state(model)), "optim.safetensors": full_optimizer_state(model, optimizer)}
+    if carried is not None:
+        tensors["carried.safetensors"] = _over_processes(run, carried.tensors())
+    if average.begun:
+        with average.applied():
+            tensors[AVERAGE] = {name: tensor.clone() for name, tensor in without_shared(full_state(model)).items()}
+    answer: list[NlpbpError | None] = [None]
+    if not run.out.is_dir():
+        answer = [CheckpointError("the run folder is gone", file=str(run.out), hint="do not move a run while it trains")]
+    elif run.accelerator.is_main_process:
+        files = {best_file.name: best_file} if progress.best_step else {}
+        try:
+            write_checkpoint(
+                root, step=progress.step, tensors=tensors, files=files, state=asdict(progress), identity=identity, keep=keep
+            )
+        except NlpbpError as error:
+            answer = [error]
+        except OSError as error:
+            free = shutil.disk_usage(run.out).free >> 20 if run.out.exists() else 0
+            needed = needed_bytes(_size(tensors), keep=0) >> 20
+            message = (
+                f"the checkpoint of step {progress.step} could not be written ({error}); {needed} MB are needed, {free} MB free"
+            )
+            answer = [Stopped(message, code=EXIT_PREEMPTED)]
+    broadcast_object_list(answer)
+    if answer[0] is not None:
+        raise answer[0]
+
+
+def _size(tensors: Mapping[str, Mapping[str, torch.Tensor]]) -> int:
+    return sum(tensor.nbytes for content in tensors.values() for tensor in content.values())
+
+
+def check_disk(run: Run, model: nn.Module, *, keep: int, num_copies: int, num_snapshots: int) -> None:
+    """Refuse to start what cannot be saved: weights, moments, the best weights and their mean in each checkpoint, and snapshots."""
+    weights = sum(p.nbytes for p in model.parameters())
+    needed = needed_bytes(num_copies * weights, keep=keep) + num_snapshots * weights
+    free = shutil.disk_usage(run.out).free
+    if free < needed:
+        raise ConfigError(
+            f"{run.out} has {free >> 20} MB free, and the checkpoints need {needed >> 20} MB",
+            column="out",
+            hint="name another disk",
+        )
+
+
+def _over_processes(run: Run, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the sum over processes, each of which holds rows of its own."""
+    if run.accelerator.num_processes == 1:
+        return tensors
+    return {name: run.accelerator.reduce(tensor.to(run.accelerator.device)).cpu() for name, tensor in tensors.items()}
+
+
+def newest_of_run(run: Run, root: Path, *, identity: Mapping[str, str]) -> Checkpoint | None:
+    """Find the newest checkpoint that verifies, the same for every process."""
+    answer: list[Checkpoint | NlpbpError | None] = [None]
+    if run.accelerator.is_main_process:
+        try:
+            answer = [newest_checkpoint(root, identity=identity)]
+        except NlpbpError as error:
+            answer = [error]
+    broadcast_object_list(answer)
+    found = answer[0]
+    if isinstance(found, NlpbpError):
+        raise found
+    return found
+
+
+def resume_stage(
+    run: Run,
+    newest: Checkpoint | None,
+    best_file: Path,
+    *,
+    model: nn.Module,
+    optimizer: Optimizer,
+    before: Progress,
+    stage: Stage,
+    carried: Carried | None,
+    average: WeightAverage,
+) -> Progress | None:
+    """Go back to a checkpoint of this stage: weights, optimizer, log and best weights; None: the stage has none."""
+    found = newest if newest is not None and progress_of(newest).stage == stage.index else None
+    if run.accelerator.is_main_process:
+        truncate_jsonl(run.out / "metrics.jsonl", last_step=found.step if found else before.step)
+        if found or stage.new_metric:
+            best_file.unlink(missing_ok=True)
+        if found and (found.path / best_file.name).exists():
+            shutil.copyfile(found.path / best_file.name, best_file)
+    if found is None:
+        return None
+    progress = progress_of(found)
+    if progress.step - progress.first_step > average.after:
+        _load(found, AVERAGE, model)
+        average.begin()
+    _load(found, "model.safetensors", model)
+    set_full_optimizer_state(model, optimizer, found.tensors("optim.safetensors"))
+    if carried is not None:
+        carried.load(found.tensors("carried.safetensors"))
+    if found.rejected:
+        run.say(f"warning: set aside, because they do not verify: {'; '.join(found.rejected)}")
+    if run.accelerator.scaler is not None and progress.scaler:
+        run.accelerator.scaler.load_state_dict(progress.scaler)
+    return progress
+
+
+def progress_of(found: Checkpoint) -> Progress:
+    """Turn a checkpoint's plain data back into a `Progress`, of exactly its fields and their kinds."""
+    blank = asdict(Progress(1, best_score=0.0))
+    state = found.state if isinstance(found.state, dict) else {}
+    containers = {"scaler": dict, "hashes": dict, "stages": list}
+    numbers = {name: value for name, value in state.items() if name not in (*containers, "best_score")}
+    complete = {"lr": 0.0, **state}.keys() == blank.keys()  # the rate found is not in the first checkpoints that were written
+    sound = complete and all(isinstance(state[name], kind) for name, kind in containers.items())
+    if not sound or not all(isinstance(value, int | float) for value in numbers.values()):
+        raise CheckpointError("its state is not that of a training run", file=str(found.path), hint="resume from an earlier one")
+    return Progress(**state)
+
+
+def _load(found: Checkpoint, file: str, model: nn.Module) -> None:
+    """Give `model` the weights of one of a checkpoint's files, if they can be its own."""
+    weights = found.tensors(file)
+    _compare_shapes(found, weights, model)
+    if name := first_non_finite(weights):
+        raise CheckpointError(f"{name} is not finite in the checkpoint", file=str(found.path), hint="resume from an earlier one")
+    set_full_state(model, weights)
+
+
+def _compare_shapes(found: Checkpoint, weights: Mapping[str, torch.Tensor], model: nn.Module) -> None:
+    """Refuse a checkpoint of another architecture, naming the first tensors that differ."""
+    wanted = plain_shapes(model)
+    saved = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    differing = [
+        f"{name}: {saved.get(name)} saved, {wanted.get(name)} here"
+        for name in {**wanted, **saved}
+        if wanted.get(name) != saved.get(name)
+    ]
+    if differing:
+        raise CheckpointError(
+            f"{len(differing)} tensors differ from the model's: {'; '.join(differing[:5])}",
+            file=str(found.path),
+            hint="resume with the model of that run",
+        )

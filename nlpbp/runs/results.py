@@ -1,0 +1,258 @@
+"""What a run leaves behind: scores with intervals beside baselines, predictions, the model and its card."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from accelerate.utils import broadcast_object_list
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from nlpbp import __version__
+from nlpbp.config.secrets import redact
+from nlpbp.core.errors import ConfigError
+from nlpbp.data.columns import Examples, Fields
+from nlpbp.data.fields import pack_fields
+from nlpbp.data.modality import Medium
+from nlpbp.data.parts import Inputs, Part, targets_of
+from nlpbp.evaluation.intervals import bootstrap_intervals
+from nlpbp.evaluation.metrics import decide, task_metrics, tune_thresholds
+from nlpbp.runs.cards import closing_table, model_card
+from nlpbp.runs.fit import Metrics, clean_up
+from nlpbp.runs.folder import Run, write_text
+from nlpbp.runs.progress import Progress
+from nlpbp.runs.report import leave_report
+from nlpbp.runs.result import Array, Intervals, RunResult, peak_rss_mib, samples_per_second
+from nlpbp.runs.test_uses import begin_looks
+from nlpbp.text.tokenizer import END, START, frame_documents_
+from nlpbp.train.weights import full_state
+
+
+def finish(
+    run: Run,
+    inputs: Inputs,
+    progress: Progress,
+    *,
+    model: nn.Module,
+    medium: Medium,
+    outputs: Mapping[str, Array],
+    records: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+    push_to_hub: str | None = None,
+) -> RunResult:
+    """Score `outputs` (by part) beside the baselines, write everything into the run folder, print the closing table.
+
+    `records` are more to write, by the name of the file: those of `nlpbp.runs.diagnosis`.
+
+    Call it in every process, with the weights to keep in `model`; the main process does the work.
+    """
+    state = full_state(model)
+    answer: list[RunResult | None] = [None]
+    if run.accelerator.is_main_process:
+        thresholds = decision_thresholds(inputs, outputs["validation"])
+        metrics, intervals = score(inputs, outputs, thresholds=thresholds)
+        result = RunResult(
+            recipe=run.recipe,
+            out=run.out,
+            task=inputs.fields.task,
+            metrics=metrics,
+            intervals=intervals,
+            baselines=score_baselines(inputs, *medium.linear_baseline()),
+            num_parameters=sum(p.numel() for p in model.parameters()),
+            train_seconds=sum(stage["seconds"] for stage in progress.stages),
+            samples_per_second=samples_per_second(progress),
+            peak_rss_mib=peak_rss_mib(),
+        )
+        plain = run.accelerator.unwrap_model(model)
+        plain.config.decision_thresholds = None if thresholds is None else thresholds.tolist()
+        medium.save(plain, state, run.out / "model", model_card(result, inputs=inputs, medium=medium))
+        if inputs.test is not None:
+            begin_looks(run.out, inputs.test.examples, by=run.recipe)
+        for name, record in records.items():
+            write_text(run.out / name, json.dumps(redact(dict(record)), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+        write_result(result, inputs=inputs, progress=progress, outputs=outputs, thresholds=thresholds)
+        announce(run, result, progress)
+        leave_report(run)
+        answer = [result]
+    broadcast_object_list(answer)
+    clean_up(run)
+    assert answer[0] is not None, "the main process has sent its result"
+    if push_to_hub is not None and run.accelerator.is_main_process:
+        run.say(f"sent to {upload(run.out / 'model', push_to_hub)}")
+    return answer[0]
+
+
+def announce(run: Run, result: RunResult, progress: Progress) -> None:
+    """Print the closing table, and where everything is."""
+    clipped, skipped = (sum(stage[name] for stage in progress.stages) for name in ("clipped", "skipped"))
+    lines = [f"gradient clipped in {clipped / max(1, progress.step):.0%} of steps"]
+    lines[0] += f", {skipped} steps skipped after fp16 overflow" if skipped else ""
+    lines += [f"model: {run.out / 'model'}", f"result: {run.out / 'result.json'}"]
+    run.say(f"\n{closing_table(result)}\n\n" + "\n".join(lines))
+
+
+def training_record(result: RunResult, progress: Progress) -> dict[str, Any]:
+    """Return what `result.json` says of any training: scores, baselines, cost and stages."""
+    return {
+        "recipe": result.recipe,
+        "task": result.task,
+        "metrics": result.metrics,
+        "intervals": result.intervals,
+        "baselines": result.baselines,
+        "num_parameters": result.num_parameters,
+        "train_seconds": round(result.train_seconds, 3),
+        "samples_per_second": round(result.samples_per_second, 3),
+        "peak_rss_mib": round(result.peak_rss_mib, 1),
+        "steps": progress.step,
+        "best_step": progress.best_step,
+        "clipped_share": round(sum(stage["clipped"] for stage in progress.stages) / max(1, progress.step), 4),
+        "skipped_steps": sum(stage["skipped"] for stage in progress.stages),
+        "stages": progress.stages,
+        "nlpbp_version": __version__,
+    }
+
+
+def decision_thresholds(inputs: Inputs, outputs: Array) -> Array | None:
+    """Tune multi-label thresholds on the validation part, and on it alone."""
+    return tune_thresholds(targets_of(inputs.validation), outputs) if inputs.fields.task == "multi_label" else None
+
+
+def save_model(model: Any, preprocessor: Any, state: dict[str, Any], *, folder: Path, card: str) -> None:
+    """Write a folder that `from_pretrained` and `pipeline` load, with the tokenizer or image processor: complete, or not there."""
+    temporary = folder.with_name(f"{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    model.save_pretrained(temporary, state_dict=state)
+    preprocessor.save_pretrained(temporary)
+    write_text(temporary / "README.md", card)
+    trash = folder.with_name(f".trash-{folder.name}")
+    shutil.rmtree(trash, ignore_errors=True)
+    if folder.exists():  # of an end that was interrupted before its result was written
+        folder.rename(trash)
+    temporary.rename(folder)
+    shutil.rmtree(trash, ignore_errors=True)
+
+
+def upload(folder: Path, repo: str) -> str:
+    """Send a model folder to the hub; return its address there. Raises `ConfigError` when the hub refuses or is out of reach."""
+    try:
+        api = HfApi()
+        name = api.create_repo(repo, exist_ok=True).repo_id
+        api.upload_folder(repo_id=name, folder_path=folder, commit_message="Upload model")
+    except (OSError, ValueError, HfHubHTTPError) as error:
+        raise ConfigError(
+            f"the model stays in {folder}: {repo} did not take it ({error})",
+            column="push_to_hub",
+            hint="log in with `hf auth login`",
+        ) from error
+    return name
+
+
+def score(
+    inputs: Inputs, outputs: Mapping[str, Array], *, thresholds: Array | None
+) -> tuple[dict[str, Metrics], dict[str, Intervals]]:
+    """Measure `outputs` (by part) and bootstrap 95 % intervals over the examples of the part."""
+    metrics: dict[str, Metrics] = {}
+    intervals: dict[str, Intervals] = {}
+    for name, part in inputs.scored.items():
+        given = (inputs.fields.task, targets_of(part), outputs[name])
+        metrics[name] = task_metrics(*given, thresholds=thresholds)
+        intervals[name] = bootstrap_intervals(*given, thresholds=thresholds)
+    return metrics, intervals
+
+
+def score_baselines(inputs: Inputs, linear: str, linear_outputs: Mapping[str, Array]) -> dict[str, dict[str, Metrics]]:
+    """Measure what needs no model, the most frequent answer, and a linear model's outputs, on the same parts."""
+    from nlpbp.evaluation.baselines import majority_baseline
+
+    task, num_labels, parts = inputs.fields.task, len(inputs.fields.labels), inputs.scored
+    train_targets = targets_of(inputs.train)
+    majority = {
+        name: majority_baseline(task, train_targets, num_examples=len(part), num_labels=num_labels) for name, part in parts.items()
+    }
+    return {
+        kind: {name: _baseline_metrics(task, parts, by_part, name) for name in parts}
+        for kind, by_part in (("majority", majority), (linear, linear_outputs))
+    }
+
+
+def _baseline_metrics(task: str, parts: Mapping[str, Part], outputs: Mapping[str, Array], name: str) -> Metrics:
+    """Score a baseline as the model is scored: multi-label thresholds are tuned on the validation part."""
+    thresholds = tune_thresholds(targets_of(parts["validation"]), outputs["validation"]) if task == "multi_label" else None
+    return task_metrics(task, targets_of(parts[name]), outputs[name], thresholds=thresholds)
+
+
+def prediction_table(
+    examples: Examples, ids: Array, outputs: Array, fields: Fields, *, thresholds: Array | None
+) -> dict[str, list[Any]]:
+    """Make the columns id, reference, label (where known), prediction, and one probability a label."""
+    columns: dict[str, list[Any]] = {"id": ids.tolist(), "reference": redact(list(examples.references))}
+    if examples.targets is not None:
+        columns["label"] = answer_names(examples.targets, fields)
+    columns["prediction"] = answer_names(decide(fields.task, outputs, thresholds), fields)
+    for index, label in enumerate(fields.labels):
+        columns[f"probability_{label}"] = outputs[:, index].astype(float).tolist()
+    return columns
+
+
+def answer_names(decisions: Array, fields: Fields) -> list[Any]:
+    """Turn decisions, or targets, into what a reader calls them: a label each, a list of labels, or a number."""
+    if fields.task == "regression":
+        return [float(value) for value in decisions]
+    if fields.task == "multi_label":
+        return [[label for label, holds in zip(fields.labels, row, strict=True) if holds] for row in decisions]
+    return [fields.labels[index] for index in decisions]
+
+
+def write_result(
+    result: RunResult, *, inputs: Inputs, progress: Progress, outputs: Mapping[str, Array], thresholds: Array | None
+) -> None:
+    """Write `result.json` and `predictions.parquet` (of the test part, or without one of the validation part)."""
+    name, part = list(inputs.scored.items())[-1]
+    table = prediction_table(part.examples, part.ids, outputs[name], inputs.fields, thresholds=thresholds)
+    pq.write_table(pa.table(table), result.out / "predictions.parquet")
+    record = training_record(result, progress) | {
+        "data": {
+            "fingerprint": inputs.fingerprint,
+            "text": list(inputs.fields.text),
+            "fields": pack_fields(inputs.fields.kinds, inputs.fields.statistics),
+            "label": inputs.fields.label,
+            "labels": list(inputs.fields.labels),
+            "separator": inputs.fields.separator,
+            "examples": {"train": len(inputs.train)} | {key: len(value) for key, value in inputs.scored.items()},
+            "balance": label_balance(inputs),
+        },
+    }
+    write_text(result.out / "result.json", json.dumps(redact(record), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def label_balance(inputs: Inputs) -> dict[str, dict[str, int]]:
+    """Count how many examples of each part have each label; empty where a number is predicted."""
+    if inputs.fields.task == "regression":
+        return {}
+    labels = range(len(inputs.labels))
+    counts = {
+        name: [int((targets == label).sum() if targets.ndim == 1 else targets[:, label].sum()) for label in labels]
+        for name, part in {"train": inputs.train, **inputs.scored}.items()
+        for targets in [targets_of(part)]
+    }
+    return {name: dict(zip(inputs.labels, numbers, strict=True)) for name, numbers in counts.items()}
+
+
+def save_language_model(
+    model: Any, tokenizer: PreTrainedTokenizerBase, state: dict[str, Tensor], *, folder: Path, card: str
+) -> None:
+    """Write a language model that writes on from a prompt, and that another training can start from: complete, or not there."""
+    ours = START in tokenizer.get_vocab() and END in tokenizer.get_vocab()
+    if ours:
+        frame_documents_(tokenizer, end=False)
+    save_model(model, tokenizer, state, folder=folder, card=card)
+    if ours:
+        frame_documents_(tokenizer)
