@@ -257,7 +257,7 @@ def _finding_of_conflicts(
 
 
 def _has_names(parts: Sequence[Rows]) -> bool:
-    return parts[0].labels is not None and parts[0].fields.task != "regression"
+    return parts[0].labels is not None and parts[0].fields.target_type != "continuous"
 
 
 def _labels_of_texts(parts: Sequence[Rows], copies: Copies) -> tuple[dict[int, set[str]], dict[int, list[int]]]:

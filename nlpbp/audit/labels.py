@@ -70,9 +70,9 @@ def label_names(parts: Sequence[Rows]) -> AuditFinding:
     "names that may be one class: 'Positive' and 'pos', 'Positive' and 'positive ', 'pos' and 'positive '"
     """
     name, title = "label_names", "names of labels"
-    if parts[0].labels is None or parts[0].fields.task == "regression":
+    if parts[0].labels is None or parts[0].fields.target_type == "continuous":
         return nothing(name, title, no_classes(parts))
-    is_several = parts[0].fields.task == "multi_label"
+    is_several = parts[0].fields.target_type == "multilabel-indicator"
     cells = [label for part in parts for label in part.labels or () if label is not None]
     counts = Counter(found for cell in cells for found in (cell.split("|") if is_several else [cell]))
     if len(counts) > MAX_NAMES:

@@ -18,7 +18,6 @@ from nlpbp.data.readers import Table
 Level = Literal["warning", "note", "fine"]
 MAX_EXAMPLES = 5
 WARNING_SHARE = 0.01  # of rows: what is rarer is worth a note
-TASK_OF_CLASSES = "single_label"
 
 
 @dataclass(frozen=True)
@@ -117,7 +116,7 @@ def _labels(table: Table, fields: Fields) -> list[str | None] | None:
     if fields.label is None or fields.label not in table.columns:
         return None
     cells = table.columns[fields.label]
-    if fields.task != "multi_label":
+    if fields.target_type != "multilabel-indicator":
         return [None if is_missing(value) else label_name(value) for value in cells]
     return [
         None if value is None else "|".join(sorted(cell_names(table, index, fields.label, separator=fields.separator)))
@@ -127,7 +126,7 @@ def _labels(table: Table, fields: Fields) -> list[str | None] | None:
 
 def has_classes(parts: Sequence[Rows]) -> bool:
     """Tell whether each row has at most one class, and labels are there."""
-    return parts[0].labels is not None and parts[0].fields.task == TASK_OF_CLASSES
+    return parts[0].labels is not None and parts[0].fields.target_type == "multiclass"
 
 
 def no_classes(parts: Sequence[Rows]) -> str:

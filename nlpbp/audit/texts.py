@@ -107,7 +107,7 @@ def missing_values(parts: Sequence[Rows]) -> AuditFinding:
 def _refused_kinds(part: Rows, column: str) -> set[str]:
     """Return what training stops at: of fields that make one text together at nothing, as gaps are marked."""
     if column == part.fields.label:
-        return {"missing"} if part.fields.task == "multi_label" else LOST
+        return {"missing"} if part.fields.target_type == "multilabel-indicator" else LOST
     return set() if part.fields.kinds else {"missing"}
 
 

@@ -14,8 +14,8 @@ from statistics import fmean, median
 
 from nlpbp.checks.findings import Finding, Level
 from nlpbp.core.errors import escape
-from nlpbp.evaluation.metrics import MAIN_METRIC, higher_is_better
 from nlpbp.evaluation.run_folder import Record, at, finite, read_config, read_records, read_result, section
+from nlpbp.tasks.task import is_known, metric_of
 
 PARTS = ("train", "validation", "test")
 WHY_NOT = {
@@ -98,11 +98,11 @@ def not_better_than_baseline(result: Record) -> list[Finding]:
     """
     task = str(result.get("task"))
     part = "test" if "test" in section(result, "metrics") else "validation"
-    name = MAIN_METRIC.get(task)
+    name = metric_of(task).name if is_known(task) else None
     score = _number(result, "metrics", part, name)
     if name is None or score is None:
         return []
-    better = 1.0 if higher_is_better(name) else -1.0
+    better = 1.0 if metric_of(task, name).higher_is_better else -1.0
     interval = at(result, "intervals", part, name)
     bounds = [bound for bound in map(finite, interval) if bound is not None] if isinstance(interval, list) else []
     low, high = bounds if len(bounds) == 2 else (score, score)

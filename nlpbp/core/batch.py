@@ -31,6 +31,18 @@ LossFn = Callable[[nn.Module, Batch], Tensor]  # the mean loss over the batch's 
 Count = Callable[[Batch], int]  # how many items that mean was over
 
 
+@dataclass(frozen=True)
+class CountedLoss:
+    """A loss function whose mean is not over the batch's examples: `count` says over how many items it is, tokens for instance."""
+
+    loss_fn: LossFn
+    count: Count
+
+    def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Compute the mean loss."""
+        return self.loss_fn(model, batch)
+
+
 def count_examples(batch: Batch) -> int:
     """Count the examples of a batch: the items of a classifier's loss."""
     return len(batch.ids)

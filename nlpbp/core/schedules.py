@@ -10,8 +10,25 @@ import bisect
 import itertools
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 Schedule = Callable[[float], float]
+
+
+@dataclass(frozen=True)
+class WithMomentum:
+    """A schedule of the learning rate with one of Adam's first beta (values, no multipliers), for `train_steps`.
+
+    >>> WithMomentum(one_cycle(), one_cycle_momentum())(0.25)
+    1.0
+    """
+
+    rate: Schedule
+    momentum: Schedule
+
+    def __call__(self, progress: float) -> float:
+        """Return the multiplier of the learning rate."""
+        return self.rate(progress)
 
 
 def constant() -> Schedule:

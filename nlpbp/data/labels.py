@@ -85,14 +85,17 @@ def label_name(value: Any) -> str:
 
 
 def sort_names(names: Iterable[str]) -> tuple[str, ...]:
-    """Return each name once, by number if all are whole numbers, else by text.
+    """Return each name once, by number if all are numbers, else by text.
 
-    >>> sort_names(["10", "9", "9"]), sort_names(["b", "10", "9"])
-    (('9', '10'), ('10', '9', 'b'))
+    >>> sort_names(["10", "9", "9.5"]), sort_names(["b", "10", "9"])
+    (('9', '9.5', '10'), ('10', '9', 'b'))
     """
     unique = set(names)
     if all(INTEGER.fullmatch(name) for name in unique):
         return tuple(sorted(unique, key=lambda name: (int(name), name)))
+    numbers = {name: as_number(name) for name in unique}
+    if all(number is not None for number in numbers.values()):
+        return tuple(sorted(unique, key=lambda name: (numbers[name], name)))
     return tuple(sorted(unique))
 
 

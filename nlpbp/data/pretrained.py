@@ -15,12 +15,6 @@ from nlpbp.core.errors import ConfigError
 from nlpbp.core.layers import output_layer
 from nlpbp.data.hub import go_offline_if_out_of_reach
 
-PROBLEM_TYPES = {
-    "single_label": "single_label_classification",
-    "multi_label": "multi_label_classification",
-    "regression": "regression",
-}
-
 
 def from_pretrained(auto: Any, name: str, **options: Any) -> Any:
     """Load from a folder or the hub; say in one line why it cannot be."""

@@ -22,7 +22,7 @@ from transformers.utils.generic import ModelOutput
 
 from nlpbp.core.init import Hidden, init_recurrent_
 from nlpbp.core.layers import scaled_sigmoid
-from nlpbp.core.losses import chunked_cross_entropy, sampled_cross_entropy, task_loss
+from nlpbp.core.losses import PLAIN, PROBLEM_LOSSES, chunked_cross_entropy, cross_entropy, sampled_cross_entropy
 from nlpbp.core.pooling import Pooling, pool
 
 State = tuple[Tensor, ...]
@@ -329,7 +329,7 @@ class AWDLSTMForCausalLM(AWDLSTMPreTrainedModel, GenerationMixin):
         )
         loss = logits = None
         if shift_labels is not None and type(self.lm_head) is not nn.Linear:  # an adapter, which its weights alone do not know of
-            loss = task_loss(self.lm_head(read.last_hidden_state).flatten(0, 1), shift_labels.flatten(), task="single_label")
+            loss = cross_entropy(self.lm_head(read.last_hidden_state).flatten(0, 1), shift_labels.flatten())
         elif shift_labels is not None:
             decoder = (self.lm_head.weight, self.lm_head.bias)
             if num_sampled is not None and self.training:
@@ -435,10 +435,9 @@ class AWDLSTMForSequenceClassification(AWDLSTMPreTrainedModel):
                 yield hidden[-1]
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        task = {"single_label_classification": "single_label", "multi_label_classification": "multi_label"}
         kind = self.config.problem_type or ("regression" if self.num_labels == 1 else "single_label_classification")
         labels = labels.float() if kind != "single_label_classification" else labels
-        return task_loss(logits, labels, task=task.get(kind, "regression"))
+        return PROBLEM_LOSSES[kind](logits, labels, PLAIN)
 
 
 class PoolingHead(nn.Module):

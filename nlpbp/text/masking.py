@@ -7,7 +7,7 @@ from collections.abc import Collection
 import torch
 from torch import Tensor, nn
 
-from nlpbp.core.batch import Batch, Count, LossFn
+from nlpbp.core.batch import Batch, CountedLoss
 from nlpbp.core.losses import IGNORED
 
 SHARE = 0.15  # BERT's own, as the next two
@@ -49,8 +49,8 @@ def mask_tokens(
     return torch.where(random, others, masked), labels
 
 
-def masked_loss(*, mask_token_id: int, vocab_size: int, special_ids: Collection[int]) -> tuple[LossFn, Count]:
-    """Make the loss of any `AutoModelForMaskedLM` on batches of texts, and the count of what it is a mean over."""
+def masked_loss(*, mask_token_id: int, vocab_size: int, special_ids: Collection[int]) -> CountedLoss:
+    """Make the loss of any `AutoModelForMaskedLM` on batches of texts: the mean over the hidden tokens."""
     special = torch.tensor(sorted(special_ids))
 
     def candidates(batch: Batch) -> Tensor:
@@ -64,4 +64,4 @@ def masked_loss(*, mask_token_id: int, vocab_size: int, special_ids: Collection[
         total = nn.functional.cross_entropy(logits[wanted].float(), labels[wanted], reduction="sum")
         return total / wanted.sum().clamp(min=1)
 
-    return loss_fn, lambda batch: num_masked(candidates(batch))
+    return CountedLoss(loss_fn, lambda batch: num_masked(candidates(batch)))

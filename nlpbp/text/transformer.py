@@ -20,7 +20,8 @@ from transformers import (
 
 from nlpbp.core.errors import ConfigError
 from nlpbp.core.regularize import scale_dropouts, use_byte_dropout
-from nlpbp.data.pretrained import PROBLEM_TYPES, from_pretrained, renew_head
+from nlpbp.core.task import problem_type
+from nlpbp.data.pretrained import from_pretrained, renew_head
 from nlpbp.text.attention import register_attention
 
 AUTO_MODELS = {  # by the ending of a class's name
@@ -68,7 +69,7 @@ def load_config(name: str, *, task: str, labels: Sequence[str], dropout_scale: f
         num_labels=len(names),
         id2label=dict(enumerate(names)),
         label2id={label: index for index, label in enumerate(names)},
-        problem_type=PROBLEM_TYPES[task],
+        problem_type=problem_type(task),
     )
     try:
         scale_dropouts(config, dropout_scale)

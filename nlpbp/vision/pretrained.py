@@ -12,7 +12,8 @@ import torch
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel
 
 from nlpbp.core.errors import ConfigError
-from nlpbp.data.pretrained import PROBLEM_TYPES, from_pretrained, renew_head
+from nlpbp.core.task import problem_type
+from nlpbp.data.pretrained import from_pretrained, renew_head
 from nlpbp.vision.residual import ResidualConfig, ResidualForImageClassification, pixel_processor
 
 
@@ -48,7 +49,7 @@ def label_settings(task: str, labels: Sequence[str]) -> dict[str, Any]:
     return {
         "id2label": dict(enumerate(labels)),
         "label2id": {label: index for index, label in enumerate(labels)},
-        "problem_type": PROBLEM_TYPES[task],
+        "problem_type": problem_type(task),
     }
 
 

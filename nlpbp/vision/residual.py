@@ -10,7 +10,7 @@ from transformers import CLIPImageProcessorPil, PreTrainedConfig, PreTrainedMode
 from transformers.modeling_outputs import ImageClassifierOutput
 
 from nlpbp.core.init import init_weights_
-from nlpbp.core.losses import task_loss
+from nlpbp.core.losses import PLAIN, PROBLEM_LOSSES, cross_entropy
 from nlpbp.vision.blocks import ResidualBlock, ResidualBody, residual_net
 
 WIDTHS = (16, 32, 64)
@@ -71,8 +71,7 @@ class ResidualForImageClassification(PreTrainedModel):
         logits: Tensor = self.head(self.body(pixel_values))
         loss = None
         if labels is not None:
-            is_multi = self.config.problem_type == "multi_label_classification"
-            loss = task_loss(logits, labels, task="multi_label" if is_multi else "single_label")
+            loss = PROBLEM_LOSSES.get(str(self.config.problem_type), cross_entropy)(logits, labels, PLAIN)
         outputs = ImageClassifierOutput(loss=loss, logits=logits)
         with_names = self.config.return_dict if return_dict is None else return_dict
         return outputs if with_names else outputs.to_tuple()

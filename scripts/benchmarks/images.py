@@ -26,10 +26,10 @@ from torch.nn import functional as F
 
 from nlpbp.core.batch import Batch
 from nlpbp.core.groups import layer_groups, no_decay_names, parameter_groups
-from nlpbp.core.losses import classifier_loss
 from nlpbp.core.optim import adamw
 from nlpbp.core.schedules import constant
 from nlpbp.data.order import training_plan
+from nlpbp.tasks import classifier_loss
 from nlpbp.train.loop import train_steps
 from nlpbp.train.setup import start
 from nlpbp.vision.augment import PRESETS, Preset

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nlpbp.core.batch import Batch
-from nlpbp.core.losses import balanced_class_weights, classifier_loss, looks_normalised, task_loss
+from nlpbp.core.losses import balanced_class_weights, looks_normalised
+from nlpbp.tasks import classifier_loss, task_loss
 
 
 def test_weighted_losses_by_hand() -> None:

@@ -12,15 +12,8 @@ from scipy.stats import spearmanr
 from sklearn.metrics import f1_score, log_loss, mean_absolute_error, root_mean_squared_error
 
 from nlpbp.core.errors import NumericError
-from nlpbp.evaluation.metrics import (
-    MAIN_METRIC,
-    decide,
-    expected_calibration_error,
-    higher_is_better,
-    task_metrics,
-    tune_thresholds,
-    weighted_metrics,
-)
+from nlpbp.evaluation.metrics import MAIN_METRIC, expected_calibration_error, higher_is_better, tune_thresholds
+from nlpbp.tasks import decide, task_metrics, weighted_metrics
 
 
 def classes(num_examples=200, num_labels=4, seed=0):

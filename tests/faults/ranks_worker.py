@@ -27,11 +27,11 @@ from torch.nn import functional as F
 
 from nlpbp.core.batch import Batch
 from nlpbp.core.errors import DataError
-from nlpbp.core.losses import task_loss
 from nlpbp.core.schedules import constant
 from nlpbp.data import columns
 from nlpbp.data import parts as inputs
 from nlpbp.runs import fit
+from nlpbp.tasks import task_loss
 from nlpbp.train.evaluate import predict
 from nlpbp.train.loop import Accelerator, train_steps
 from nlpbp.train.setup import start

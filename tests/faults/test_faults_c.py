@@ -23,19 +23,18 @@ from torch import nn
 from nlpbp.config.data import Data
 from nlpbp.core.batch import Batch
 from nlpbp.core.errors import CheckpointError, ConfigError, DataError, NumericError
-from nlpbp.core.losses import balanced_class_weights, task_loss
+from nlpbp.core.losses import balanced_class_weights
 from nlpbp.core.optim import adamw
 from nlpbp.core.schedules import constant
 from nlpbp.data.order import evaluation_batches, grouped_steps, steps_per_epoch
 from nlpbp.data.parts import load_inputs
 from nlpbp.data.readers import read_table
 from nlpbp.data.tiny import tiny_reviews
-from nlpbp.evaluation.baselines import majority_baseline, tfidf_baseline
 from nlpbp.evaluation.calibration import fit_temperature
-from nlpbp.evaluation.intervals import bootstrap_intervals
-from nlpbp.evaluation.metrics import task_metrics
 from nlpbp.runs import folder
 from nlpbp.runs import progress as saving
+from nlpbp.tasks import bootstrap_intervals, task_loss, task_metrics
+from nlpbp.tasks.baselines import constant_baseline, tfidf_baseline
 from nlpbp.train import checkpoint
 from nlpbp.train.evaluate import predict
 from nlpbp.train.loop import train_steps
@@ -339,7 +338,7 @@ def test_a_class_that_is_absent_from_training_divides_nothing_by_zero() -> None:
     targets = np.array([0, 2, 2, 0])
     texts = ["good fun", "bad plot", "so bad", "so good"]
     (tfidf,) = tfidf_baseline("single_label", texts, targets, [["good plot", "bad"]], num_labels=3)
-    majority = majority_baseline("single_label", targets, num_examples=2, num_labels=3)
+    majority = constant_baseline("single_label", targets, num_examples=2, num_labels=3)
     for outputs in (tfidf, majority):
         assert np.isfinite(outputs).all()
         assert outputs[:, 1].max() == 0.0

@@ -22,7 +22,8 @@ from nlpbp.config.files import load
 from nlpbp.config.limits import check_ranges
 from nlpbp.core.errors import ConfigError, DataError
 from nlpbp.data.tiny import tiny_reviews
-from nlpbp.evaluation.metrics import MAIN_METRIC, higher_is_better, task_metrics
+from nlpbp.evaluation.metrics import MAIN_METRIC, higher_is_better
+from nlpbp.tasks import task_metrics
 from nlpbp.text.tiny import tiny_bert
 from recipes import transformer_sentiment
 from run_script import ROOT

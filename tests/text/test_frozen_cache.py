@@ -20,7 +20,7 @@ from transformers import (
 from nlpbp.core.batch import Batch
 from nlpbp.core.freezing import freeze_to, train_mode
 from nlpbp.core.groups import layer_groups
-from nlpbp.core.losses import classifier_loss
+from nlpbp.tasks import classifier_loss
 from nlpbp.text.awd_lstm import AWDLSTMConfig, AWDLSTMForSequenceClassification
 from nlpbp.text.frozen_cache import frozen_cache
 
