@@ -14,7 +14,7 @@ MAX_NGRAM_CHARACTERS = 1_000
 
 
 def fit_vectorizers(texts: Sequence[str]) -> tuple[list[TfidfVectorizer], list[sparse.csr_matrix]]:
-    """The vectorizers that found a vocabulary, and what each makes of these texts."""
+    """Return the vectorizers that found a vocabulary, and what each makes of these texts."""
     analyzers = ("word", "char") if _hardly_any_spaces(texts) else ("word",)
     tried = [_fit_vectorizer(analyzer, _cut(texts, analyzer)) for analyzer in analyzers]
     fitted = [pair for pair in tried if pair is not None]
@@ -43,6 +43,7 @@ def _vectorizer(analyzer: str, *, min_df: int) -> TfidfVectorizer:
 
 
 def vectorized(vectorizers: list[TfidfVectorizer], texts: Sequence[str]) -> sparse.csr_matrix:
+    """Return the features of other texts."""
     parts = [vectorizer.transform(_cut(texts, vectorizer.analyzer)) for vectorizer in vectorizers]
     return sparse.hstack(parts, format="csr")
 

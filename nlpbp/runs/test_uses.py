@@ -1,4 +1,4 @@
-"""How often a run's test part has been scored, in `test_uses.json`: what is chosen by its score flatters the next one (practice D2)."""
+"""How often a run's test part has been scored: what is chosen by its score flatters the next one (practice D2)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from nlpbp.data.columns import Examples
 from nlpbp.data.splits import text_keys
 from nlpbp.runs.folder import write_text
 
-FILE = "test_uses.json"
+FILE = "test_uses.json"  # in the run folder
 BEFORE = ("looks.json", "looks")  # what the file and its list were called up to nlpbp 0.1
 
 

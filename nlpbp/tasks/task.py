@@ -78,8 +78,8 @@ class Task:
         return self.metric(self.main_metric)
 
     def metric(self, name: str) -> Metric:
-        """Return one of the task's metrics by its name."""
-        return next(metric for metric in self.metrics if metric.name == name)
+        """Return one of the task's metrics by its name. Raises `ValueError` for another name."""
+        return _named(name, self.metrics)
 
 
 def get_task(name: str) -> Task:
@@ -107,7 +107,14 @@ def metric_of(task: str, name: str | None = None) -> Metric:
     """
     if task != LANGUAGE_MODEL:
         return get_task(task).main if name is None else get_task(task).metric(name)
-    return next(metric for metric in LANGUAGE_MODEL_METRICS if name in (None, metric.name))
+    return LANGUAGE_MODEL_METRICS[0] if name is None else _named(name, LANGUAGE_MODEL_METRICS)
+
+
+def _named(name: str, metrics: Sequence[Metric]) -> Metric:
+    found = {metric.name: metric for metric in metrics}
+    if name not in found:
+        raise ValueError(f"unknown metric {name!r}: one of {', '.join(found)}")
+    return found[name]
 
 
 def is_known(task: str) -> bool:

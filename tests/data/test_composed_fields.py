@@ -182,10 +182,10 @@ def test_scoring_a_runs_own_test_part_again_is_counted(
 
     own, new = rows("weekend"), tmp_path / "again.jsonl"
     ids = pq.read_table(weekend.out / "predictions.parquet")["id"].to_pylist()
-    assert json.loads((weekend.out / "looks.json").read_text())["looks"] == ["gru_classifier"]
+    assert json.loads((weekend.out / "test_uses.json").read_text())["uses"] == ["gru_classifier"]
     new.write_text("".join(json.dumps(own[i]) + "\n" for i in reversed(ids)))
     answer([str(weekend.out), "--data", str(new), "--threads", "1"])
-    assert json.loads((weekend.out / "looks.json").read_text())["looks"] == ["gru_classifier", "predict.py"]
+    assert json.loads((weekend.out / "test_uses.json").read_text())["uses"] == ["gru_classifier", "predict.py"]
     assert "has now been scored 2 times" in capsys.readouterr().err
     fitted = ["--views", "dropout", "--fit_weights", str(new), "--threads", "1"]
     with pytest.raises(ConfigError, match="test part") as error:

@@ -333,7 +333,7 @@ def test_class_numbers_with_a_class_become_its_name(tmp_path: Path) -> None:
 @pytest.mark.fault("C12")
 def test_a_class_that_is_absent_from_training_divides_nothing_by_zero() -> None:
     """What counts classes are the weights by their frequency, the baselines and the metrics."""
-    weights = balanced_class_weights(torch.tensor([0, 2, 2, 0]), num_labels=3, task="single_label")
+    weights = balanced_class_weights(torch.tensor([0, 2, 2, 0]), num_labels=3)
     assert weights.isfinite().all()
     targets = np.array([0, 2, 2, 0])
     texts = ["good fun", "bad plot", "so bad", "so good"]

@@ -397,7 +397,7 @@ def swept(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.mark.parametrize("after", [0, 5])
-def test_a_run_with_a_found_rate_goes_on_with_it_bit_for_bit(
+def test_a_run_with_a_found_lr_goes_on_with_it_bit_for_bit(
     swept: tuple[ModuleType, dict[str, Any], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
 ) -> None:
     recipe, options, whole = swept
