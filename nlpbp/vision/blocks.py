@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
@@ -150,17 +151,27 @@ class ResidualBlock(nn.Module):
         return F.relu(answer) if self.relu_last else answer
 
 
+@dataclass(frozen=True)
+class BlockDesign:
+    """The choices that all residual blocks of a net share; see `conv_block` and `ResidualBlock` for each."""
+
+    norm: Norm = "batch"
+    order: Order = "conv_norm_relu"
+    downsample: Downsample = "stride"
+    residual: bool = True
+    zero_init: bool = True
+
+
+DEFAULT_DESIGN = BlockDesign()
+
+
 def residual_group(
     in_channels: int,
     out_channels: int,
     *,
     num_blocks: int,
     stride: int = 2,
-    norm: Norm = "batch",
-    order: Order = "conv_norm_relu",
-    downsample: Downsample = "stride",
-    residual: bool = True,
-    zero_init: bool = True,
+    design: BlockDesign = DEFAULT_DESIGN,
 ) -> nn.Sequential:
     """Make one block that changes size and channels and `num_blocks` - 1 that keep them, the identity at the start.
 
@@ -174,11 +185,7 @@ def residual_group(
             in_channels if index == 0 else out_channels,
             out_channels,
             stride=stride,
-            norm=norm,
-            order=order,
-            downsample=downsample,
-            residual=residual,
-            zero_init=zero_init,
+            **vars(design),
         )
         for index, stride in enumerate(strides)
     ]
@@ -227,11 +234,7 @@ def residual_net(
     widths: Sequence[int] = (16, 32, 64),
     num_blocks: int = 2,
     stem_kind: Stem = "5x5",
-    norm: Norm = "batch",
-    order: Order = "conv_norm_relu",
-    downsample: Downsample = "stride",
-    residual: bool = True,
-    zero_init: bool = True,
+    design: BlockDesign = DEFAULT_DESIGN,
     head_dropout: float = 0.0,
 ) -> ResidualNet:
     """Make a small residual net: a stem, a group of `num_blocks` blocks for each width, concat pooling, dropout, a linear layer.
@@ -244,18 +247,14 @@ def residual_net(
     >>> [group.name for group in layer_groups(net)], net(torch.zeros(2, 1, 8, 8)).shape
     (['embeddings', 'block.0', 'block.1', 'head'], torch.Size([2, 10]))
     """
-    first = stem(stem_kind, in_channels=in_channels, out_channels=widths[0], norm=norm, order=order)
+    first = stem(stem_kind, in_channels=in_channels, out_channels=widths[0], norm=design.norm, order=design.order)
     groups = [
         residual_group(
             before,
             width,
             num_blocks=num_blocks,
             stride=1 if index == 0 else 2,
-            norm=norm,
-            order=order,
-            downsample=downsample,
-            residual=residual,
-            zero_init=zero_init,
+            design=design,
         )
         for index, (before, width) in enumerate(pairwise([widths[0], *widths]))
     ]
