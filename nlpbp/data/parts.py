@@ -94,36 +94,41 @@ def load_inputs(data: Data | Images, *, read: Read | None = None) -> Inputs:
     if fields.kinds:  # what stands for a missing number is known only now, and from the training part alone
         fields = _with_statistics(fields, table, train_ids)
         whole = read_examples(table, fields)
-    parts = {
-        name: _part(given_table, fields) if given_table else (Part(whole.select(ids), ids) if len(ids) else None)
-        for (name, given_table), ids in zip(given.items(), cut_ids, strict=True)
-    }
     train = Part(whole.select(train_ids), train_ids)
-    validation = parts["validation"]
-    assert validation is not None, "a validation part is given or cut"
-    if parts["test"] is not None:
-        _refuse_choosing_by_test(validation, parts["test"])
+    held_out = _held_out(whole, table, fields, given, dict(zip(given, cut_ids, strict=True)))
+    parts = {"train": train} | {name: part for name, (part, _) in held_out.items()}
+    validation, test = parts["validation"], parts.get("test")
+    if test is not None:
+        _refuse_choosing_by_test(validation, test)
     notes += [
-        *_leaks(train, validation, parts["test"], kind),
+        *_leaks(train, validation, test, kind),
         *_shared_groups(table, given, data.group),
         *_untrained(train, fields, kind),
     ]
-    sizes = [f"{name} {len(part):,}" for name, part in (("train", train), *parts.items()) if part]
-    notes.append(f"parts: {', '.join(sizes)}" + ("" if parts["test"] else "; no test part"))
+    sizes = [f"{name} {len(part):,}" for name, part in parts.items()]
+    notes.append(f"parts: {', '.join(sizes)}" + ("" if test else "; no test part"))
     return Inputs(
         fields,
         train,
         validation,
-        parts["test"],
-        fingerprint([part.examples if part else None for part in (train, validation, parts["test"])]),
+        test,
+        fingerprint([part.examples if part else None for part in (train, validation, test)]),
         tuple(notes),
-        {"train": table.select(train_ids)}
-        | {
-            name: given_table or table.select(ids)
-            for (name, given_table), ids in zip(given.items(), cut_ids, strict=True)
-            if parts[name]
-        },
+        {"train": table.select(train_ids)} | {name: rows for name, (_, rows) in held_out.items()},
     )
+
+
+def _held_out(
+    whole: Examples, table: Table, fields: Fields, given: Mapping[str, Table | None], cut_ids: Mapping[str, Ints]
+) -> dict[str, tuple[Part, Table]]:
+    """Return each part that is not trained on, with its rows: from a table of its own, or cut from the training data."""
+    held_out = {}
+    for name, own in given.items():
+        if own is not None:
+            held_out[name] = Part(read_examples(own, fields), np.arange(len(own))), own
+        elif len(cut_ids[name]):
+            held_out[name] = Part(whole.select(cut_ids[name]), cut_ids[name]), table.select(cut_ids[name])
+    return held_out
 
 
 def _split(table: Table, whole: Examples, data: Data | Images, shares: Mapping[str, float]) -> tuple[Ints, Ints, Ints]:
@@ -207,10 +212,6 @@ def _given(data: Data | Images, name: str, fields: Fields, notes: list[str], rea
     if not len(table):
         raise DataError(f"the {name} data hold no examples", file=table.name)
     return table
-
-
-def _part(table: Table, fields: Fields) -> Part:
-    return Part(read_examples(table, fields), np.arange(len(table)))
 
 
 def _oddities(examples: Examples, kind: str) -> list[str]:
