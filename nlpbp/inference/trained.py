@@ -18,7 +18,7 @@ from nlpbp.data.fields import unpack_fields
 from nlpbp.data.pretrained import PROBLEM_TYPES
 from nlpbp.text.transformer import load_tokenizer, load_trained
 from nlpbp.vision.pretrained import load_processor, load_trained_image_classifier
-from nlpbp.vision.sources import IMAGE, Shelf
+from nlpbp.vision.sources import IMAGE, ImageStore
 
 Array = np.ndarray[Any, Any]
 
@@ -27,7 +27,7 @@ Array = np.ndarray[Any, Any]
 class Classifier:
     """A trained model with what it needs to read texts, or images, and to answer in words.
 
-    One of texts has a tokenizer, one of images a processor, and on the shelf the images that have been read, by digest.
+    One of texts has a tokenizer, one of images a processor, and on the store the images that have been read, by digest.
     """
 
     model: PreTrainedModel
@@ -35,7 +35,7 @@ class Classifier:
     thresholds: Array | None
     tokenizer: PreTrainedTokenizerBase | None = None
     processor: Any = None
-    shelf: Shelf = field(default_factory=dict)
+    store: ImageStore = field(default_factory=dict)
 
 
 def load_run(path: str | Path, *, accelerator: Accelerator) -> Classifier:

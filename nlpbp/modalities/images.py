@@ -38,7 +38,7 @@ from nlpbp.vision.images import MAX_PIXELS, Pixels
 from nlpbp.vision.pictures import Pictures, collate_pictures, picture_steps, prepare_pictures, with_size
 from nlpbp.vision.pretrained import channels_of
 from nlpbp.vision.residual import ResidualConfig
-from nlpbp.vision.sources import Shelf, Shelved, image_table, pixels_of
+from nlpbp.vision.sources import ImageStore, StoredImage, image_table, pixels_of
 
 PACKAGED = {"demo:digits": packaged_digits, "tiny:shapes": tiny_shapes}
 LARGEST = 64  # pixels a side that a net from scratch is given, unless it is told otherwise
@@ -60,12 +60,12 @@ class ImageConfig(Protocol):
     def report(self) -> sections.Report: ...  # noqa: D102
 
 
-def load_images(run: Run, data: sections.Images) -> tuple[Inputs, Shelf]:
+def load_images(run: Run, data: sections.Images) -> tuple[Inputs, ImageStore]:
     """Read the sources that `data` names, split what is not split, and return with the parts all images by digest.
 
     Raises `DataError` with the place of an image that is missing, is none, or is too large.
     """
-    shelf: Shelf = {}
+    shelf: ImageStore = {}
 
     def read(source: Any, *, split: str, delimiter: str | None) -> Table:
         table, images = read_images(source, split=split, column=data.image, delimiter=delimiter, max_pixels=data.max_pixels)
@@ -82,7 +82,7 @@ def load_images(run: Run, data: sections.Images) -> tuple[Inputs, Shelf]:
     return inputs, shelf
 
 
-def say_what_is_seen(run: Run, shelf: Shelf, *, channels: int, size: int) -> None:
+def say_what_is_seen(run: Run, shelf: ImageStore, *, channels: int, size: int) -> None:
     """Say at which size the net sees the images, and what of them it does not see."""
     lost = "; their colours are lost, for the net sees grey" if channels < num_channels(shelf) else ""
     run.say(f"images: {'grey' if channels == 1 else 'colours'}, seen in {size} x {size} pixels{lost}")
@@ -93,7 +93,7 @@ def say_what_is_seen(run: Run, shelf: Shelf, *, channels: int, size: int) -> Non
 
 def read_images(
     source: Any, *, split: str, column: str | None = None, delimiter: str | None = None, max_pixels: int = MAX_PIXELS
-) -> tuple[Table, Shelf]:
+) -> tuple[Table, ImageStore]:
     """Read a folder, a file, a packaged set, a hub id, or data given in memory."""
     if isinstance(source, str) and source.startswith(("demo:", "tiny:")):
         if source not in PACKAGED:
@@ -106,19 +106,19 @@ def read_images(
     return image_table(given, column=column, delimiter=delimiter, max_pixels=max_pixels)
 
 
-def shelved(part: Part, shelf: Shelf) -> list[Shelved]:
+def shelved(part: Part, shelf: ImageStore) -> list[StoredImage]:
     """Return the images of a part, in its order; its `texts` are their digests."""
     return [shelf[digest] for digest in part.examples.texts]
 
 
-def own_size(images: Mapping[str, Shelved]) -> int:
+def own_size(images: Mapping[str, StoredImage]) -> int:
     """Return the side of a net's pictures: the images' own where all are small squares of one size, else 64 pixels."""
     sizes = {(one.height, one.width) for one in images.values()}
     ((height, width), *others) = sizes
     return height if not others and height == width and height <= LARGEST else LARGEST
 
 
-def num_channels(images: Mapping[str, Shelved]) -> int:
+def num_channels(images: Mapping[str, StoredImage]) -> int:
     """Return 1 for images that are all grey, else 3."""
     return 1 if all(one.is_grey for one in images.values()) else 3
 
@@ -127,7 +127,7 @@ def image_medium(
     run: Run,
     config: ImageConfig,
     inputs: Inputs,
-    shelf: Shelf,
+    shelf: ImageStore,
     *,
     model: PreTrainedModel,
     processor: Any,

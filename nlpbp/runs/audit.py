@@ -20,7 +20,7 @@ from nlpbp.runs.report import reports_are_off
 
 if TYPE_CHECKING:
     from nlpbp.audit.rows import AuditFinding, Rows
-    from nlpbp.vision.sources import Shelved
+    from nlpbp.vision.sources import StoredImage
 
 AUDIT = "audit.json"
 MAX_ROWS = 50_000  # of all parts
@@ -42,7 +42,7 @@ def audit_corpus(run: Run, corpus: Corpus, wanted: sections.Report) -> None:
     _audit(run, corpus.tables, fields, wanted, partial(_text_findings, max_words=None), with_texts=wanted.texts == "all")
 
 
-def audit_images(run: Run, inputs: Inputs, wanted: sections.Report, shelf: Mapping[str, Shelved]) -> None:
+def audit_images(run: Run, inputs: Inputs, wanted: sections.Report, shelf: Mapping[str, StoredImage]) -> None:
     """Look at the images of a run in the same way: their copies, leaks, labels, groups and sizes."""
 
     def findings(parts: Sequence[Rows]) -> list[AuditFinding]:

@@ -31,7 +31,7 @@ from nlpbp.core.errors import ConfigError
 from nlpbp.data.order import Ints, micro_seed
 from nlpbp.vision.augment import Views, augment_images
 from nlpbp.vision.images import Pixels
-from nlpbp.vision.sources import Shelved, pixels_of
+from nlpbp.vision.sources import StoredImage, pixels_of
 
 TOLERANCE = 1e-3  # of normalised values: what an image processor does beyond an affine map is larger
 BLOCK = 256  # pictures prepared between two updates of the progress bar
@@ -59,7 +59,7 @@ class Pictures:
 
 
 def prepare_pictures(
-    shelved: Sequence[Shelved],
+    images: Sequence[StoredImage],
     *,
     processor: Any,
     num_channels: int,
@@ -79,25 +79,25 @@ def prepare_pictures(
         low, step = (float(np.mean(low)),), (float(np.mean(step)),)
     make = partial(_prepared, processor=processor, num_channels=num_channels, max_pixels=max_pixels)
     key = hashlib.sha256(f"1/{num_channels}/{json.dumps(_settings(processor), sort_keys=True)}".encode())
-    for one in shelved:
+    for one in images:
         key.update(one.digest.encode())
     file = None if cache is None else cache / f"{key.hexdigest()[:32]}.npy"
     pixels = _load(file) if file else None
     if pixels is None:
-        pixels = _prepare(shelved, make, file, show_progress=show_progress)
+        pixels = _prepare(images, make, file, show_progress=show_progress)
     return Pictures(pixels, low[keep], step[keep])
 
 
-def _prepare(shelved: Sequence[Shelved], make: Any, file: Path | None, *, show_progress: bool) -> Pixels:
+def _prepare(images: Sequence[StoredImage], make: Any, file: Path | None, *, show_progress: bool) -> Pixels:
     """Prepare all pictures into an array in memory or, where there is a disk for it, in a file."""
-    first: Pixels = make(shelved[0])
-    shape = (len(shelved), *first.shape)
+    first: Pixels = make(images[0])
+    shape = (len(images), *first.shape)
     temporary = None if file is None else file.with_name(f"{file.name}.{os.getpid()}.tmp")
     pixels = _room(temporary, shape)
-    bar = tqdm(total=len(shelved), desc="decoding", unit="image", leave=False, dynamic_ncols=True, disable=not show_progress)
+    bar = tqdm(total=len(images), desc="decoding", unit="image", leave=False, dynamic_ncols=True, disable=not show_progress)
     with bar, ThreadPoolExecutor(2) as threads:
-        for start in range(0, len(shelved), BLOCK):
-            block = shelved[start : start + BLOCK]
+        for start in range(0, len(images), BLOCK):
+            block = images[start : start + BLOCK]
             for index, made in enumerate(threads.map(make, block), start):
                 pixels[index] = made
             bar.update(len(block))
@@ -131,7 +131,7 @@ def _load(file: Path) -> Pixels | None:
     return loaded
 
 
-def _prepared(one: Shelved, *, processor: Any, num_channels: int, max_pixels: int) -> Pixels:
+def _prepared(one: StoredImage, *, processor: Any, num_channels: int, max_pixels: int) -> Pixels:
     """Return one picture as the model will see it, but for its values: uint8 [channels, height, width]."""
     image = Image.fromarray(np.ascontiguousarray(_coloured(pixels_of(one, max_pixels=max_pixels))))
     (made,) = processor([image], do_rescale=False, do_normalize=False, return_tensors="np")["pixel_values"]

@@ -1,7 +1,7 @@
 """Where images come from: a folder a class, tables of paths, bytes, Pillow images, arrays.
 
 A table of images has, in place of each image, the digest of its content: rows with one digest are copies, and are split, counted
-and hashed as equal texts are. The images themselves stand on a shelf, by digest, and are decoded when they are needed.
+and hashed as equal texts are. The images themselves stand on a store, by digest, and are decoded when they are needed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ NAMES = ("image", "img", "picture", "photo", "image_path", "image_file", "file_n
 
 
 @dataclass(frozen=True)
-class Shelved:
+class StoredImage:
     """An image that has not been decoded yet: a file, its bytes, or its pixels uint8 [height, width, channels].
 
     `name` is what errors call it; `height` and `width` are those of its header.
@@ -41,7 +41,7 @@ class Shelved:
     is_grey: bool
 
 
-def pixels_of(one: Shelved, *, max_pixels: int = MAX_PIXELS) -> Pixels:
+def pixels_of(one: StoredImage, *, max_pixels: int = MAX_PIXELS) -> Pixels:
     """Return an image's pixels, uint8 [height, width, 1 or 3], upright. Raises `DataError` for one that is broken or too large."""
     if isinstance(one.source, np.ndarray):
         return one.source
@@ -50,15 +50,15 @@ def pixels_of(one: Shelved, *, max_pixels: int = MAX_PIXELS) -> Pixels:
 
 def image_table(
     source: Any, *, column: str | None = None, delimiter: str | None = None, max_pixels: int = MAX_PIXELS
-) -> tuple[Table, dict[str, Shelved]]:
+) -> tuple[Table, dict[str, StoredImage]]:
     """Read a table whose images are replaced by digests, in the column `image`, and return with it the images by digest.
 
     `source` is a folder with a sub-folder of images for each label, a folder of images without labels, whatever `read_table` takes
     with a column of paths (relative to the file), bytes, Pillow images or arrays, or a table. `column` names it; else it is found.
     Raises `DataError`, with the place, for an image that is missing or that is none; images are not decoded here.
 
-    >>> table, shelf = image_table({"image": np.zeros((2, 4, 4), dtype=np.uint8), "label": ["a", "b"]})
-    >>> table.columns["image"][0] == table.columns["image"][1], [one.height for one in shelf.values()]
+    >>> table, store = image_table({"image": np.zeros((2, 4, 4), dtype=np.uint8), "label": ["a", "b"]})
+    >>> table.columns["image"][0] == table.columns["image"][1], [one.height for one in store.values()]
     (True, [4])
     """
     table, root = _table(source, delimiter)
@@ -67,17 +67,17 @@ def image_table(
         raise DataError(
             "there is no such column", file=table.name, column=name, hint=nearest(name, list(table.columns), kind="column")
         )
-    shelf: dict[str, Shelved] = {}
+    store: dict[str, StoredImage] = {}
     digests = []
     for index, cell in enumerate(table.columns[name]):
         reference = table.files[index] if table.files else f"{Path(table.name).name}:{table.rows[index]}"
-        one = _shelved(cell, root=root, name=reference, max_pixels=max_pixels)
-        digests.append(shelf.setdefault(one.digest, one).digest)
+        one = _stored(cell, root=root, name=reference, max_pixels=max_pixels)
+        digests.append(store.setdefault(one.digest, one).digest)
     others = {other: cells for other, cells in table.columns.items() if other != name}
     if IMAGE in others:
         raise DataError(f"a column beside '{name}' is called image", file=table.name, hint="rename it")
     notes = (*table.notes, f"image: '{name}'" + ("" if column else " (by its name or content)"))
-    return replace(table, columns={IMAGE: digests, **others}, notes=notes if table.files is None else table.notes), shelf
+    return replace(table, columns={IMAGE: digests, **others}, notes=notes if table.files is None else table.notes), store
 
 
 def _table(source: Any, delimiter: str | None) -> tuple[Table, Path]:
@@ -166,7 +166,7 @@ def _is_array(value: Any) -> bool:
     return is_nested or getattr(value, "ndim", 0) in (2, 3)
 
 
-def _shelved(cell: Any, *, root: Path, name: str, max_pixels: int) -> Shelved:
+def _stored(cell: Any, *, root: Path, name: str, max_pixels: int) -> StoredImage:
     """Look at one image's header and hash its content; `name` is where it stands."""
     if isinstance(cell, Mapping):
         cell = cell.get("bytes") or cell.get("path")
@@ -177,7 +177,7 @@ def _shelved(cell: Any, *, root: Path, name: str, max_pixels: int) -> Shelved:
     if _is_array(cell):
         pixels = _array(cell, name=name)
         digest = hashlib.sha256(f"{pixels.shape}".encode() + pixels.tobytes()).hexdigest()[:32]
-        return Shelved(digest, pixels, name, pixels.shape[0], pixels.shape[1], pixels.shape[2] == 1)
+        return StoredImage(digest, pixels, name, pixels.shape[0], pixels.shape[1], pixels.shape[2] == 1)
     if not isinstance(cell, str | Path | bytes):
         raise DataError("no image", file=name, excerpt=repr(cell), hint="give a path, bytes, a Pillow image or an array")
     source: Path | bytes = cell if isinstance(cell, bytes) else root / Path(cell).expanduser()
@@ -199,7 +199,7 @@ def _shelved(cell: Any, *, root: Path, name: str, max_pixels: int) -> Shelved:
             file=name,
             hint=SMALLER,
         )
-    return Shelved(hashlib.sha256(content).hexdigest()[:32], source, name, height, width, without_colours)
+    return StoredImage(hashlib.sha256(content).hexdigest()[:32], source, name, height, width, without_colours)
 
 
 def _array(cell: Any, *, name: str) -> Pixels:
@@ -217,4 +217,4 @@ def _array(cell: Any, *, name: str) -> Pixels:
     return pixels
 
 
-Shelf = dict[str, Shelved]  # images by digest
+ImageStore = dict[str, StoredImage]  # images by digest
