@@ -86,7 +86,7 @@ def read_data(
 ) -> Table:
     """Read what is to be answered for, from a source as of training, or without one from what was piped in, a text or path a line.
 
-    Of images the classifiers get what was read into their stores, and the table holds digests.
+    For images, the table holds digests, and the images are added to the classifiers' stores.
     """
     if classifiers[0].processor is None:
         return read_source(source, split=split) if source else read_lines(piped, name="standard input")

@@ -27,7 +27,7 @@ Array = np.ndarray[Any, Any]
 class Classifier:
     """A trained model with what it needs to read texts, or images, and to answer in words.
 
-    One of texts has a tokenizer, one of images a processor, and on the store the images that have been read, by digest.
+    A text classifier has a tokenizer; an image classifier has a processor, and a store of the images read so far, by digest.
     """
 
     model: PreTrainedModel

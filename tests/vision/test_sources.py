@@ -162,7 +162,7 @@ def test_what_is_not_read_of_a_folder_is_said(photos: Path) -> None:
     (photos / "cat" / "x.heic").write_bytes(b"?")
     table, _ = image_table(photos)
     assert table.notes == (
-        "left out: 1 files that are no images by their suffix, such as 'cat/x.heic'",
+        "left out: 1 files without an image suffix, such as 'cat/x.heic'",
         "left out: 1 sub-folders without images, such as 'bird'",
     )
 
