@@ -1,4 +1,4 @@
-"""Losses on logits: the stable log-softmax and sigmoid forms, so that no probability is ever rounded to 0 before its logarithm."""
+"""Losses on logits, in the numerically stable log-softmax and log-sigmoid forms."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from nlpbp.core.batch import Batch, LossFn
 from nlpbp.core.layers import scaled_sigmoid
 
-IGNORED = -100  # the label that torch leaves out of a loss
-ROWS_TO_JUDGE = 8  # fewer rows of probabilities may be chance
+IGNORED = -100  # the label that torch's losses ignore
+ROWS_TO_JUDGE = 8  # fewer rows may look like probabilities by chance
 
 
 def task_loss(
@@ -28,13 +28,13 @@ def task_loss(
     """Compute a task's mean loss from `logits` [batch, labels], always in fp32.
 
     single_label: log-softmax cross-entropy with int64 labels [batch], -100 for none; multi_label: sigmoid cross-entropy with labels
-    in [0, 1] [batch, labels]; regression: squared error with labels [batch]. Smoothing moves that share of each
-    target to the uniform distribution (Szegedy et al. 2015); regression has none to move.
+    in [0, 1] [batch, labels]; regression: squared error with labels [batch]. `label_smoothing` mixes that fraction of the uniform
+    distribution into each target (Szegedy et al. 2015); regression ignores it.
 
-    `class_weights` [labels] multiply the loss of each item by its label's weight, for multi_label that of the true labels alone.
-    The mean is still over items: torch divides by the sum of the weights, which makes gradients depend on how a batch is cut.
-    `focal_gamma` turns to what is still hard: times (1 - p) ** gamma, p the probability of the truth (Lin et al. 2017).
-    Raises `ValueError` for either of them in regression, and for a focal loss of smoothed targets.
+    `class_weights` [labels] multiply the loss of each item by its label's weight, for multi_label only the loss of the true labels.
+    The mean is still over items: torch divides by the sum of the weights, which makes gradients depend on how a batch is split.
+    `focal_gamma` makes it a focal loss: multiplied by (1 - p) ** gamma, where p is the probability of the true class (Lin et al.
+    2017). Raises `ValueError` for either of them in regression, and for a focal loss with label smoothing.
 
     >>> import torch
     >>> task_loss(torch.tensor([[1e4, -1e4]]), torch.tensor([0]), task="single_label").item()
@@ -55,7 +55,7 @@ def task_loss(
             loss = loss * _share_left(loss).pow(focal_gamma)
         if weights is not None:
             loss = loss * weights[labels.clamp(min=0)]
-        # The mean over no label at all would be 0 / 0.
+        # The mean over no labels would be 0 / 0.
         return loss.sum() / (labels != IGNORED).sum().clamp(min=1)
     if task == "multi_label":
         smoothed = labels * (1.0 - label_smoothing) + 0.5 * label_smoothing
@@ -65,22 +65,24 @@ def task_loss(
         return loss.mean()
     if task == "regression":
         if weights is not None or focal_gamma:
-            raise ValueError("regression has no classes to weigh and no probabilities to focus by")
+            raise ValueError("class weights and focal loss do not apply to regression")
         return F.mse_loss(logits.squeeze(-1), labels)
-    raise ValueError(f"the task is single_label, multi_label or regression, not {task!r}")
+    raise ValueError(f"task must be single_label, multi_label or regression, not {task!r}")
 
 
 def _share_left(loss: Tensor) -> Tensor:
-    """Return 1 - p, where p = exp(-loss) is the probability of the truth; never 0, where a power below 1 has no finite slope."""
+    """Return 1 - p, where p = exp(-loss) is the probability of the true class; never 0, where powers below 1 have no finite
+    gradient."""
     return (-torch.expm1(-loss)).clamp(min=torch.finfo(loss.dtype).tiny)
 
 
 def balanced_class_weights(targets: Tensor, *, num_labels: int, task: str) -> Tensor:
-    """Weigh labels so that the rare ones count as much as the common: `class_weights` [labels] for `task_loss`, from all targets.
+    """Compute balanced class weights [labels] from all targets, for `class_weights` of `task_loss`.
 
-    single_label, targets [examples]: each class that occurs has the same sum of weights, and the mean weight of an example is 1, so
-    the learning rate keeps its meaning. A class that never occurs gets 1. multi_label, targets [examples, labels] of 0 and 1: false
-    ones for each true one, both counted as 1 at least. Raises `ValueError` for a label that there is not, and for regression.
+    single_label, targets [examples]: each class that occurs has the same total weight, and the mean weight of an example is 1, so
+    that the learning rate need not change. A class that never occurs gets 1. multi_label, targets [examples, labels] of 0 and 1:
+    the ratio of negatives to positives, each counted as at least 1. Raises `ValueError` for a label that does not exist, and for
+    regression.
 
     >>> balanced_class_weights(torch.tensor([0, 0, 0, 1]), num_labels=2, task="single_label").tolist()  # 4 / (2 * 3), 4 / (2 * 1)
     [0.6666666865348816, 2.0]
@@ -101,7 +103,7 @@ def balanced_class_weights(targets: Tensor, *, num_labels: int, task: str) -> Te
 
 
 def looks_normalised(logits: Tensor) -> bool:
-    """Tell whether what should be logits [batch, labels] are probabilities already: a second softmax makes learning slow.
+    """Tell whether supposed logits [batch, labels] are probabilities already: a second softmax slows training down.
 
     True if each of 8 rows or more has no negative number and the sum 1 within 1e-3, or within what the number format can tell.
     Log-probabilities pass: a log-softmax of them changes nothing.
@@ -124,9 +126,9 @@ def classifier_loss(
     focal_gamma: float = 0.0,
     value_range: tuple[float, float] | None = None,
 ) -> LossFn:
-    """Make the loss function of a model whose output has `logits`, for `train_steps` or any other loop; options as in `task_loss`.
+    """Make the loss function for a model whose output has `logits`, for `train_steps` or any other loop; options as in `task_loss`.
 
-    With a `value_range` a regression's logits are taken into it first, by `scaled_sigmoid` without a margin.
+    With `value_range`, the logits of a regression are first bounded to it by `scaled_sigmoid` without a margin.
     """
 
     def loss_fn(model: nn.Module, batch: Batch) -> Tensor:
@@ -146,7 +148,7 @@ def classifier_loss(
 
 
 def task_outputs(logits: Tensor, *, task: str, value_range: tuple[float, float] | None = None) -> Tensor:
-    """Turn logits into what a reader wants: probabilities [batch, labels], or values [batch] for regression.
+    """Convert logits to predictions: probabilities [batch, labels], or values [batch] for regression.
 
     A `value_range` is that of `classifier_loss`.
 
@@ -164,16 +166,17 @@ def task_outputs(logits: Tensor, *, task: str, value_range: tuple[float, float] 
     )
 
 
-LOGITS_AT_A_TIME = 1 << 21  # 8 MB of them in fp32: measured the fastest on CPUs with 2 MB of cache a core ...
-MIN_ROWS = 200  # ... unless each chunk's product is so thin that adding to the decoder's gradient is what takes the time
+LOGITS_AT_A_TIME = 1 << 21  # 8 MB of logits in fp32: measured to be fastest on CPUs with 2 MB of cache per core ...
+MIN_ROWS = 200  # ... unless each chunk's matrix product is so thin that accumulating the decoder's gradient dominates
 
 
 def chunked_cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor) -> Tensor:
     """Compute the mean cross-entropy of the logits `hidden @ weight.T + bias`, in fp32, with few of them in memory at a time.
 
     `hidden` [..., width], `weight` [vocabulary, width], `bias` [vocabulary]; `labels` [...] int64, -100 for none. The gradient is
-    made along with the loss, a chunk at a time, so no logits are kept or computed again. Matrix products are in autocast's number
-    format where it is on. torch's own `linear_cross_entropy` is not known to autocast, and rounds the loss with its inputs.
+    computed along with the loss, one chunk at a time, so that logits are neither stored nor recomputed. Under autocast, matrix
+    products use its dtype. torch's own `linear_cross_entropy` does not support autocast, and computes the loss in the dtype of its
+    inputs.
 
     >>> hidden, weight = torch.zeros(2, 3), torch.zeros(4, 3)
     >>> round(chunked_cross_entropy(hidden, weight, None, torch.tensor([1, -100])).item(), 4)  # log(4)
@@ -187,11 +190,11 @@ def chunked_cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor | None, l
 
 
 def sampled_cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, *, num_sampled: int) -> Tensor:
-    """Estimate `chunked_cross_entropy` from the logits of all tokens among `labels` and of `num_sampled` others.
+    """Estimate `chunked_cross_entropy` by a sampled softmax over all tokens among `labels` and `num_sampled` others.
 
-    The others are drawn evenly and without replacement, and stand in the sum of the softmax for all that were not drawn: the sum
-    is unbiased, and what is most of it, the tokens that are there, is exact (importance sampling, Bengio and Senecal 2003). A
-    decoder over 16,000 tokens then costs about a sixth. For training only.
+    The others are drawn uniformly without replacement, and weighted to represent all tokens that are not among the labels: the
+    denominator of the softmax is unbiased, and its largest terms, those of the labels, are exact (importance sampling, Bengio and
+    Senecal 2003). A decoder over 16,000 tokens then costs about a sixth. For training only.
 
     >>> hidden, weight, bias = torch.zeros(2, 3), torch.zeros(400, 3), torch.zeros(400)
     >>> round(sampled_cross_entropy(hidden, weight, bias, torch.tensor([1, 7]), num_sampled=10).item(), 4)  # log(400)
@@ -203,7 +206,7 @@ def sampled_cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor | None, l
     others = is_other.nonzero().squeeze(1)
     drawn = others[torch.randperm(len(others), device=labels.device)[:num_sampled]]
     chosen = torch.cat([seen, drawn])
-    log_share = torch.zeros(len(chosen), device=hidden.device)  # of tokens that each stands for
+    log_share = torch.zeros(len(chosen), device=hidden.device)  # of tokens that each one represents
     log_share[len(seen) :] = math.log(max(1, len(others)) / max(1, len(drawn)))
     targets = labels.masked_scatter(labels != IGNORED, places)
     return chunked_cross_entropy(hidden, weight[chosen], log_share if bias is None else bias[chosen] + log_share, targets)
@@ -237,7 +240,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 low_slope = slope.to(dtype)
                 of_hidden[start : start + size] = low_slope @ low_weight
                 if dtype == of_weight.dtype:
-                    of_weight.addmm_(low_slope.T, part)  # one pass over a large matrix fewer
+                    of_weight.addmm_(low_slope.T, part)  # saves one pass over a large matrix
                 else:
                     of_weight += low_slope.T @ part
                 if of_bias is not None:
