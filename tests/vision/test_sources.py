@@ -56,7 +56,7 @@ def test_images_that_lie_deeper_have_the_label_of_the_first_folder(photos: Path)
 def test_a_folder_of_parts_is_no_folder_of_classes(photos: Path) -> None:
     for part in ("Train", "val"):
         shutil.copytree(photos, photos.parent / "all" / part)
-    with pytest.raises(DataError, match="no classes") as error:
+    with pytest.raises(DataError, match="splits of the data, not classes") as error:
         image_table(photos.parent / "all")
     assert str(photos.parent / "all" / "Train") in str(error.value)
     for name in ("train", "test"):  # here they are classes
