@@ -46,9 +46,7 @@ def task_loss(
     0.1733
     """
     if focal_gamma < 0.0 or (focal_gamma and label_smoothing):
-        raise ValueError(
-            f"focal_gamma must be at least 0, and 0 with label smoothing, not {focal_gamma} and {label_smoothing}"
-        )
+        raise ValueError(f"focal_gamma must be at least 0, and 0 with label smoothing, not {focal_gamma} and {label_smoothing}")
     logits = logits.float()
     weights = None if class_weights is None else class_weights.to(logits)
     if task == "single_label":

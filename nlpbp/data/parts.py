@@ -241,15 +241,11 @@ def _leaks(train: Part, validation: Part, test: Part | None, kind: str) -> list[
         pairs = shared_texts(train.examples, part.examples) if part else []
         if pairs:
             shown = ", ".join(f"{a} = {b}" for a, b in pairs[:5])
-            notes.append(
-                f"warning: {len(pairs)} {name} {kind} are in the training part too, so scores are too optimistic: {shown}"
-            )
+            notes.append(f"warning: {len(pairs)} {name} {kind} are in the training part too, so scores are too optimistic: {shown}")
     chosen_by = shared_texts(validation.examples, test.examples) if test else []
     if chosen_by:
         shown = ", ".join(f"{a} = {b}" for a, b in chosen_by[:5])
-        notes.append(
-            f"warning: {len(chosen_by)} test {kind} are in the validation part too, which selects the weights: {shown}"
-        )
+        notes.append(f"warning: {len(chosen_by)} test {kind} are in the validation part too, which selects the weights: {shown}")
     return notes
 
 
