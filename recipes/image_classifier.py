@@ -61,11 +61,11 @@ def run(config: Config) -> RunResult:
 
 def _train(run: Run[Config]) -> RunResult:
     config = run.settings
-    inputs, shelf = load_images(run)
-    size, channels = config.data.size or own_size(shelf), num_channels(shelf)
-    say_what_is_seen(run, shelf, channels=channels, size=size)
+    inputs, store = load_images(run)
+    size, channels = config.data.size or own_size(store), num_channels(store)
+    say_what_is_seen(run, store, channels=channels, size=size)
     model = new_net(config.model, inputs, channels=channels, size=size, seed=config.seed)
-    images = PreparedImages(run, inputs, shelf, pixel_processor(image_size=size), channels)
+    images = PreparedImages(run, inputs, store, pixel_processor(image_size=size), channels)
     modality = image_modality(images, model=model, base_model="nothing")
     if config.model.init == "lsuv":
         some = np.arange(min(LSUV_IMAGES, len(inputs.train)))

@@ -69,7 +69,7 @@ def run(config: Config) -> RunResult:
 
 def _fine_tune(run: Run[Config]) -> RunResult:
     config = run.settings
-    inputs, shelf = load_images(run)
+    inputs, store = load_images(run)
     name = model_folder(config.model.name)
     processor = load_processor(name)
     torch.manual_seed(config.seed)
@@ -79,9 +79,9 @@ def _fine_tune(run: Run[Config]) -> RunResult:
         processor = with_size(processor, config.data.size)
     refuse_sizes(config.stages, model)
     channels = channels_of(model)
-    say_what_is_seen(run, shelf, channels=channels, size=size_of(processor))
+    say_what_is_seen(run, store, channels=channels, size=size_of(processor))
     lr = LR if sum(p.numel() for p in model.parameters()) > SMALL else SMALL_LR
-    images = PreparedImages(run, inputs, shelf, processor, channels)
+    images = PreparedImages(run, inputs, store, processor, channels)
     modality = image_modality(images, model=model, base_model=config.model.name)
     return train_classifier(run, inputs, model=model, plans=image_plans(config, lr=lr), modality=modality)
 

@@ -1,4 +1,4 @@
-"""What goes through the loop: a batch, the loss over it, and the number of items that loss is a mean of."""
+"""The types of the training loop: a batch, its loss function, and the number of items that the loss is a mean over."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Batch:
-    """Inputs of one forward pass, with the ids of the examples they were made from.
+    """The inputs of one forward pass, with the ids of their examples.
 
-    `inputs` are keyword arguments of the model; `labels` is None where nothing is to be learned; `ids` is int64 [batch].
+    `inputs` are keyword arguments of the model; `labels` is None when there are none, as for predictions; `ids` is int64 [batch].
     """
 
     inputs: dict[str, Tensor]

@@ -1,6 +1,6 @@
-"""What trains and what is frozen, and the one place that switches a model to training mode.
+"""Freezing of layer groups, and the only place that switches a model to training mode.
 
-`model.train()` would re-arm dropout and batch statistics inside frozen parts; `train_mode` does not.
+`model.train()` would enable dropout and batch statistics inside frozen layers as well; `train_mode` does not.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ KEEPS_STATISTICS = "keeps_statistics"  # an attribute of modules, which wrappers
 
 
 def freeze_to(groups: Sequence[LayerGroup], *, train_last: int | None) -> int:
-    """Let the last `train_last` of `groups` train and freeze the others (None: all train); return how many parameters train.
+    """Unfreeze the last `train_last` of `groups` (None: all) and freeze the others; return the number of trainable parameters.
 
     Gradual unfreezing (Howard and Ruder 2018) is this with 1, 2, 3 ... Build the optimizer over all groups: one that was built
-    while they were frozen would leave them as they are. Raises `ValueError` for a number of groups that there is not.
+    without the frozen groups would never train them. Raises `ValueError` unless the model has that many groups.
 
     >>> from nlpbp.core.groups import layer_groups
     >>> groups = layer_groups(nn.Sequential(nn.ModuleList([nn.Linear(2, 2), nn.Linear(2, 1)])))

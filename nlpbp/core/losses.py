@@ -1,4 +1,4 @@
-"""Losses on logits: the stable log-softmax and sigmoid forms, so that no probability is ever rounded to 0 before its logarithm."""
+"""Losses on logits, in the numerically stable log-softmax and log-sigmoid forms."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from nlpbp.core.layers import scaled_sigmoid
 
-IGNORED = -100  # the label that torch leaves out of a loss
-ROWS_TO_JUDGE = 8  # fewer rows of probabilities may be chance
+IGNORED = -100  # the label that torch's losses ignore
+ROWS_TO_JUDGE = 8  # fewer rows may look like probabilities by chance
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,8 @@ PROBLEM_LOSSES: dict[str, LogitsLoss] = {
 
 
 def _share_left(loss: Tensor) -> Tensor:
-    """Return 1 - p, where p = exp(-loss) is the probability of the truth; never 0, where a power below 1 has no finite slope."""
+    """Return 1 - p, where p = exp(-loss) is the probability of the true class; never 0, where powers below 1 have no finite
+    gradient."""
     return (-torch.expm1(-loss)).clamp(min=torch.finfo(loss.dtype).tiny)
 
 
@@ -141,7 +142,7 @@ def balanced_class_weights(targets: Tensor, *, num_labels: int) -> Tensor:
 
 
 def looks_normalised(logits: Tensor) -> bool:
-    """Tell whether what should be logits [batch, labels] are probabilities already: a second softmax makes learning slow.
+    """Tell whether supposed logits [batch, labels] are probabilities already: a second softmax slows training down.
 
     True if each of 8 rows or more has no negative number and the sum 1 within 1e-3, or within what the number format can tell.
     Log-probabilities pass: a log-softmax of them changes nothing.
@@ -165,16 +166,17 @@ def within(logits: Tensor, value_range: tuple[float, float] | None) -> Tensor:
     return logits if value_range is None else scaled_sigmoid(logits, low=value_range[0], high=value_range[1], margin=0.0)
 
 
-LOGITS_AT_A_TIME = 1 << 21  # 8 MB of them in fp32: measured the fastest on CPUs with 2 MB of cache a core ...
-MIN_ROWS = 200  # ... unless each chunk's product is so thin that adding to the decoder's gradient is what takes the time
+LOGITS_AT_A_TIME = 1 << 21  # 8 MB of logits in fp32: measured to be fastest on CPUs with 2 MB of cache per core ...
+MIN_ROWS = 200  # ... unless each chunk's matrix product is so thin that accumulating the decoder's gradient dominates
 
 
 def chunked_cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor) -> Tensor:
     """Compute the mean cross-entropy of the logits `hidden @ weight.T + bias`, in fp32, with few of them in memory at a time.
 
     `hidden` [..., width], `weight` [vocabulary, width], `bias` [vocabulary]; `labels` [...] int64, -100 for none. The gradient is
-    made along with the loss, a chunk at a time, so no logits are kept or computed again. Matrix products are in autocast's number
-    format where it is on. torch's own `linear_cross_entropy` is not known to autocast, and rounds the loss with its inputs.
+    computed along with the loss, one chunk at a time, so that logits are neither stored nor recomputed. Under autocast, matrix
+    products use its dtype. torch's own `linear_cross_entropy` does not support autocast, and computes the loss in the dtype of its
+    inputs.
 
     >>> hidden, weight = torch.zeros(2, 3), torch.zeros(4, 3)
     >>> round(chunked_cross_entropy(hidden, weight, None, torch.tensor([1, -100])).item(), 4)  # log(4)
@@ -188,11 +190,11 @@ def chunked_cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor | None, l
 
 
 def sampled_cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, *, num_sampled: int) -> Tensor:
-    """Estimate `chunked_cross_entropy` from the logits of all tokens among `labels` and of `num_sampled` others.
+    """Estimate `chunked_cross_entropy` by a sampled softmax over all tokens among `labels` and `num_sampled` others.
 
-    The others are drawn evenly and without replacement, and stand in the sum of the softmax for all that were not drawn: the sum
-    is unbiased, and what is most of it, the tokens that are there, is exact (importance sampling, Bengio and Senecal 2003). A
-    decoder over 16,000 tokens then costs about a sixth. For training only.
+    The others are drawn uniformly without replacement, and weighted to represent all tokens that are not among the labels: the
+    denominator of the softmax is unbiased, and its largest terms, those of the labels, are exact (importance sampling, Bengio and
+    Senecal 2003). A decoder over 16,000 tokens then costs about a sixth. For training only.
 
     >>> hidden, weight, bias = torch.zeros(2, 3), torch.zeros(400, 3), torch.zeros(400)
     >>> round(sampled_cross_entropy(hidden, weight, bias, torch.tensor([1, 7]), num_sampled=10).item(), 4)  # log(400)
@@ -204,7 +206,7 @@ def sampled_cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor | None, l
     others = is_other.nonzero().squeeze(1)
     drawn = others[torch.randperm(len(others), device=labels.device)[:num_sampled]]
     chosen = torch.cat([seen, drawn])
-    log_share = torch.zeros(len(chosen), device=hidden.device)  # of tokens that each stands for
+    log_share = torch.zeros(len(chosen), device=hidden.device)  # of tokens that each one represents
     log_share[len(seen) :] = math.log(max(1, len(others)) / max(1, len(drawn)))
     targets = labels.masked_scatter(labels != IGNORED, places)
     return chunked_cross_entropy(hidden, weight[chosen], log_share if bias is None else bias[chosen] + log_share, targets)
@@ -238,7 +240,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 low_slope = slope.to(dtype)
                 of_hidden[start : start + size] = low_slope @ low_weight
                 if dtype == of_weight.dtype:
-                    of_weight.addmm_(low_slope.T, part)  # one pass over a large matrix fewer
+                    of_weight.addmm_(low_slope.T, part)  # saves one pass over a large matrix
                 else:
                     of_weight += low_slope.T @ part
                 if of_bias is not None:

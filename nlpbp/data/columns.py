@@ -1,7 +1,7 @@
-"""From a table to examples: which columns are the text and the label, and what the labels mean.
+"""Convert a table to examples: find the text and label columns, and the task that the labels imply.
 
-What is not given is inferred on the training table, and every choice is noted to be printed. Other tables are read with
-the fields of the training table, so that class ids mean the same everywhere.
+What is not given is inferred from the training table, and every choice is noted for printing. Other tables are read with the fields
+of the training table, so that class ids mean the same everywhere.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ MAX_FLOAT32 = float(np.finfo(np.float32).max)
 
 @dataclass(frozen=True)
 class Fields:
-    """Which columns hold what, fixed on the training table and used for every other.
+    """The roles of the columns, determined from the training table and used for every other one.
 
     `text` is one column, or two for a pair. `task` is one of `nlpbp.core.task.TASKS`; `labels` are the class
     names in the order of their ids; `separator` stands between labels in one cell (`None` if cells are lists). `notes`
     says what was inferred and why.
 
-    Where `kinds` has any, the columns of `text` make one text, as `compose_fields` writes it with these kinds and `statistics`.
+    If `kinds` is not empty, the columns of `text` are joined to one text by `compose_fields`, with these kinds and `statistics`.
     """
 
     text: tuple[str, ...]
@@ -66,10 +66,10 @@ class Fields:
 
 @dataclass(frozen=True)
 class Examples:
-    """Texts and targets, each with the place where it stands in its source.
+    """Texts and targets, each with its location in the source.
 
-    `targets` is int64 [n] class ids, float32 [n, num_labels] zeros and ones, float32 [n] numbers, or `None` if there are no
-    labels. `references` are such as `reviews.csv:17` (the line) or `films/pos/3.txt`.
+    `targets` is int64 [n] class ids, float32 [n, num_labels] zeros and ones, float32 [n] numbers, or `None` if there are no labels.
+    `references` are like `reviews.csv:17` (the line) or `films/pos/3.txt`.
     """
 
     source: str
@@ -98,7 +98,7 @@ class Examples:
 
 
 def empty_texts(examples: Examples) -> list[str]:
-    """Return the references of examples whose text, or a half of whose pair, is empty or white space.
+    """Return the references of examples whose text, or one text of whose pair, is empty or white space.
 
     >>> empty_texts(Examples("list", ["a", " "], None, None, ["list:1", "list:2"]))
     ['list:2']
@@ -117,7 +117,7 @@ def infer_fields(
     label_order: Sequence[str] = (),
     require_label: bool = True,
 ) -> Fields:
-    """Find the text and label columns of a training table and what the labels mean; whatever is given is not guessed.
+    """Find the text and label columns of a training table and the task; only what is not given is inferred.
 
     The columns `compose`, in place of `text`, make one text together; their statistics are still to be fitted, on training rows.
     Raises `DataError` for a column that is not there, for columns that cannot be told apart, and, if `require_label`, for a
@@ -184,7 +184,7 @@ def _given_text(given: tuple[str, ...], label: str | None) -> tuple[str, ...]:
         raise ConfigError(
             "the text is one column, or two different ones for a pair, and not the label",
             excerpt=", ".join(given),
-            hint="name one or two columns; join more of them in the file",
+            hint="name one or two columns; to use more, join them in the file",
         )
     return given
 
@@ -216,7 +216,7 @@ def _missing_label(table: Table, index: int, label: str) -> DataError:
 
 
 def _labelled(table: Table, label: str, task: str, *, require_label: bool) -> list[int]:
-    """Return the indices that have a label; an empty text cell is the multi-label way to say that there is none."""
+    """Return the indices that have a label; with several labels, an empty text cell means that no label applies."""
     missing = [
         index
         for index, value in enumerate(column_of(table, label))
@@ -271,7 +271,7 @@ def _refuse_endless_classes(table: Table, label: str, counts: Counter[str]) -> N
     num_single = sum(count == 1 for count in counts.values())
     if len(counts) > MAX_CLASSES and num_single * 2 > len(counts):
         raise DataError(
-            f"{len(counts)} classes, of which {num_single} have one example: this is no column of classes",
+            f"{len(counts)} classes, of which {num_single} have one example: this is not a column of classes",
             file=table.name,
             column=label,
             excerpt=table.columns[label][0],
@@ -298,11 +298,11 @@ def _number(table: Table, index: int, label: str) -> float:
 
 
 def read_examples(table: Table, fields: Fields, *, require_label: bool = True) -> Examples:
-    """Return the examples of a table, with the columns and labels that were fixed on the training table.
+    """Return the examples of a table, with the columns and labels of the training table.
 
-    With `require_label=False` a table without labels, or with some missing, gives examples without targets. Raises
-    `DataError` with file, row and column for a missing text, a text with NUL or half a surrogate pair, a missing, unknown
-    or malformed label, and a number that is not finite.
+    With `require_label=False`, a table with no labels, or with some missing, gives examples without targets. Raises `DataError`
+    with file, row and column for a missing text, a text with NUL or half a surrogate pair, a missing, unknown or malformed label,
+    and a number that is not finite.
 
     >>> fields = Fields(("text",), "label", "single_label", ("neg", "pos"), None, ())
     >>> examples = read_examples(Table("a/b.csv", {"text": ["so good"], "label": ["pos"]}, [2]), fields)
@@ -356,7 +356,7 @@ def _refuse_unprintable(table: Table, index: int, column: str, text: str) -> Non
     try:
         text.isascii() or text.encode()
     except UnicodeEncodeError as error:
-        message = "the text has half of a surrogate pair, which is no character"
+        message = "the text has half of a surrogate pair, which is not a character"
         raise cell_error(table, index, column, message, hint="remove it") from error
 
 

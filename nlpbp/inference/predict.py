@@ -84,7 +84,7 @@ def read_data(
 ) -> Table:
     """Read what is to be answered for, from a source as of training, or without one from what was piped in, a text or path a line.
 
-    Of images the classifiers get what was read onto their shelves, and the table holds digests.
+    For images, the table holds digests, and the images are added to the classifiers' stores.
     """
     if classifiers[0].processor is None:
         return read_source(source, split=split) if source else read_lines(piped, name="standard input")
@@ -92,9 +92,9 @@ def read_data(
     if source is None:
         lines = read_lines(piped, name="standard input")
         given = replace(lines, columns={IMAGE: lines.columns["text"]})
-    table, shelf = read_images(given, split=split, column=next(iter(column), None), max_pixels=MAX_PIXELS)
+    table, store = read_images(given, split=split, column=next(iter(column), None), max_pixels=MAX_PIXELS)
     for classifier in classifiers:
-        classifier.shelf.update(shelf)
+        classifier.store.update(store)
     return table
 
 
@@ -176,7 +176,7 @@ def _image_outputs(classifier: Classifier, examples: Examples, *, accelerator: A
         raise ConfigError(f"{view} is of texts", column="views", hint=f"give {', '.join(IMAGE_VIEWS)} or dropout")
     model: Any = classifier.model
     pictures = prepare_pictures(
-        [classifier.shelf[digest] for digest in examples.texts],
+        [classifier.store[digest] for digest in examples.texts],
         processor=classifier.processor,
         num_channels=channels_of(model),
         max_pixels=MAX_PIXELS,

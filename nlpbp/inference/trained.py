@@ -19,7 +19,7 @@ from nlpbp.data.fields import unpack_fields
 from nlpbp.tasks.task import task_of_config
 from nlpbp.text.transformer import load_tokenizer, load_trained
 from nlpbp.vision.pretrained import load_processor, load_trained_image_classifier
-from nlpbp.vision.sources import IMAGE, Shelf
+from nlpbp.vision.sources import IMAGE, ImageStore
 
 Array = np.ndarray[Any, Any]
 
@@ -28,7 +28,7 @@ Array = np.ndarray[Any, Any]
 class Classifier:
     """A trained model with what it needs to read texts, or images, and to answer in words.
 
-    One of texts has a tokenizer, one of images a processor, and on the shelf the images that have been read, by digest.
+    A text classifier has a tokenizer; an image classifier has a processor, and a store of the images read so far, by digest.
     """
 
     model: PreTrainedModel
@@ -36,7 +36,7 @@ class Classifier:
     thresholds: Array | None
     tokenizer: PreTrainedTokenizerBase | None = None
     processor: Any = None
-    shelf: Shelf = field(default_factory=dict)
+    store: ImageStore = field(default_factory=dict)
 
 
 def load_run(path: str | Path, *, accelerator: Accelerator) -> Classifier:

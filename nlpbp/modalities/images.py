@@ -40,7 +40,7 @@ from nlpbp.vision.images import MAX_PIXELS, Pixels
 from nlpbp.vision.pictures import Pictures, collate_pictures, picture_steps, prepare_pictures, with_size
 from nlpbp.vision.pretrained import channels_of
 from nlpbp.vision.residual import ResidualConfig
-from nlpbp.vision.sources import Shelf, Shelved, image_table, pixels_of
+from nlpbp.vision.sources import ImageStore, StoredImage, image_table, pixels_of
 
 PACKAGED = {"demo:digits": packaged_digits, "tiny:shapes": tiny_shapes}
 LARGEST = 64  # pixels a side that a net from scratch is given, unless it is told otherwise
@@ -49,18 +49,18 @@ FEATURES = 16  # cells a side that the linear baseline sees a picture in
 BLOCK = 1024  # pictures
 
 
-def load_images(run: Run[sections.ImageClassifierSettings]) -> tuple[Inputs, Shelf]:
+def load_images(run: Run[sections.ImageClassifierSettings]) -> tuple[Inputs, ImageStore]:
     """Read the sources that the settings name, split what is not split, and return with the parts all images by digest.
 
     Raises `DataError` with the place of an image that is missing, is none, or is too large.
     """
-    shelf: Shelf = {}
+    store: ImageStore = {}
     data = run.settings.data
 
     def read(source: Any, *, split: str, delimiter: str | None) -> Table:
         table, images = read_images(source, split=split, column=data.image, delimiter=delimiter, max_pixels=data.max_pixels)
         for digest, one in images.items():
-            shelf.setdefault(digest, one)
+            store.setdefault(digest, one)
         return table
 
     inputs = the_same_everywhere(run, lambda: load_inputs(data, read=read))
@@ -68,61 +68,61 @@ def load_images(run: Run[sections.ImageClassifierSettings]) -> tuple[Inputs, She
         hint = "name the column of classes with --data.label, or say --data.task single_label if the numbers are names"
         raise DataError("numbers are not predicted from images", file=str(data.train)[:200], column=inputs.fields.label, hint=hint)
     check_labels(inputs, data.label_order)
-    audit_images(run, inputs, shelf)
-    return inputs, shelf
+    audit_images(run, inputs, store)
+    return inputs, store
 
 
-def say_what_is_seen(run: Run[Any], shelf: Shelf, *, channels: int, size: int) -> None:
+def say_what_is_seen(run: Run[Any], store: ImageStore, *, channels: int, size: int) -> None:
     """Say at which size the net sees the images, and what of them it does not see."""
-    lost = "; their colours are lost, for the net sees grey" if channels < num_channels(shelf) else ""
+    lost = "; their colours are lost, for the net sees grey" if channels < num_channels(store) else ""
     run.say(f"images: {'grey' if channels == 1 else 'colours'}, seen in {size} x {size} pixels{lost}")
-    middle = np.mean([min(one.height, one.width) / max(one.height, one.width) for one in shelf.values()])
+    middle = np.mean([min(one.height, one.width) / max(one.height, one.width) for one in store.values()])
     if middle < 0.9:
         run.say(f"their middle squares alone are seen: {1 - middle:.0%} of the pixels are left out")
 
 
 def read_images(
     source: Any, *, split: str, column: str | None = None, delimiter: str | None = None, max_pixels: int = MAX_PIXELS
-) -> tuple[Table, Shelf]:
+) -> tuple[Table, ImageStore]:
     """Read a folder, a file, a packaged set, a hub id, or data given in memory."""
     if isinstance(source, str) and source.startswith(("demo:", "tiny:")):
         if source not in PACKAGED:
             hint = nearest(source, list(PACKAGED), kind="source")
             raise ConfigError("there are no such packaged images", excerpt=source, hint=hint)
-        table, shelf = image_table(PACKAGED[source](), column=column, max_pixels=max_pixels)
+        table, store = image_table(PACKAGED[source](), column=column, max_pixels=max_pixels)
         named = Table(source, table.columns, table.rows, notes=())
-        return named, shelf
+        return named, store
     given = read_source(source, split=split, delimiter=delimiter) if is_hub_id(source) else source
     return image_table(given, column=column, delimiter=delimiter, max_pixels=max_pixels)
 
 
-def shelved(part: Part, shelf: Shelf) -> list[Shelved]:
+def stored_images(part: Part, store: ImageStore) -> list[StoredImage]:
     """Return the images of a part, in its order; its `texts` are their digests."""
-    return [shelf[digest] for digest in part.examples.texts]
+    return [store[digest] for digest in part.examples.texts]
 
 
-def own_size(images: Mapping[str, Shelved]) -> int:
+def own_size(images: Mapping[str, StoredImage]) -> int:
     """Return the side of a net's pictures: the images' own where all are small squares of one size, else 64 pixels."""
     sizes = {(one.height, one.width) for one in images.values()}
     ((height, width), *others) = sizes
     return height if not others and height == width and height <= LARGEST else LARGEST
 
 
-def num_channels(images: Mapping[str, Shelved]) -> int:
+def num_channels(images: Mapping[str, StoredImage]) -> int:
     """Return 1 for images that are all grey, else 3."""
     return 1 if all(one.is_grey for one in images.values()) else 3
 
 
 @dataclass(frozen=True)
 class PreparedImages:
-    """The images of a run: on the shelf by digest, and how a model with `channels` sees them through its `processor`.
+    """The images of a run: in a store by digest, and how a model with `channels` sees them through its `processor`.
 
     Pictures of a part and a size are prepared when they are first asked for.
     """
 
     run: Run[sections.ImageClassifierSettings]
     inputs: Inputs
-    shelf: Shelf
+    store: ImageStore
     processor: Any
     channels: int
     prepared: dict[tuple[str, int | None], Pictures] = field(default_factory=dict)
@@ -133,7 +133,7 @@ class PreparedImages:
         if (name, size) not in self.prepared:
             with self.run.accelerator.main_process_first():
                 self.prepared[name, size] = prepare_pictures(
-                    shelved(part, self.shelf),
+                    stored_images(part, self.store),
                     processor=self.processor if size is None else with_size(self.processor, size),
                     num_channels=self.channels,
                     max_pixels=self.run.settings.data.max_pixels,
@@ -192,7 +192,7 @@ def _errors(images: PreparedImages, pictures: Pictures, outputs: Array, answer: 
         images.inputs,
         outputs,
         pictures,
-        image_of=lambda index: pixels_of(images.shelf[digests[index]], max_pixels=settings.data.max_pixels),
+        image_of=lambda index: pixels_of(images.store[digests[index]], max_pixels=settings.data.max_pixels),
         by=settings.data.slices,
         with_images=settings.report.texts != "none",
     )

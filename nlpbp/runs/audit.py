@@ -20,7 +20,7 @@ from nlpbp.runs.report import reports_are_off
 
 if TYPE_CHECKING:
     from nlpbp.audit.rows import AuditFinding, Rows
-    from nlpbp.vision.sources import Shelved
+    from nlpbp.vision.sources import StoredImage
 
 AUDIT = "audit.json"
 MAX_ROWS = 50_000  # of all parts
@@ -42,13 +42,13 @@ def audit_corpus(run: Run[BasicSettings], corpus: Corpus) -> None:
     _audit(run, corpus.tables, fields, find, with_texts=run.settings.report.texts == "all")
 
 
-def audit_images(run: Run[BasicSettings], inputs: Inputs, shelf: Mapping[str, Shelved]) -> None:
+def audit_images(run: Run[BasicSettings], inputs: Inputs, store: Mapping[str, StoredImage]) -> None:
     """Look at the images of a run in the same way: their copies, leaks, labels, groups and sizes."""
 
     def findings(parts: Sequence[Rows]) -> list[AuditFinding]:
         from nlpbp.audit.images import image_audit
 
-        return image_audit(parts, sizes={digest: (one.height, one.width) for digest, one in shelf.items()})
+        return image_audit(parts, sizes={digest: (one.height, one.width) for digest, one in store.items()})
 
     _audit(run, inputs.tables, inputs.fields, findings, with_texts=True)  # there are none
 

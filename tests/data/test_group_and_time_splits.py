@@ -86,7 +86,7 @@ def test_moments_are_dates_or_numbers_and_each_row_has_one() -> None:
     with pytest.raises(DataError) as error:
         read_moments(table, "at")
     assert (error.value.row, error.value.column) == (3, "at")
-    with pytest.raises(DataError, match="no column of dates"):
+    with pytest.raises(DataError, match="not a column of dates"):
         read_moments(table, "who")
 
 
@@ -113,13 +113,13 @@ def test_the_flags_cut_a_runs_data() -> None:
     for index, row in enumerate(coarse):
         row["who"] = None if index < 5 else "one" if index < 80 else "two" if index < 140 else "three"
     notes = load_inputs(Data(train=coarse, group="who")).notes
-    assert "warning: 5 rows have no 'who', and each is taken for a group of its own" in notes
+    assert "warning: 5 rows have no 'who', and each is treated as a group of its own" in notes
     assert any("part is" in note and "stay together" in note for note in notes), notes
     assert not any("stay together" in note for note in (*by_group.notes, *by_time.notes))
     shared = load_inputs(Data(train=rows(), test=rows(40, first=200), group="who"))
-    assert "warning: 20 groups of 'who' stand in the test data too" in shared.notes
+    assert "warning: 20 groups of 'who' are in the test data too" in shared.notes
     torn = load_inputs(Data(train=rows(), validation=rows(20, first=200), test=rows(40, first=210)))
-    assert any(note.startswith("warning: 10 test texts stand in the validation part too") for note in torn.notes)
+    assert any(note.startswith("warning: 10 test texts are in the validation part too") for note in torn.notes)
 
 
 @pytest.mark.parametrize(
