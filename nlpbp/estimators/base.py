@@ -263,7 +263,7 @@ def as_named(columns: Columns, names: tuple[str, ...], argument: str) -> Columns
 
 def _settings_of(kept: KeptRun) -> dict[str, Any]:
     """Return the arguments that train as the run was trained; data given in memory are not in its config."""
-    recipe = kept.recipe if kept.is_run else None
+    recipe = kept.result().get("recipe") if kept.is_run else None
     if recipe not in RECIPES:
         return {}
     config_class = importlib.import_module(RECIPES[recipe][0]).Config

@@ -22,7 +22,7 @@ def to_list(values: Any) -> list[Any]:
         if hasattr(values, method):
             found: list[Any] = getattr(values, method)()
             return found
-    return list(values)
+    return list(np.asarray(values) if hasattr(values, "__array__") else values)
 
 
 def frame_columns(data: Any) -> Columns | None:

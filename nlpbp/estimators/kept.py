@@ -11,7 +11,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from nlpbp.evaluation.run_folder import read_config, read_result
+from nlpbp.evaluation.run_folder import Record, read_config, read_result
 from nlpbp.inference.trained import Classifier, load_run
 
 PREFIX = "nlpbp-"
@@ -53,10 +53,9 @@ class KeptRun:
         """Tell a finished run from a model folder alone."""
         return (self.path / "config.yaml").is_file() and (self.path / "result.json").is_file()
 
-    @property
-    def recipe(self) -> str | None:
-        """The recipe of the run; None where only the model is there."""
-        return read_result(self.path).get("recipe")
+    def result(self) -> Record:
+        """Return what `result.json` says; nothing where only the model is there."""
+        return read_result(self.path)
 
     @property
     def threads(self) -> int | None:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
+from transformers.utils import logging
 
 LOCK = threading.RLock()  # a run sets seeds and threads of the whole process: one at a time
 
@@ -64,13 +65,16 @@ def _environment(name: str, value: str | None) -> Iterator[None]:
 def _quiet() -> Iterator[None]:
     """Print nothing; warnings are given on afterwards."""
     caught: list[warnings.WarningMessage] = []
+    level = logging.get_verbosity()
     try:
         with (
             warnings.catch_warnings(record=True) as caught,
             contextlib.redirect_stdout(io.StringIO()),
             contextlib.redirect_stderr(io.StringIO()),
         ):
+            logging.set_verbosity_error()  # its handler has a stream of its own
             yield
     finally:
+        logging.set_verbosity(level)
         for one in caught:
             warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)

@@ -33,7 +33,7 @@ class Target:
 
 
 def read_labels(y: Any, *, task: str = "auto", argument: str = "y") -> Target:
-    """Read one label a row, lists of labels, or an indicator matrix [n, k] of zeros and ones.
+    """Read one label a row, lists of labels, or an indicator matrix [n, k] of zeros and ones, as an array, frame or lists.
 
     `task` is that of the recipe's data section: what it does not leave open is not guessed. Raises `DataError` for labels that are
     missing or of several types, `ValueError` of scikit-learn's for numbers that are no classes.
@@ -51,7 +51,7 @@ def read_labels(y: Any, *, task: str = "auto", argument: str = "y") -> Target:
         names, matrix = indicator
         cells: list[Any] = [[label_name(name) for name, holds in zip(names, row, strict=True) if holds] for row in matrix.tolist()]
         return Target(cells, np.array(names), "multi_label")
-    y = column_or_1d(y, warn=True) if getattr(y, "ndim", 1) > 1 else y
+    y = column_or_1d(y, warn=True) if getattr(y, "ndim", 1) > 1 or not hasattr(y, "__iter__") else y
     cells = to_list(y)
     if any(isinstance(cell, SEVERAL) for cell in cells):
         several = [_labels_of(cell, row, argument) for row, cell in enumerate(cells, 1)]
@@ -122,7 +122,7 @@ def _indicator(y: Any, argument: str) -> tuple[list[Any], Array] | None:
         names: list[Any] = list(columns)
         matrix = np.array(list(columns.values())).T
     else:
-        matrix = y.toarray() if hasattr(y, "toarray") else y  # scipy's sparse ones
+        matrix = y.toarray() if hasattr(y, "toarray") else _matrix_of_lists(y)  # scipy's sparse ones
         if not isinstance(matrix, np.ndarray) or matrix.ndim != 2 or matrix.dtype.kind not in "biuf":
             return None
         names = list(range(matrix.shape[1]))
@@ -132,6 +132,17 @@ def _indicator(y: Any, argument: str) -> tuple[list[Any], Array] | None:
         hint = "give one label a row [n], lists of labels, or zeros and ones [n, k]"
         raise DataError(f"{argument}: a table of shape {matrix.shape} that is not of zeros and ones", hint=hint)
     return names, matrix
+
+
+def _matrix_of_lists(y: Any) -> Any:
+    """Return rows of zeros and ones, all of one length, as a matrix; without a value twice in a row they are lists of labels."""
+    if not isinstance(y, list | tuple) or not y or not all(isinstance(row, list | tuple | np.ndarray) for row in y):
+        return y
+    rows = [to_list(row) for row in y]
+    if any(len(row) != len(rows[0]) for row in rows):
+        return y
+    plain = all(type(value) in (int, float, bool) and value in (0, 1) for row in rows for value in row)
+    return np.array(rows) if plain and any(len(set(row)) < len(row) for row in rows) else y
 
 
 def _labels_of(cell: Any, row: int, argument: str) -> list[Any]:

@@ -94,7 +94,7 @@ class TextClassifier(TextEstimator, LabelEstimator):
 
     >>> from nlpbp import TextClassifier
     >>> texts, labels = [f"{word} no {n}" for n in range(20) for word in ("moving", "dull")], ["pos", "neg"] * 20
-    >>> settings = {"model": "tiny:bert", "epochs": 4, "lr": 0.01, "batch_size": 8, "max_length": 32, "verbose": False}
+    >>> settings = {"model": "tiny:bert", "epochs": 4, "lr": 0.01, "batch_size": 4, "max_length": 32, "verbose": False}
     >>> classifier = TextClassifier(**settings, random_state=0)
     >>> classifier.fit(texts, labels).predict(["dull", "moving"]).tolist()
     ['neg', 'pos']
@@ -107,7 +107,7 @@ class TextRegressor(RegressorMixin, TextEstimator):
     """A model of texts that answers with a number each; the arguments and X are those of `TextClassifier`, y is numbers [n].
 
     >>> texts, numbers = [f"{word} no {n}" for n in range(20) for word in ("moving", "dull")], [1.5, -1.5] * 20
-    >>> settings = {"model": "tiny:bert", "epochs": 4, "lr": 0.01, "batch_size": 8, "max_length": 32, "verbose": False}
+    >>> settings = {"model": "tiny:bert", "epochs": 4, "lr": 0.01, "batch_size": 4, "max_length": 32, "verbose": False}
     >>> regressor = TextRegressor(**settings).fit(texts, numbers)
     >>> regressor.predict(["moving"]) > regressor.predict(["dull"])
     array([ True])
@@ -124,7 +124,8 @@ class TextRegressor(RegressorMixin, TextEstimator):
     def _read_target(self, y: Any, task: str, argument: str) -> Target:
         target = read_numbers(y, task=task, argument=argument)
         if argument == "y" and len(set(target.cells)) < 2:
-            raise DataError("y: the same number everywhere, so there is nothing to learn", hint="add rows of another number")
+            found = "one sample" if len(target.cells) == 1 else "the same number everywhere"
+            raise DataError(f"y: {found}, so there is nothing to learn", hint="add rows of another number")
         return target
 
     @classmethod
