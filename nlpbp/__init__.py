@@ -8,19 +8,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from nlpbp.estimators import ImageClassifier, TextClassifier, TextRegressor
-
 __all__ = ["ImageClassifier", "TextClassifier", "TextRegressor"]
 __version__ = "0.1.0"
 
+if TYPE_CHECKING:
+    from nlpbp.estimators import ImageClassifier, TextClassifier, TextRegressor
+else:  # unseen by type checkers, which would take any name for one of this package
 
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import nlpbp.estimators
+    def __getattr__(name: str) -> Any:
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        import nlpbp.estimators
 
-    return getattr(nlpbp.estimators, name)
+        return getattr(nlpbp.estimators, name)
 
 
 def __dir__() -> list[str]:

@@ -56,10 +56,10 @@ class Estimator(BaseEstimator):
         naming the argument and the fix, for what cannot be trained on.
         """
         recipe, config = recipe_and_config(self.get_params(deep=False), default=self._recipe, source=self._source)
+        columns = self._columns(X, "X", tuple(config.data.text))
         target = self._read_target(y, config.data.task, "y")
-        label, columns = name_of(y), self._columns(X, "X", tuple(config.data.text))
         same_length(columns, target.cells)
-        label = next(name for name in (label, *LABEL_NAMES) if name and name not in columns)
+        label = next(name for name in (name_of(y), *LABEL_NAMES) if name and name not in columns)
         data = self._data(config.data, columns, label)
         if (X_val is None) != (y_val is None):
             missing = "y_val" if y_val is None else "X_val"
@@ -101,11 +101,11 @@ class Estimator(BaseEstimator):
     def load(cls, folder: str | Path) -> Self:
         """Return the fitted estimator that `save` wrote, or that a finished run folder or a model folder makes.
 
-        Its settings are those of the run. The folder must stay where it is until the first prediction. Raises `ConfigError` for a
-        folder without a model, and for a model of another kind.
+        Its settings are those of the run. The model is read now; `save` and pickles read the folder again. Raises `ConfigError`
+        for a folder without a model, and for a model of another kind.
         """
         kept = KeptRun(Path(folder))
-        with undisturbed():
+        with undisturbed(verbose=False):
             classifier = kept.classifier(start(seed=0, precision="fp32"))
         cls._refuse(classifier, escape(str(folder), limit=None))
         estimator = cls(**_settings_of(kept))

@@ -64,11 +64,7 @@ def text_columns(texts: Any, *, argument: str = "X", names: Sequence[str] = ()) 
     >>> text_columns(["so good", "so bad"]), text_columns([("a", "b")])
     ({'text': ['so good', 'so bad']}, {'text_a': ['a'], 'text_b': ['b']})
     """
-    if isinstance(texts, str | bytes) or not isinstance(texts, Iterable):
-        raise DataError(
-            f"{argument}: one {type(texts).__name__}, and not a list of texts", hint=f"give {argument} as [text, text, ...]"
-        )
-    columns = frame_columns(texts)
+    columns = None if isinstance(texts, str | bytes) else frame_columns(texts)
     if columns is None:
         columns = _unnamed(texts, argument, names)
     lengths = {name: len(cells) for name, cells in columns.items()}
@@ -81,6 +77,9 @@ def text_columns(texts: Any, *, argument: str = "X", names: Sequence[str] = ()) 
 
 
 def _unnamed(texts: Any, argument: str, names: Sequence[str]) -> Columns:
+    if isinstance(texts, str | bytes) or not isinstance(texts, Iterable):
+        hint = f"give {argument} as [text, text, ...]"
+        raise DataError(f"{argument}: one {type(texts).__name__}, and not a list of texts", hint=hint)
     array = texts if isinstance(texts, np.ndarray) else None
     if array is not None and array.dtype.kind not in "OUST":
         hint = "give texts [n], or pairs of texts [n, 2]"

@@ -11,6 +11,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
+from nlpbp.core.errors import ConfigError, escape
 from nlpbp.evaluation.run_folder import Record, read_config, read_result
 from nlpbp.inference.trained import Classifier, load_run
 
@@ -75,7 +76,8 @@ class KeptRun:
             self._finalizer()
 
     def copy_to(self, folder: Path) -> None:
-        """Copy all files into a folder that is not there yet, or empty."""
+        """Copy all files into a folder that is not there yet, or empty. Raises `ConfigError` where the run's own has gone."""
+        self._refuse_gone()
         shutil.copytree(self.path, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".lock"))
 
     def __deepcopy__(self, memo: Any) -> KeptRun:
@@ -84,7 +86,12 @@ class KeptRun:
     def __copy__(self) -> KeptRun:
         return self
 
+    def _refuse_gone(self) -> None:
+        if not self.path.is_dir():
+            raise ConfigError(f"the folder of the fit has gone: {escape(str(self.path), limit=None)}", hint="fit again")
+
     def __reduce__(self) -> tuple[Any, ...]:
+        self._refuse_gone()
         files = sorted(file for file in self.path.rglob("*") if file.is_file() and file.name != ".lock")
         return _restored, ({file.relative_to(self.path).as_posix(): file.read_bytes() for file in files},)
 

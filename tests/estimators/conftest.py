@@ -11,11 +11,11 @@ from nlpbp.data.tiny import tiny_reviews
 
 TINY: dict[str, Any] = {
     "model": "tiny:bert",
-    "epochs": 3,
-    "lr": 0.02,
+    "epochs": 4,
+    "lr": 0.01,
     "batch_size": 8,
     "max_length": 32,
-    "config": {"threads": 1},
+    "config": {"threads": 1, "optim.layer_decay": 1.0},
     "verbose": False,
 }
 
@@ -27,7 +27,7 @@ def tiny() -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def reviews() -> tuple[list[str], list[str]]:
-    columns = tiny_reviews(num_examples=80).columns
+    columns = tiny_reviews(num_examples=120).columns
     return columns["text"], columns["label"]
 
 

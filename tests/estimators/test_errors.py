@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -138,9 +139,11 @@ def test_an_error_leaves_no_folder_and_what_was_fitted_before(
     fitted: TextClassifier, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    with pytest.raises(NlpbpError):
-        TextClassifier(model="tiny:bert", max_length=32, verbose=False).fit(["a", "b", "c"], ["x", "y", "x"])
+    estimator, expected = copy.deepcopy(fitted).set_params(max_length=256), fitted.predict_proba(TEXTS)
+    with pytest.raises(NlpbpError, match="max_length"):
+        estimator.fit([f"{word} {number}" for number in range(20) for word in TEXTS], LABELS * 20)
     assert list(tmp_path.iterdir()) == []
+    assert np.array_equal(estimator.predict_proba(TEXTS), expected)
 
 
 @pytest.mark.parametrize(("code", "raised"), [(130, KeyboardInterrupt), (75, SystemExit), (0, Stopped)])
