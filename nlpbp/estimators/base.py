@@ -26,12 +26,13 @@ from nlpbp.estimators.kept import KeptRun, free_folder
 from nlpbp.estimators.settings import Source, in_arguments, recipe_and_config
 from nlpbp.estimators.surroundings import undisturbed
 from nlpbp.estimators.targets import Target
+from nlpbp.evaluation.run_folder import read_result
 from nlpbp.inference import predict
 from nlpbp.inference.trained import Classifier
 from nlpbp.runs.report import REPORT, write_report
 from nlpbp.train.setup import start
 from nlpbp.train.signals import EXIT_INTERRUPTED, Stopped
-from recipes import RECIPES
+from recipes import RECIPES, default_settings
 
 Array = np.ndarray[Any, Any]
 RECORD = "estimator.json"  # beside the run's files: which estimator it was, and the classes in the caller's types
@@ -127,7 +128,8 @@ class Estimator(BaseEstimator):
     def _make_report(self) -> None:
         if self.run_.is_run and not (self.run_.path / REPORT).is_file():
             with undisturbed():
-                write_report(self.run_.path)
+                defaults = default_settings(read_result(self.run_.path).get("recipe"))
+                write_report(self.run_.path, defaults=defaults)
 
     def _html_repr(self) -> str:
         """Show the verdict and the scores once there are some; scikit-learn's diagram before."""
@@ -157,7 +159,7 @@ class Estimator(BaseEstimator):
             try:
                 return classifier, examples, predict.predict_outputs(classifier, examples, accelerator=accelerator)
             finally:
-                classifier.shelf.clear()
+                classifier.store.clear()
 
     def _labels(self) -> tuple[str, ...]:
         """Return the names of the model's classes, in its own order."""

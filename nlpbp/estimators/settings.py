@@ -12,7 +12,7 @@ from sklearn.utils import check_random_state
 
 from nlpbp.config import files as config_files
 from nlpbp.config.data import Data, Images
-from nlpbp.config.limits import check_ranges
+from nlpbp.config.limits import check_limits
 from nlpbp.core.errors import ConfigError, escape
 from nlpbp.data.decoding import nearest
 from recipes import RECIPES
@@ -50,7 +50,7 @@ def recipe_and_config(arguments: Mapping[str, Any], *, default: str, source: Sou
     for argument, value in chosen.items():
         config = _with_argument(config, argument, value, recipe=name)
     try:
-        check_ranges(config)
+        check_limits(config)
     except ConfigError as error:
         raise in_arguments(error) from error
     return name, config

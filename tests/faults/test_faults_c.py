@@ -21,7 +21,7 @@ from harness import killed_run, save_small, saved_steps, steps_of, train
 from torch import nn
 
 from nlpbp.config.data import Data
-from nlpbp.core.batch import Batch
+from nlpbp.core.batch import Batch, CountedLoss, count_examples
 from nlpbp.core.errors import CheckpointError, ConfigError, DataError, NumericError
 from nlpbp.core.losses import balanced_class_weights
 from nlpbp.core.optim import adamw
@@ -39,7 +39,7 @@ from nlpbp.train import checkpoint
 from nlpbp.train.evaluate import predict
 from nlpbp.train.loop import train_steps
 from nlpbp.train.lr_finder import find_rate
-from nlpbp.trainers import classifier
+from nlpbp.trainers import targets
 
 
 def linear(*, outputs: int = 2) -> nn.Linear:
@@ -65,6 +65,7 @@ def steps(
     windows: Sequence[Sequence[Batch]],
     *,
     loss_fn: Any = loss_of,
+    count: Any = count_examples,
     accelerator: Any = None,
     optimizer: Any = None,
     **options: Any,
@@ -74,7 +75,7 @@ def steps(
         windows,
         optimizer or torch.optim.SGD(model.parameters(), lr=0.1),
         accelerator=accelerator or Accelerator(cpu=True),
-        loss_fn=loss_fn,
+        loss_fn=CountedLoss(loss_fn, count),
         schedule=constant(),
         total_steps=len(windows),
         **options,
@@ -110,7 +111,7 @@ def test_a_loss_that_is_no_number_stops_before_the_optimizer_moves() -> None:
 
 @pytest.mark.fault("C1")
 def test_a_run_whose_loss_is_no_number_keeps_its_last_good_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original, calls = classifier.classifier_loss, {"micro": 0}
+    original, calls = targets.classifier_loss, {"micro": 0}
 
     def classifier_loss(**options: Any) -> Any:
         loss_fn = original(**options)
@@ -121,7 +122,7 @@ def test_a_run_whose_loss_is_no_number_keeps_its_last_good_checkpoint(tmp_path: 
 
         return loss
 
-    monkeypatch.setattr(classifier, "classifier_loss", classifier_loss)
+    monkeypatch.setattr(targets, "classifier_loss", classifier_loss)
     with pytest.raises(NumericError) as error:
         train(tmp_path / "run")
     assert "step 8" in error.value.message
@@ -240,9 +241,9 @@ def test_an_overflow_in_every_step_stops(tmp_path: Path, monkeypatch: pytest.Mon
         loss_fn = plain(**options)
         return lambda model, given: loss_fn(model, given) * 1e3  # finite, and beyond every number once it is scaled
 
-    original, plain = folder.start, classifier.classifier_loss
+    original, plain = folder.start, targets.classifier_loss
     monkeypatch.setattr(folder, "start", start)
-    monkeypatch.setattr(classifier, "classifier_loss", beyond)
+    monkeypatch.setattr(targets, "classifier_loss", beyond)
     with pytest.raises(NumericError) as error:
         train(tmp_path / "run", checkpoint={"every_steps": None})
     assert error.value.code == 5

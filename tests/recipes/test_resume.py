@@ -159,8 +159,8 @@ def test_a_training_in_two_stages_goes_on_in_the_second(
 ) -> None:
     original = transformer_sentiment.train_classifier
 
-    def train_twice(*args: Any, trainings: Sequence[Any], **options: Any) -> Any:
-        return original(*args, trainings=[*trainings, *trainings], **options)
+    def train_twice(*args: Any, plans: Sequence[Any], **options: Any) -> Any:
+        return original(*args, plans=[*plans, *plans], **options)
 
     monkeypatch.setattr(transformer_sentiment, "train_classifier", train_twice)
     train(transformer_sentiment, tmp_path / "whole")
