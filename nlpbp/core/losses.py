@@ -61,10 +61,10 @@ def cross_entropy(logits: Tensor, labels: Tensor, options: LossOptions = PLAIN) 
 
 
 def mean_over_labels(loss: Tensor, labels: Tensor, class_weights: Tensor | None) -> Tensor:
-    """Average losses [batch] over the items that have a label, each times the weight of its label.
+    """Average losses [batch], 0 for an item without a label, over the items that have one, each times the weight of its label.
 
-    >>> mean_over_labels(torch.tensor([1.0, 3.0]), torch.tensor([0, -100]), torch.tensor([2.0])).item()
-    5.0
+    >>> mean_over_labels(torch.tensor([1.5, 0.0]), torch.tensor([0, -100]), torch.tensor([2.0])).item()
+    3.0
     """
     if class_weights is not None:
         loss = loss * class_weights.to(loss)[labels.clamp(min=0)]
