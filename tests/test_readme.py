@@ -10,9 +10,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import command_line
 import pytest
 
-import command_line
 from nlpbp.data.tiny import tiny_reviews
 from run_script import run_script
 

@@ -17,14 +17,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import command_line
+import finetune
 import predict as predict_script
 import pyarrow.parquet as pq
 import pytest
 import torch
 from payloads import payloads
 
-import command_line
-import finetune
 from nlpbp.config import files as config_files
 from nlpbp.config.secrets import redact
 from nlpbp.core.errors import CheckpointError, ConfigError, NlpbpError

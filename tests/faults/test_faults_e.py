@@ -12,12 +12,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+import command_line
 import harness
 import pytest
 import yaml
 from harness import Forks, artefacts, killed_run, train
 
-import command_line
 from nlpbp.config.files import load
 from nlpbp.config.limits import check_ranges
 from nlpbp.core.errors import ConfigError, DataError

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 import report as script
+
 from nlpbp.audit.rows import rows_of
 from nlpbp.config.data import Texts
 from nlpbp.config.run import Report

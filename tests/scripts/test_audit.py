@@ -9,11 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import audit
+import command_line
 import numpy as np
 import pytest
 from PIL import Image
-
-import command_line
 
 Run = Callable[..., tuple[int, str, str]]
 WORDS = [f"w{number}" for number in range(97)]

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import check
+import command_line
 import pytest
 import torch
 import yaml
 from transformers import AutoModelForImageClassification, ResNetConfig
 
-import command_line
 from nlpbp.text.awd_lstm import AWDLSTMConfig, AWDLSTMForCausalLM, AWDLSTMForSequenceClassification
 from nlpbp.text.tiny import tiny_bert, tiny_gpt
 from recipes import transformer_sentiment

@@ -8,11 +8,11 @@ import sys
 import time
 from pathlib import Path
 
+import command_line
+import finetune
 import pytest
 from safetensors.numpy import load_file
 
-import command_line
-import finetune
 from nlpbp.data.tiny import tiny_reviews
 from recipes import RECIPES
 from run_script import ROOT, TWO_PROCESSES, run_script
