@@ -1,6 +1,7 @@
 """fastai at work for the benchmark `recurrent`, in an environment that needs nothing of ours: torch, numpy and fastai alone.
 
-It is started by its path, as `python recurrent_fastai.py FOLDER MODE`, and finds `workers.py` beside it. fastai runs as its documentation has it: its learners for text, its data loaders, one cycle, its own default for whatever is not given.
+It is started by its path, as `python recurrent_fastai.py FOLDER MODE`, and finds `workers.py` beside it. fastai runs as its
+documentation has it: its learners for text, its data loaders, one cycle, its own default for whatever is not given.
 """
 
 from __future__ import annotations

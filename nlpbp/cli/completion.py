@@ -33,7 +33,7 @@ BASH = r"""# Completes nlpbp; made by: nlpbp --print-completion bash
 _nlpbp() {{
     local values= flags= word=${{COMP_WORDS[COMP_CWORD]}}
     _nlpbp_table "$COMP_CWORD" "${{COMP_WORDS[1]}}" "${{COMP_WORDS[2]}}" "${{COMP_WORDS[COMP_CWORD-1]}}"
-    if [[ -z $values && $word == -* ]]; then values=$flags; fi
+    if [[ $word == -* ]]; then values=$flags; fi
     COMPREPLY=($(compgen -W "$values" -- "$word"))
 }}
 complete -o default -F _nlpbp nlpbp
@@ -45,7 +45,7 @@ ZSH = r"""#compdef nlpbp
 _nlpbp() {{
     local values= flags= word=${{words[CURRENT]}}
     _nlpbp_table $((CURRENT - 1)) "${{words[2]}}" "${{words[3]}}" "${{words[CURRENT-1]}}"
-    if [[ -z $values && $word == -* ]]; then values=$flags; fi
+    if [[ $word == -* ]]; then values=$flags; fi
     if [[ -n $values ]]; then compadd -- ${{=values}}; else _files; fi
 }}
 if [[ $funcstack[1] == _nlpbp ]]; then _nlpbp "$@"; else compdef _nlpbp nlpbp; fi
@@ -58,12 +58,16 @@ function __nlpbp
     set -g __nlpbp_values
     set -g __nlpbp_flags
     __nlpbp_table (math (count $words) - 2) "$words[2]" "$words[3]" "$words[-2]"
-    if test -z "$__nlpbp_values"; and string match -q -- '-*' (commandline -ct)
+    if string match -q -- '-*' (commandline -ct)
         set __nlpbp_values $__nlpbp_flags
     end
-    printf '%s\n' $__nlpbp_values
+    if test -n "$__nlpbp_values"
+        string split ' ' -- $__nlpbp_values
+    else
+        __fish_complete_path (commandline -ct)
+    end
 end
-complete -c nlpbp -a '(__nlpbp)'
+complete -c nlpbp -f -a '(__nlpbp)'
 """
 
 
@@ -81,7 +85,7 @@ def _table(words: Words) -> str:
     lines += [f"    if [ $1 -eq 1 ]; then values='{' '.join(COMMANDS)}' flags='{' '.join(FLAGS)}'; return; fi"]
     lines += ['    if [ $1 -eq 2 ]; then name=; case "$command" in']
     lines += [f"        {command}) values='{' '.join(names)}' ;;" for command, names in _names(words).items()]
-    lines += ["    esac; case $3 in -*) values= ;; esac; fi", '    case "$command $name" in']
+    lines += ["    esac; fi", '    case "$command $name" in']
     for pattern, flags in _places(words):
         lines += [f"        {pattern}) flags='{' '.join(flags)}'", '            case "$4" in']
         lines += [f"                {flag}) values='{' '.join(values)}' ;;" for flag, values in flags.items() if values]
@@ -151,8 +155,8 @@ def _fields(config: Any, prefix: str) -> Iterator[tuple[str, tuple[str, ...]]]:
 def _choices(annotation: Any) -> list[str]:
     """Return the words that a type chooses from.
 
-    >>> _choices(Literal["low", "high"] | None), _choices(float | None)
-    (['low', 'high', 'None'], [])
+    >>> _choices(Literal["here", "there"] | None), _choices(float | None)
+    (['here', 'there', 'None'], [])
     """
     if get_origin(annotation) in (Union, UnionType):
         words = [word for one in get_args(annotation) for word in _choices(one)]

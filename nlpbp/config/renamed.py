@@ -1,12 +1,13 @@
 """Settings that have another name now: old flags and old config files go on working for a while, with a warning.
 
 A name is dotted, as in a flag: `lm.rows`. The fields of a list's items go by the list: `stages.max_length` stands for
-`--stages.0.max_length` and for that key in each item of a file's `stages`.
+`--stages.0.max_length` and for that key in each item of a file's `stages`. A section's name stands for all that is in it.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -43,9 +44,10 @@ def rename_flags(cls: type[Any], arguments: Sequence[str]) -> list[str]:
     return renamed
 
 
-def rename_keys(cls: type[Any], data: Mapping[Any, Any], *, file: str) -> dict[Any, Any]:
+def rename_keys(cls: type[Any] | None, data: Mapping[Any, Any], *, file: str) -> dict[Any, Any]:
     """Return what a config file holds with the old keys of a config of type `cls` under their new names; warn of each once.
 
+    Without `cls` it is not known whose config it is, and every old name counts.
     Raises `ConfigError` where a setting is given under both names.
     """
     made = _copied(data)
@@ -64,9 +66,13 @@ def rename_keys(cls: type[Any], data: Mapping[Any, Any], *, file: str) -> dict[A
     return made
 
 
-def renamed_in(cls: type[Any]) -> dict[str, str]:
-    """Return the entries of `RENAMED` that say something of `cls`: it has the new name, and not the old one (any more)."""
-    return {old: new for old, new in RENAMED.items() if _has(cls, new.split(".")) and not _has(cls, old.split("."))}
+def renamed_in(cls: type[Any] | None) -> dict[str, str]:
+    """Return the entries of `RENAMED` that say something of `cls`, fields before sections: it has the new name, not the old one."""
+    names = sorted(RENAMED, key=lambda name: -name.count("."))
+    found = {old: RENAMED[old] for old in names}
+    if cls is None:
+        return found
+    return {old: new for old, new in found.items() if _has(cls, new.split(".")) and not _has(cls, old.split("."))}
 
 
 def _has(cls: type[Any], names: Sequence[str]) -> bool:
@@ -105,10 +111,11 @@ def _indexed(name: str, names: Mapping[str, str]) -> str | None:
     ('stages.0.max_length', None)
     """
     words = name.split(".")
-    new = names.get(".".join(word for word in words if not word.isdecimal()))
-    if new is None:
+    plain = [word for word in words if not word.isdecimal()]
+    known = [number for number in range(len(plain), 0, -1) if ".".join(plain[:number]) in names]
+    if not known:
         return None
-    found = new.split(".")
+    found = [*names[".".join(plain[: known[0]])].split("."), *plain[known[0] :]]
     for place, word in enumerate(words):
         if word.isdecimal():
             found.insert(place, word)
@@ -147,17 +154,18 @@ def _taken(data: dict[Any, Any], names: Sequence[str]) -> Any:
 
 
 def _put(data: dict[Any, Any], names: Sequence[str], value: Any) -> bool:
-    """Set what stands under these keys; return False where something does already."""
+    """Set what stands under these keys; return False where something does already. Two sections become one."""
     for name in names[:-1]:
         data = data.setdefault(name, {})
         if not isinstance(data, dict):
             return False
-    if names[-1] in data:
-        return False
-    data[names[-1]] = value
-    return True
+    there = data.setdefault(names[-1], value)
+    if isinstance(there, dict) and isinstance(value, dict) and there is not value:
+        return all(_put(there, [name], one) for name, one in value.items())
+    return there is value
 
 
+@functools.cache  # a run that goes on reads its config twice
 def _warn(text: str) -> None:
     if os.environ.get("RANK", "0") == "0":  # one line, however many processes there are
         sys.stderr.write(f"warning: {text}; the old name works until {UNTIL}\n")

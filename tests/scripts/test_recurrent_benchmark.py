@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import doctest
 import importlib.util
 import json
 import subprocess
@@ -12,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from benchmarks import recurrent, recurrent_fastai, recurrent_worker, workers
 
+from nlpbp.benchmarks import recurrent, recurrent_fastai, recurrent_worker, workers
 from nlpbp.data.tiny import tiny_reviews
 from nlpbp.text.awd_lstm import AWDLSTMForCausalLM
 from nlpbp.text.recurrent import new_language_model
@@ -242,8 +241,3 @@ def test_a_mistake_in_the_command_is_named(tmp_path: Path, arguments: list[str],
 def benchmark(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(SCRIPTS / "benchmark.py"), *arguments]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120)
-
-
-@pytest.mark.parametrize("module", [recurrent, recurrent_fastai, recurrent_worker])
-def test_the_examples_in_docstrings_run(module: Any) -> None:
-    assert doctest.testmod(module).failed == 0
