@@ -2,22 +2,12 @@
 
 accelerate launch scripts/finetune.py
 accelerate launch scripts/finetune.py transformer_sentiment --data.train reviews.csv --epochs 2
+
+`nlpbp finetune` is the same: see `nlpbp/cli/finetune.py`.
 """
 
-from __future__ import annotations
-
-from collections.abc import Sequence
-
-from command_line import choose_recipe, main, parse_config
-
-USAGE = "usage: finetune.py [RECIPE] [--out DIR] [--tiny] [--config FILE] [flags of the recipe]"
-
-
-def finetune(arguments: Sequence[str]) -> None:
-    """Choose, parse, run."""
-    recipe, rest = choose_recipe(arguments, usage=USAGE)
-    recipe.run(parse_config(recipe, rest, program="finetune.py"))
-
+from nlpbp.cli.finetune import finetune
+from nlpbp.cli.parsing import run_command
 
 if __name__ == "__main__":
-    main(finetune)
+    run_command(finetune, "finetune.py")

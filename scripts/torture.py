@@ -18,7 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from command_line import main
+from nlpbp.cli.parsing import run_command
 
 RECIPES = ("transformer_sentiment",)
 """The recipes whose tiny form is tortured."""
@@ -26,9 +26,9 @@ PARTS = ("kills", "operations", "damage", "resumes", "gallery")
 EXIT_BROKEN = 1  # a claim did not hold
 
 
-def parse(arguments: Sequence[str]) -> argparse.Namespace:
+def parse(arguments: Sequence[str], program: str = "torture.py") -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(prog="torture.py", description="Prove that runs survive kills, damage and malice.")
+    parser = argparse.ArgumentParser(prog=program, description="Prove that runs survive kills, damage and malice.")
     parser.add_argument("--short", action="store_true", help="20 kills and a sample of the rest, under two minutes")
     parser.add_argument("--kills", type=int, metavar="N", help="how many random kills (default: 1000, or 20 with --short)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write everything found to this .json file")
@@ -45,9 +45,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     return given
 
 
-def torture(arguments: Sequence[str]) -> None:
+def torture(arguments: Sequence[str], program: str = "torture.py") -> None:
     """Torture each recipe, print the table, and leave with 0 only if every claim held."""
-    given = parse(arguments)
+    given = parse(arguments, program)
     with tempfile.TemporaryDirectory(prefix="nlpbp-torture-") as scratch:
         prepare(Path(scratch))
         claims = [claim for name in RECIPES for claim in prove(name, Path(scratch, name), given)]
@@ -135,4 +135,4 @@ def machine() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main(torture)
+    run_command(torture, "torture.py")

@@ -24,7 +24,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("nlpbp.trainers",),
     ("nlpbp.inference",),
     ("recipes",),
-    ("nlpbp.cli", "nlpbp.estimators", "nlpbp.benchmarks"),
+    ("nlpbp.estimators", "nlpbp.benchmarks"),
+    ("nlpbp.cli",),
     ("nlpbp.__main__",),
     ("scripts",),
 )

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-import command_line
+from nlpbp.cli import parsing
 from nlpbp.data.tiny import tiny_reviews
 from run_script import run_script
 
@@ -82,7 +82,7 @@ def test_the_stages_of_the_yaml_run(tmp_path: Path) -> None:
 
 def helptext(recipe: str, capsys: pytest.CaptureFixture[str]) -> str:
     with pytest.raises(SystemExit):
-        command_line.parse_config(importlib.import_module(f"recipes.{recipe}"), ["--help"], program="finetune.py")
+        parsing.parse_config(importlib.import_module(f"recipes.{recipe}"), ["--help"], program="finetune.py")
     return capsys.readouterr().out
 
 

@@ -17,14 +17,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import predict as predict_script
 import pyarrow.parquet as pq
 import pytest
 import torch
 from payloads import payloads
 
-import command_line
-import finetune
+from nlpbp.cli import finetune, parsing
+from nlpbp.cli import predict as predict_script
 from nlpbp.config import files as config_files
 from nlpbp.config.secrets import redact
 from nlpbp.core.errors import CheckpointError, ConfigError, NlpbpError
@@ -137,7 +136,7 @@ def script(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], 
         monkeypatch.setattr(sys, "argv", ["script.py", *arguments])
         monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
         try:
-            command_line.main(body)
+            parsing.run_command(body, "script.py")
             code = 0
         except SystemExit as stopped:
             code = int(stopped.code or 0)

@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 import yaml
 
+from nlpbp.config.renamed import rename_keys
 from nlpbp.config.secrets import redact
 from nlpbp.core.errors import ConfigError
 
@@ -70,7 +71,7 @@ def save(config: Any, path: Path) -> None:
 
 
 def load(cls: type[C], path: Path) -> C:
-    """Read a config of type `cls` from YAML or JSON; what the file leaves out keeps its default.
+    """Read a config of type `cls` from YAML or JSON; what the file leaves out keeps its default, and old names are taken.
 
     Raises `ConfigError` with file, line and key for unknown keys (naming the nearest), keys given twice and wrong types.
     """
@@ -86,7 +87,7 @@ def load(cls: type[C], path: Path) -> C:
         raise ConfigError(f"not valid YAML: {getattr(error, 'problem', error)}", file=str(path), row=row) from error
     if not isinstance(data, Mapping):
         raise ConfigError("a config is a mapping of keys to values", file=str(path))
-    return _build(cls, data, prefix="", file=str(path))
+    return _build(cls, rename_keys(cls, data, file=str(path)), prefix="", file=str(path))
 
 
 def replaced(config: C, settings: Mapping[str, Any]) -> C:

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
+from nlpbp.config.renamed import rename_keys
 from nlpbp.core.errors import ConfigError, escape
 
 Record = Mapping[str, Any]
@@ -71,13 +72,14 @@ def read_run(folder: Path) -> RunFolder:
 
 
 def read_config(folder: Path) -> Record:
-    """Read `config.yaml`; a folder without one is no run, and a `ConfigError`."""
+    """Read `config.yaml`, old names of settings replaced; a folder without one is no run, and a `ConfigError`."""
     if not (folder / "config.yaml").is_file():
         raise ConfigError(
             f"{escape(str(folder), limit=None)} is not a run folder: it has no config.yaml",
             hint="give a run folder, or a model folder",
         )
-    return _read(folder / "config.yaml", yaml.safe_load)
+    file = folder / "config.yaml"
+    return rename_keys(None, _read(file, yaml.safe_load), file=str(file))
 
 
 def read_result(folder: Path) -> Record:

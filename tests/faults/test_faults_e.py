@@ -17,7 +17,7 @@ import pytest
 import yaml
 from harness import Forks, artefacts, killed_run, train
 
-import command_line
+from nlpbp.cli import parsing
 from nlpbp.config.files import load
 from nlpbp.config.limits import check_limits
 from nlpbp.core.errors import ConfigError, DataError
@@ -67,7 +67,7 @@ def test_an_unknown_key(tmp_path: Path, content: str, column: str, near: str) ->
 @pytest.mark.fault("E1")
 def test_an_unknown_flag(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
-        command_line.parse_config(transformer_sentiment, ["--optim.lrr", "1"], program="finetune.py")
+        parsing.parse_config(transformer_sentiment, ["--optim.lrr", "1"], program="finetune.py")
     assert stopped.value.code == 2
     assert "--optim.lr" in "".join(capsys.readouterr())
 
@@ -198,10 +198,10 @@ def test_flags_go_before_the_file_and_the_file_before_the_defaults(tmp_path: Pat
     file = tmp_path / "config.yaml"
     file.write_text("epochs: 7\nseed: 5\noptim:\n  lr: 1e-3\n")
     given = ["--config", str(file), "--seed", "6", "--out", str(tmp_path / "run")]
-    config = command_line.parse_config(transformer_sentiment, given, program="finetune.py")
+    config = parsing.parse_config(transformer_sentiment, given, program="finetune.py")
     assert (config.epochs, config.seed, config.optim.lr) == (7, 6, 1e-3)
     assert config.optim.eps == transformer_sentiment.Config().optim.eps
-    tiny = command_line.parse_config(transformer_sentiment, ["--tiny", "--epochs", "9"], program="finetune.py")
+    tiny = parsing.parse_config(transformer_sentiment, ["--tiny", "--epochs", "9"], program="finetune.py")
     assert tiny == dataclasses.replace(transformer_sentiment.tiny(), epochs=9)
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-import report as script
 from nlpbp.audit.rows import rows_of
+from nlpbp.cli import report as script
 from nlpbp.config.data import Texts
 from nlpbp.config.run import Report
 from nlpbp.core.errors import ConfigError

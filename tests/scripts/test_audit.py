@@ -8,12 +8,11 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import audit
 import numpy as np
 import pytest
 from PIL import Image
 
-import command_line
+from nlpbp.cli import audit, parsing
 
 Run = Callable[..., tuple[int, str, str]]
 WORDS = [f"w{number}" for number in range(97)]
@@ -27,7 +26,7 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setattr("sys.argv", ["audit.py", *map(str, arguments)])
         capsys.readouterr()
         with pytest.raises(SystemExit) as ended:
-            command_line.main(audit.audit)
+            parsing.run_command(audit.audit, "audit.py")
         return int(ended.value.code or 0), *capsys.readouterr()
 
     return run_script

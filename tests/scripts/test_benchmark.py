@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import doctest
 import json
 import subprocess
 import sys
@@ -11,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from benchmarks import images, transformer, transformer_worker, workers
 from torch import nn
 
+from nlpbp.benchmarks import images, transformer, transformer_worker
 from nlpbp.data.order import training_plan
 from nlpbp.data.tiny import tiny_reviews
 from nlpbp.text.batches import Encoded, encode
@@ -241,8 +240,3 @@ def test_the_benchmark_of_images_measures_every_part(tmp_path: Path) -> None:
     assert found["seconds_a_step"].keys() == {"plain", "ours", "ours with views", "batches", "batches with views"}
     assert 0.0 < found["share_of_batches"] < 1.0
     assert record["formats"].keys() == {"fp32", "bf16"} and record["decoding"] > 0
-
-
-@pytest.mark.parametrize("module", [transformer, transformer_worker, workers])
-def test_the_examples_in_docstrings_run(module: Any) -> None:
-    assert doctest.testmod(module).failed == 0

@@ -7,13 +7,12 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import check
 import pytest
 import torch
 import yaml
 from transformers import AutoModelForImageClassification, ResNetConfig
 
-import command_line
+from nlpbp.cli import check, parsing
 from nlpbp.text.awd_lstm import AWDLSTMConfig, AWDLSTMForCausalLM, AWDLSTMForSequenceClassification
 from nlpbp.text.tiny import tiny_bert, tiny_gpt
 from recipes import transformer_sentiment
@@ -29,7 +28,7 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setattr("sys.argv", ["check.py", *map(str, arguments)])
         capsys.readouterr()
         with pytest.raises(SystemExit) as ended:
-            command_line.main(check.check)
+            parsing.run_command(check.check, "check.py")
         return int(ended.value.code or 0), *capsys.readouterr()
 
     return run_script

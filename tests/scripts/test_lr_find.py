@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
-from lr_find import lr_find
 from safetensors.torch import load_file
 
+from nlpbp.cli.lr_find import lr_find
 from nlpbp.core.errors import ConfigError
 from run_script import run_script
 

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
-import doctest
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from benchmarks import recurrent, recurrent_fastai, recurrent_worker, workers
 
+from nlpbp.benchmarks import recurrent, recurrent_fastai, recurrent_worker, workers
 from nlpbp.data.tiny import tiny_reviews
 from nlpbp.text.awd_lstm import AWDLSTMForCausalLM
 from nlpbp.text.recurrent import new_language_model
@@ -225,6 +225,20 @@ def test_a_python_without_fastai_is_an_error_that_names_the_commands(tmp_path: P
     assert not list(tmp_path.iterdir())
 
 
+def test_the_peers_worker_needs_nothing_of_ours_but_the_file_beside_it(tmp_path: Path) -> None:
+    for name in ("recurrent_fastai.py", "workers.py"):
+        shutil.copy(recurrent_fastai.__file__.replace("recurrent_fastai.py", name), tmp_path)
+    (tmp_path / "nlpbp.py").write_text("raise ImportError('nlpbp is not installed here')\n")
+    (tmp_path / "fastai.py").write_text("raise ImportError('nor is fastai')\n")
+    command = [sys.executable, str(tmp_path / "recurrent_fastai.py"), str(tmp_path), "interop"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, json.loads(done.stdout)) == (0, {"missing": "nor is fastai"}), done.stderr
+    shutil.copy(recurrent_worker.__file__, tmp_path)  # ours does need nlpbp: the control
+    command[1] = str(tmp_path / "recurrent_worker.py")
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert "nlpbp is not installed here" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
@@ -242,8 +256,3 @@ def test_a_mistake_in_the_command_is_named(tmp_path: Path, arguments: list[str],
 def benchmark(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(SCRIPTS / "benchmark.py"), *arguments]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120)
-
-
-@pytest.mark.parametrize("module", [recurrent, recurrent_fastai, recurrent_worker])
-def test_the_examples_in_docstrings_run(module: Any) -> None:
-    assert doctest.testmod(module).failed == 0

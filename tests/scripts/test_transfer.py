@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import doctest
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from benchmarks import transfer
-from benchmarks.transfer import METHODS, Reviews, draw, summary
+
+from nlpbp.benchmarks import transfer
+from nlpbp.benchmarks.transfer import METHODS, Reviews, draw, summary
 
 RUNS = [
     {"method": method, "budget": 40, "seed": seed, "accuracy": accuracy, "seconds": 1.0}
@@ -62,7 +62,3 @@ def test_a_sample_is_balanced_and_follows_from_its_seed() -> None:
     assert drawn.targets.sum() == 10
     assert drawn.texts == draw(train, 20, seed=1).texts != draw(train, 20, seed=2).texts
     assert all(int(text) % 2 == target for text, target in zip(drawn.texts, drawn.targets, strict=True))
-
-
-def test_the_examples_in_the_docstrings_hold() -> None:
-    assert doctest.testmod(transfer).failed == 0

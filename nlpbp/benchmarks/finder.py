@@ -23,12 +23,12 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from benchmarks.transfer import described
-from benchmarks.workers import Record, cpu_name, say, write_json
 from sklearn.datasets import load_digits
 from torch import nn
 
 from nlpbp import config as sections
+from nlpbp.benchmarks.transfer import described
+from nlpbp.benchmarks.workers import Record, cpu_name, say, write_json
 from nlpbp.core.batch import Batch
 from nlpbp.core.groups import layer_groups, no_decay_names, parameter_groups
 from nlpbp.core.optim import adamw
@@ -44,7 +44,10 @@ from nlpbp.vision.blocks import residual_net
 from recipes import lm_awd_lstm, transformer_sentiment, ulmfit
 
 SUGGESTIONS = ("steepest", "valley", "min_div_10", "edge_div_10", "edge_div_30")
+DIGITS_BATCH, BASE_RATE = 32, 1e-3  # the rate that a sweep's schedules, and those of the grid, are multiples of
 CHANCE_BELOW = 0.01  # of accuracy: a rate this close to the grid's best is as good as the best
+
+Positions = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -231,42 +234,32 @@ def _kept(found: Record) -> Record:
     return {name: found[name] for name in ("suggestions", "refused", "curves")}
 
 
+@dataclass(frozen=True)
+class Digits:
+    """scikit-learn's digits [n, 1, 8, 8] with their labels, and the positions to train on and to score on."""
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    train: Positions
+    held_out: Positions
+
+
+def read_digits() -> Digits:
+    """Read the digits and hold out three in ten."""
+    images, labels = load_digits(return_X_y=True)
+    order = epoch_order(len(labels), seed=0, epoch=0)
+    train, held_out = np.split(order, [int(0.7 * len(order))])
+    return Digits(torch.tensor(images, dtype=torch.float32).view(-1, 1, 8, 8) / 16.0, torch.tensor(labels), train, held_out)
+
+
 def digits_task(settings: Settings) -> Task:
     """Train a small residual net on scikit-learn's digits, in a plain loop."""
-    images, labels = load_digits(return_X_y=True)
-    inputs, targets = torch.tensor(images, dtype=torch.float32).view(-1, 1, 8, 8) / 16.0, torch.tensor(labels)
-    order = epoch_order(len(targets), seed=0, epoch=0)
-    train, held_out = np.split(order, [int(0.7 * len(order))])
-    epochs, size = 4 * settings.epochs, 32
-
-    def make(seed: int) -> tuple[nn.Module, Any, Accelerator, Callable[[Schedule, int, int], Iterator[Step]]]:
-        accelerator = start(seed=seed)
-        torch.manual_seed(seed)
-        net = residual_net(in_channels=1, num_labels=10)
-        groups = parameter_groups(layer_groups(net), lr=1e-3, weight_decay=0.01, no_decay=no_decay_names(net))
-        model, optimizer = accelerator.prepare(net, adamw(groups))
-
-        def make_steps(schedule: Schedule, total_steps: int, number: int) -> Iterator[Step]:
-            passes = math.ceil(total_steps * size / len(train))
-            ids = np.concatenate([train[epoch_order(len(train), seed=seed, epoch=100 * number + p)] for p in range(passes)])
-            parts = np.array_split(ids, max(1, len(ids) // size))[:total_steps]
-            return train_steps(
-                model,
-                ([Batch({"images": inputs[part]}, targets[part], torch.from_numpy(part))] for part in parts),
-                optimizer,
-                accelerator=accelerator,
-                loss_fn=lambda model, batch: task_loss(model(**batch.inputs), _labels(batch), task="single_label"),
-                schedule=schedule,
-                total_steps=total_steps,
-                seed=seed,
-            )
-
-        return model, optimizer, accelerator, make_steps
+    digits, epochs = read_digits(), 4 * settings.epochs
 
     def suggest(seed: int) -> Record:
-        model, optimizer, accelerator, make_steps = make(seed)
+        model, optimizer, accelerator = digits_model(seed)
         found = find_rate(
-            make_steps,
+            digits_steps(digits, model, optimizer, accelerator=accelerator, seed=seed),
             model=model,
             optimizer=optimizer,
             accelerator=accelerator,
@@ -277,15 +270,51 @@ def digits_task(settings: Settings) -> Task:
         return _kept(asdict(found))
 
     def score(rate: float, seed: int) -> float:
-        model, _, _, make_steps = make(seed)
-        schedule, total_steps = one_cycle(), epochs * len(train) // size
-        for _ in make_steps(lambda progress: schedule(progress) * rate / 1e-3, total_steps, 1):
+        model, optimizer, accelerator = digits_model(seed)
+        make_steps = digits_steps(digits, model, optimizer, accelerator=accelerator, seed=seed)
+        schedule, total_steps = one_cycle(), epochs * len(digits.train) // DIGITS_BATCH
+        for _ in make_steps(lambda progress: schedule(progress) * rate / BASE_RATE, total_steps, 1):
             pass
         model.eval()
         with torch.inference_mode():
-            return float((model(inputs[held_out]).argmax(dim=1) == targets[held_out]).float().mean())
+            answers = model(digits.images[digits.held_out]).argmax(dim=1)
+        return float((answers == digits.labels[digits.held_out]).float().mean())
 
     return Task(suggest, score)
+
+
+def digits_model(seed: int) -> tuple[nn.Module, Any, Accelerator]:
+    """Make the net and its optimizer, at a rate that schedules scale."""
+    accelerator = start(seed=seed)
+    torch.manual_seed(seed)
+    net = residual_net(in_channels=1, num_labels=10)
+    groups = parameter_groups(layer_groups(net), lr=BASE_RATE, weight_decay=0.01, no_decay=no_decay_names(net))
+    model, optimizer = accelerator.prepare(net, adamw(groups))
+    return model, optimizer, accelerator
+
+
+def digits_steps(
+    digits: Digits, model: nn.Module, optimizer: Any, *, accelerator: Accelerator, seed: int
+) -> Callable[[Schedule, int, int], Iterator[Step]]:
+    """Return what trains for so many steps under a schedule, on the digits in the order of that number."""
+    num, size = len(digits.train), DIGITS_BATCH
+
+    def make_steps(schedule: Schedule, total_steps: int, number: int) -> Iterator[Step]:
+        passes = math.ceil(total_steps * size / num)
+        ids = np.concatenate([digits.train[epoch_order(num, seed=seed, epoch=100 * number + p)] for p in range(passes)])
+        parts = np.array_split(ids, max(1, len(ids) // size))[:total_steps]
+        return train_steps(
+            model,
+            ([Batch({"images": digits.images[part]}, digits.labels[part], torch.from_numpy(part))] for part in parts),
+            optimizer,
+            accelerator=accelerator,
+            loss_fn=lambda model, batch: task_loss(model(**batch.inputs), _labels(batch), task="single_label"),
+            schedule=schedule,
+            total_steps=total_steps,
+            seed=seed,
+        )
+
+    return make_steps
 
 
 def _labels(batch: Batch) -> torch.Tensor:

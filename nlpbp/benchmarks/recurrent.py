@@ -17,10 +17,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from benchmarks.workers import Record, answer, go, median, say, worker, write_json
+from nlpbp.benchmarks.workers import Record, answer, go, median, say, worker, write_json
 
 SYSTEMS = ("ours", "fastai")
-WORKERS = {"ours": "recurrent-worker", "fastai": "recurrent-peer"}
+WORKERS = {"ours": "recurrent_worker", "fastai": "recurrent_fastai"}
 
 TEXT_ROUNDS, LANGUAGE_MODEL_ROUNDS, CLASSIFIER_ROUNDS = 3, 5, 3
 TEXT_PIECES = {"words": SYSTEMS, "subwords": ("ours",)}

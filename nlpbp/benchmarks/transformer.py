@@ -15,12 +15,12 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from benchmarks.workers import Record, answer, go, median, say, worker, write_json
+from nlpbp.benchmarks.workers import Record, answer, go, median, say, worker, write_json
 
 OTHERS = {"defaults": "Trainer's defaults", "best": "Trainer at its best"}
 SYSTEMS = ("ours", *OTHERS)
 NUM_BLOCKS = 5
-WORKER = "transformer-worker"
+WORKER = "transformer_worker"
 
 
 def run(out: Path, *, num_seeds: int, short: bool) -> None:

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-SCRIPT = Path(__file__).resolve().parent.parent / "benchmark.py"
+HERE = Path(__file__).resolve().parent
 # Nothing is fetched, and a GPU is left alone: this compares what CPU cores do.
 ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true"}
 
@@ -29,11 +29,11 @@ Record = dict[str, Any]
 
 @contextmanager
 def worker(
-    *arguments: str, python: str = sys.executable, environment: dict[str, str] | None = None
+    name: str, *arguments: str, python: str = sys.executable, environment: dict[str, str] | None = None
 ) -> Iterator[subprocess.Popen[str]]:
-    """Start the benchmark's script as a worker; it is ended with the block."""
+    """Run the module of this name beside this one, by its path, as a worker; it is ended with the block."""
     process = subprocess.Popen(
-        [python, str(SCRIPT), *arguments],
+        [python, str(HERE / f"{name}.py"), *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -19,11 +19,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
-from benchmarks.workers import Record, cpu_name, say, write_json
 from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
+from nlpbp.benchmarks.workers import Record, cpu_name, say, write_json
 from nlpbp.core.batch import Batch
 from nlpbp.core.groups import layer_groups, no_decay_names, parameter_groups
 from nlpbp.core.optim import adamw

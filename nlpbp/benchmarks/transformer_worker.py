@@ -5,6 +5,7 @@ All three see the same sentences and the same number of threads, and are timed, 
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import sys
@@ -17,9 +18,9 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from benchmarks.workers import answers, cpu_name, peak_memory_mib
 from torch import nn
 
+from nlpbp.benchmarks.workers import answers, cpu_name, peak_memory_mib
 from nlpbp.data.order import evaluation_batches, steps_per_epoch, training_plan
 from nlpbp.text.batches import batched_steps, collate, encode
 from nlpbp.text.transformer import load_classifier, load_config, load_tokenizer
@@ -279,31 +280,14 @@ def train_with_trainer(
         DataCollatorWithPadding,
         PrinterCallback,
         Trainer,
-        TrainerCallback,
         TrainingArguments,
         set_seed,
     )
-
-    class Told(TrainerCallback):
-        """Tells the watch, and stops when it says so."""
-
-        def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-            watch.begin(given["model"])
-
-        def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-            if not watch.step_done():
-                control.should_training_stop = True
 
     torch.set_num_threads(given.threads)
     set_seed(seed)
     tokenizer = load_tokenizer(given.model)
     model = AutoModelForSequenceClassification.from_pretrained(given.model, num_labels=len(given.label_names), dtype="float32")
-    tokens = tokenizer(given.train_texts, truncation=True, max_length=given.max_length)
-    # A plain list is what Trainer reads fastest; group_by_length finds the lengths of its texts by itself, before training starts.
-    examples = [
-        {name: values[index] for name, values in tokens.items()} | {"labels": label}
-        for index, label in enumerate(given.train_labels)
-    ]
     trainer = Trainer(
         model=model,
         args=TrainingArguments(
@@ -318,10 +302,55 @@ def train_with_trainer(
             report_to="none",
             disable_tqdm=True,
         ),
-        train_dataset=examples,
+        train_dataset=examples_for_trainer(given, tokenizer),
         data_collator=DataCollatorWithPadding(tokenizer),
         processing_class=tokenizer,
-        callbacks=[Told()],
+        callbacks=[callback_of(watch)],
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train()
+
+
+def examples_for_trainer(given: Work, tokenizer: Any) -> list[Any]:
+    """Return tokens and label of each text.
+
+    A plain list is what Trainer reads fastest; group_by_length finds the lengths of its texts by itself, before training starts.
+    """
+    tokens = tokenizer(given.train_texts, truncation=True, max_length=given.max_length)
+    return [
+        {name: values[index] for name, values in tokens.items()} | {"labels": label}
+        for index, label in enumerate(given.train_labels)
+    ]
+
+
+def callback_of(watch: Watch) -> Any:
+    """Return a callback of Trainer's that tells the watch of each step, and stops when it says so."""
+    from transformers import TrainerCallback
+
+    class Told(TrainerCallback):
+        """Tells the watch, and stops when it says so."""
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+            watch.begin(given["model"])
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+            if not watch.step_done():
+                control.should_training_stop = True
+
+    return Told()
+
+
+def main() -> None:
+    """Be the worker that the command line names."""
+    parser = argparse.ArgumentParser(description="One system of the benchmark `transformer`.")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("mode", choices=["prepare", "blocks", "whole"])
+    parser.add_argument("--system", default="ours")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--short", action="store_true")
+    given = parser.parse_args()
+    work(given.folder, given.mode, system=given.system, seed=given.seed, short=given.short)
+
+
+if __name__ == "__main__":
+    main()

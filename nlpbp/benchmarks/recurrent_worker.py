@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,9 @@ import numpy as np
 import torch
 import transformers
 from accelerate import Accelerator
-from benchmarks.workers import Laps, Record, answers, cpu_name, serve
 from torch import Tensor, nn
 
+from nlpbp.benchmarks.workers import Laps, Record, answers, cpu_name, serve
 from nlpbp.core.batch import Batch, LossFn
 from nlpbp.core.freezing import freeze_to
 from nlpbp.core.groups import layer_groups
@@ -31,6 +32,7 @@ from nlpbp.train.evaluate import predict
 from nlpbp.train.loop import Step, train_steps
 from nlpbp.train.setup import precision_of, start
 
+MODES = ("prepare", "interop", "texts", "language_model", "classifier")
 SAMPLE_BATCHES, STEPS = 5, 3  # of fastai's classifier, and of the language model a block
 PEER_BATCH_SIZE = 64  # fastai's default
 
@@ -164,18 +166,47 @@ def read_documents(folder: Path, chosen: np.ndarray[Any, Any] | None = None) -> 
     return Encoded(tokens, np.concatenate([[0], np.cumsum(lengths)]), None, none, none)
 
 
+def read_tokenizer(folder: Path) -> Any:
+    """Return a tokenizer of the words that fastai found."""
+    return word_tokenizer(json.loads((folder / "vocab.json").read_text(encoding="utf-8")))
+
+
 def language_model_pieces(folder: Path, given: Record) -> dict[str, Callable[[], Record]]:
     """Return the pieces of the language model's worker: some steps of training, with the loss as it comes and over every token."""
+    laps, estimates = Laps(), True
+    steps = language_model_steps(folder, given, laps=laps, estimates=lambda: estimates)
+
+    def block(num: int, *, estimate: bool = True) -> Record:
+        nonlocal estimates
+        estimates = estimate
+        laps.start()
+        tokens, step = 0, None
+        for _ in range(num):
+            step = next(steps)
+            laps.lap("step")
+            tokens += step.num_items
+        assert step is not None
+        return laps.record() | {"steps": num, "tokens": tokens, "loss": step.loss}
+
+    num_steps = given["language_model_steps"]
+    return {
+        "warm-up": lambda: block(1, estimate=False),  # the larger peak
+        "block": lambda: block(num_steps),
+        "every_token": lambda: block(num_steps, estimate=False),
+    }
+
+
+def language_model_steps(folder: Path, given: Record, *, laps: Laps, estimates: Callable[[], bool]) -> Iterator[Step]:
+    """Train the recipe's language model on fastai's tokens; `estimates` tells each step whether its loss is estimated."""
     from nlpbp.text.recurrent import model_options, new_language_model
     from nlpbp.trainers.language_model import Reading, recurrent_training
 
     config = recipe_config(short=given["short"])
     accelerator = start(seed=config.seed, precision=given["precision"], threads=given["threads"])
-    encoded = read_documents(folder)
-    tokenizer = word_tokenizer(json.loads((folder / "vocab.json").read_text(encoding="utf-8")))
+    encoded, tokenizer = read_documents(folder), read_tokenizer(folder)
     model = new_language_model(model_options(config.model, tokenizer), dropout=config.lm.dropout, seed=config.seed)
     training = recurrent_training(config.lm, {"train": encoded}, cycles=config.cycles, backwards=False)
-    carried, laps, estimates = CarriedState(training.num_rows), Laps(), True
+    carried = CarriedState(training.num_rows)
     every_token = Reading(recurrent=True, activation=config.lm.activation, temporal=config.lm.temporal)
     as_it_comes = replace(every_token, num_sampled=config.lm.sampled)
     losses = {True: as_it_comes.loss_fn(carried), False: every_token.loss_fn(carried)}
@@ -192,39 +223,21 @@ def language_model_pieces(folder: Path, given: Record) -> dict[str, Callable[[],
         seed=config.seed,
         carried=carried,
     )
-    steps = train_steps(
+    for step in train_steps(
         trained,
         windows,
         optimizer,
         accelerator=accelerator,
-        loss_fn=timed_loss(lambda model, batch: losses[estimates](model, batch), laps, accelerator=accelerator, body=model.model),
+        loss_fn=timed_loss(lambda model, batch: losses[estimates()](model, batch), laps, accelerator=accelerator, body=model.model),
         count=count_targets,
         schedule=training.schedule,
         momentum=training.momentum,
         total_steps=training.total_steps,
         max_grad_norm=training.max_grad_norm,
         seed=config.seed,
-    )
-
-    def block(num: int, *, estimate: bool = True) -> Record:
-        nonlocal estimates
-        estimates = estimate
-        laps.start()
-        tokens, step = 0, None
-        for _ in range(num):
-            step = next(steps)
-            carried.commit()
-            laps.lap("step")
-            tokens += step.num_items
-        assert step is not None
-        return laps.record() | {"steps": num, "tokens": tokens, "loss": step.loss}
-
-    num_steps = given["language_model_steps"]
-    return {
-        "warm-up": lambda: block(1, estimate=False),  # the larger peak
-        "block": lambda: block(num_steps),
-        "every_token": lambda: block(num_steps, estimate=False),
-    }
+    ):
+        carried.commit()
+        yield step
 
 
 def timed_loss(loss_fn: LossFn, laps: Laps, *, accelerator: Accelerator, body: nn.Module) -> LossFn:
@@ -246,75 +259,129 @@ def timed_loss(loss_fn: LossFn, laps: Laps, *, accelerator: Accelerator, body: n
     return timed
 
 
+@dataclass
+class Classifier:
+    """The recipe's classifier; `trained` is what the last training has prepared of `model`."""
+
+    config: Any
+    accelerator: Accelerator
+    tokenizer: Any
+    model: nn.Module
+    trained: nn.Module
+
+
 def classifier_pieces(folder: Path, given: Record) -> dict[str, Callable[[], Record]]:
     """Return the pieces of the classifier's worker: an epoch over the sample, unfrozen and frozen, and its prediction."""
+    labels = np.array(given["labels"])
+    classifier = make_classifier(folder, given)
+    chosen = np.load(folder / "sample.npy")
+    sample, sample_labels = read_documents(folder, chosen), labels[chosen]
+
+    def predict_fp32() -> Record:
+        return prediction(classifier, classifier.accelerator.unwrap_model(classifier.trained, keep_fp32_wrapper=False), sample)
+
+    return {
+        "warm-up": lambda: longest_batch(classifier, read_documents(folder), labels),
+        "unfrozen": lambda: epoch(classifier, sample, sample_labels, train_last=None),
+        "frozen": lambda: epoch(classifier, sample, sample_labels, train_last=1),
+        "predict": lambda: prediction(classifier, classifier.trained, sample),
+        "predict_fp32": predict_fp32,
+    }
+
+
+def make_classifier(folder: Path, given: Record) -> Classifier:
+    """Make the recipe's classifier over the words that fastai found."""
     from nlpbp.text.recurrent import model_options, new_classifier
-    from nlpbp.trainers.recurrent_stages import stage_trainings
-    from nlpbp.trainers.stages import prepare_again
 
     config = recipe_config(short=given["short"])
     accelerator = start(seed=config.seed, precision=given["precision"], threads=given["threads"])
-    tokenizer = word_tokenizer(json.loads((folder / "vocab.json").read_text(encoding="utf-8")))
-    labels = np.array(given["labels"])
+    tokenizer = read_tokenizer(folder)
     names = [str(label) for label in sorted(set(given["labels"]))]
     model: nn.Module = new_classifier(
         model_options(config.model, tokenizer), task="single_label", labels=names, dropout=config.dropout.scale, seed=config.seed
     )
-    chosen = np.load(folder / "sample.npy")
-    sample, sample_labels = read_documents(folder, chosen), labels[chosen]
-    counts = {"documents": len(sample), "tokens": len(sample.tokens)}
-    trained = model
+    return Classifier(config, accelerator, tokenizer, model, trained=model)
 
-    def train(
-        plan: Iterator[list[Any]], encoded: Encoded, labels: Any, *, train_last: int | None, total_steps: int
-    ) -> Iterator[Step]:
-        nonlocal trained
-        stage = replace(config.stages[-1], train_last=train_last)
-        (training,) = stage_trainings([stage], config.optim, config.cycles)
-        groups = layer_groups(accelerator.unwrap_model(trained))
-        freeze_to(groups, train_last=train_last)
-        trained, optimizer = prepare_again(accelerator, trained, training.make_optimizer(model, groups))
-        return train_steps(
-            trained,
-            batched_steps(plan, encoded, tokenizer=tokenizer, labels=labels),
-            optimizer,
-            accelerator=accelerator,
-            loss_fn=classifier_loss(task="single_label", label_smoothing=config.optim.label_smoothing),
-            schedule=training.schedule,
-            momentum=training.momentum,
-            total_steps=total_steps,
-            max_grad_norm=config.optim.max_grad_norm,
-            seed=config.seed,
-        )
 
-    def epoch(*, train_last: int | None) -> Record:
-        lengths = sample.padded_lengths
-        plan = training_plan(lengths, size=config.batch.size, num_micro_batches=1, epochs=1, seed=config.seed)
-        num = steps_per_epoch(lengths, size=config.batch.size)
-        steps = train(plan, sample, sample_labels, train_last=train_last, total_steps=num)
-        started = time.perf_counter()
-        last = list(steps)[-1]
-        return {"seconds": time.perf_counter() - started, "steps": num, "loss": last.loss} | counts
+def train(
+    classifier: Classifier,
+    plan: Iterator[list[Any]],
+    encoded: Encoded,
+    labels: Any,
+    *,
+    train_last: int | None,
+    total_steps: int,
+) -> Iterator[Step]:
+    """Train by a plan as the recipe's last stage does, all layers or the last ones."""
+    from nlpbp.trainers.recurrent_stages import stage_trainings
+    from nlpbp.trainers.stages import prepare_again
 
-    def longest() -> Record:
-        documents = read_documents(folder)
-        steps = grouped_steps(documents.padded_lengths, size=config.batch.size, seed=config.seed, epoch=0)
-        step = max(steps, key=lambda step: int(documents.padded_lengths[step].max()))
-        started = time.perf_counter()
-        list(train(iter([[step]]), documents, labels, train_last=None, total_steps=1))
-        tokens = int(documents.lengths[step].sum())
-        return {"seconds": time.perf_counter() - started, "documents": len(step), "tokens": tokens}
+    config, accelerator = classifier.config, classifier.accelerator
+    stage = replace(config.stages[-1], train_last=train_last)
+    (training,) = stage_trainings([stage], config.optim, config.cycles)
+    groups = layer_groups(accelerator.unwrap_model(classifier.trained))
+    freeze_to(groups, train_last=train_last)
+    optimizer = training.make_optimizer(classifier.model, groups)
+    classifier.trained, optimizer = prepare_again(accelerator, classifier.trained, optimizer)
+    return train_steps(
+        classifier.trained,
+        batched_steps(plan, encoded, tokenizer=classifier.tokenizer, labels=labels),
+        optimizer,
+        accelerator=accelerator,
+        loss_fn=classifier_loss(task="single_label", label_smoothing=config.optim.label_smoothing),
+        schedule=training.schedule,
+        momentum=training.momentum,
+        total_steps=total_steps,
+        max_grad_norm=config.optim.max_grad_norm,
+        seed=config.seed,
+    )
 
-    def prediction(model: nn.Module) -> Record:
-        started = time.perf_counter()
-        plan = evaluation_batches(sample.padded_lengths, max_tokens=config.batch.evaluation_tokens)
-        predict(model, plan, partial(collate, sample, tokenizer=tokenizer), accelerator=accelerator)
-        return {"seconds": time.perf_counter() - started} | counts
 
-    return {
-        "warm-up": longest,
-        "unfrozen": lambda: epoch(train_last=None),
-        "frozen": lambda: epoch(train_last=1),
-        "predict": lambda: prediction(trained),
-        "predict_fp32": lambda: prediction(accelerator.unwrap_model(trained, keep_fp32_wrapper=False)),
-    }
+def epoch(classifier: Classifier, sample: Encoded, labels: Any, *, train_last: int | None) -> Record:
+    """Train for an epoch over the sample."""
+    lengths, config = sample.padded_lengths, classifier.config
+    plan = training_plan(lengths, size=config.batch.size, num_micro_batches=1, epochs=1, seed=config.seed)
+    num = steps_per_epoch(lengths, size=config.batch.size)
+    steps = train(classifier, plan, sample, labels, train_last=train_last, total_steps=num)
+    started = time.perf_counter()
+    last = list(steps)[-1]
+    return {"seconds": time.perf_counter() - started, "steps": num, "loss": last.loss} | counts(sample)
+
+
+def longest_batch(classifier: Classifier, documents: Encoded, labels: Any) -> Record:
+    """Train on the batch with the longest text of all, which sets the peak memory of an epoch."""
+    config, lengths = classifier.config, documents.padded_lengths
+    steps = grouped_steps(lengths, size=config.batch.size, seed=config.seed, epoch=0)
+    step = max(steps, key=lambda step: int(lengths[step].max()))
+    started = time.perf_counter()
+    list(train(classifier, iter([[step]]), documents, labels, train_last=None, total_steps=1))
+    tokens = int(documents.lengths[step].sum())
+    return {"seconds": time.perf_counter() - started, "documents": len(step), "tokens": tokens}
+
+
+def prediction(classifier: Classifier, model: nn.Module, sample: Encoded) -> Record:
+    """Answer for the sample with `model`, the prepared one or the bare one, which is in fp32."""
+    started = time.perf_counter()
+    plan = evaluation_batches(sample.padded_lengths, max_tokens=classifier.config.batch.evaluation_tokens)
+    predict(model, plan, partial(collate, sample, tokenizer=classifier.tokenizer), accelerator=classifier.accelerator)
+    return {"seconds": time.perf_counter() - started} | counts(sample)
+
+
+def counts(sample: Encoded) -> Record:
+    """Count documents and their tokens."""
+    return {"documents": len(sample), "tokens": len(sample.tokens)}
+
+
+def main() -> None:
+    """Be the worker that the command line names."""
+    parser = argparse.ArgumentParser(description="Our side of the benchmark `recurrent`.")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("mode", choices=MODES)
+    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--short", action="store_true")
+    given = parser.parse_args()
+    work(given.folder, given.mode, precision=given.precision, short=given.short)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,4 +1,4 @@
-"""How every script that takes a recipe takes it: `SCRIPT [RECIPE] [--tiny] [--config FILE] [--data.train ...]`.
+"""What commands share: how one is run, and how it takes a recipe: `COMMAND [RECIPE] [--tiny] [--config FILE] [--data.train ...]`.
 
 Nothing heavy is imported before the recipe is chosen, so that `--help` answers at once.
 """
@@ -17,12 +17,15 @@ from typing import Any
 
 DEFAULT_RECIPE = "transformer_sentiment"
 
+Command = Callable[[Sequence[str], str], None]
+"""A command's body: it takes the arguments, and the program as it was called, for the usage lines."""
 
-def main(run: Callable[[Sequence[str]], None]) -> None:
-    """Run a script's body; a user's mistake ends in one message and its exit code, without a traceback."""
+
+def run_command(command: Command, program: str) -> None:
+    """Run a command with the process's arguments; a user's mistake ends in one message and its exit code, without a traceback."""
     quiet()
     try:
-        run(sys.argv[1:])
+        command(sys.argv[1:], program)
     except BrokenPipeError:
         sys.exit(0)
     except Exception as error:
@@ -30,12 +33,8 @@ def main(run: Callable[[Sequence[str]], None]) -> None:
         if not isinstance(code, int) or not isinstance(error, ValueError):
             raise
         if os.environ.get("RANK", "0") == "0":
+            from nlpbp.config.secrets import redact
             from nlpbp.data.exports import printable
-
-            try:
-                from nlpbp.config.secrets import redact
-            except ImportError:  # another package's `recipes` is in the way, which is what the message says
-                redact = str  # type: ignore[assignment]
 
             print(f"error: {printable(redact(str(error)))}", file=sys.stderr)
         if os.environ.get("NLPBP_TRACEBACK"):
@@ -63,11 +62,14 @@ def leave_out_broken_torchvision() -> None:
 
 
 def choose_recipe(arguments: Sequence[str], *, usage: str) -> tuple[ModuleType, list[str]]:
-    """Import the recipe that `arguments` name first (or the default one); return it with the arguments that are left."""
+    """Import the recipe that `arguments` name first (or the default one); return it with the arguments that are left.
+
+    `--help` in its place prints `usage` and the recipes, and ends the process.
+    """
     recipes = known_recipes()
     rest = list(arguments)
     if rest[:1] in (["-h"], ["--help"]):
-        print(usage)
+        print(f"usage: {usage}")
         print("\nrecipes:")
         for name, (_, line) in recipes.items():
             print(f"  {name:<24}{line}")
@@ -103,9 +105,10 @@ def parse_config(recipe: ModuleType, arguments: Sequence[str], *, program: str) 
     import tyro
 
     from nlpbp.config.files import load, refuse_misspelt
+    from nlpbp.config.renamed import rename_flags
     from nlpbp.core.errors import ConfigError
 
-    rest = list(arguments)
+    rest = rename_flags(recipe.Config, arguments)
     file = take_value(rest, "--config")
     is_tiny = "--tiny" in rest
     if is_tiny:

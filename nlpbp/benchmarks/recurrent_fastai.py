@@ -1,20 +1,27 @@
 """fastai at work for the benchmark `recurrent`, in an environment that needs nothing of ours: torch, numpy and fastai alone.
 
-It runs as its documentation has it: its learners for text, its data loaders, one cycle, its own default for whatever is not given.
+It is started by its path, as `python recurrent_fastai.py FOLDER MODE`, and finds `workers.py` beside it. fastai runs as its
+documentation has it: its learners for text, its data loaders, one cycle, its own default for whatever is not given.
 """
 
 from __future__ import annotations
 
+import argparse
 import importlib.metadata
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from benchmarks.workers import Laps, Record, answers, serve
 
+if TYPE_CHECKING or __name__ != "__main__":
+    from nlpbp.benchmarks.workers import Laps, Record, answers, serve
+else:
+    from workers import Laps, Record, answers, serve
+
+MODES = ("interop", "texts", "language_model", "classifier")
 CHUNK = 50  # batches that fastai's SortedDL sorts by length at a time
 INTEROP_WORDS, INTEROP_ROWS, INTEROP_WINDOW = 1000, 8, 70
 
@@ -248,3 +255,16 @@ def save_model(folder: Path, given: Record) -> Record:
     arrays = {f"layer{index}": output.numpy() for index, output in enumerate(outputs)}
     np.savez(folder / "interop.npz", tokens=tokens.numpy(), decoded=torch.cat(decoded).numpy(), **arrays)  # type: ignore[arg-type]
     return {"fastai": importlib.metadata.version("fastai"), "torch": torch.__version__}
+
+
+def main() -> None:
+    """Be the worker that the command line names."""
+    parser = argparse.ArgumentParser(description="fastai's side of the benchmark `recurrent`.")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("mode", choices=MODES)
+    given = parser.parse_args()
+    work(given.folder, given.mode)
+
+
+if __name__ == "__main__":
+    main()

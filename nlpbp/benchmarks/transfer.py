@@ -22,12 +22,12 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from benchmarks.workers import Record, cpu_name, say, write_json
 from scipy import stats
 from sklearn.linear_model import LogisticRegressionCV
 from transformers import AutoModel
 
 from nlpbp import config as sections
+from nlpbp.benchmarks.workers import Record, cpu_name, say, write_json
 from nlpbp.data.order import evaluation_batches
 from nlpbp.data.packaged import packaged_model
 from nlpbp.data.parts import load_inputs
