@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,13 +17,13 @@ SECONDS = 120  # a cell may take: the page promises less for all of them
 HAS_ESTIMATORS = importlib.util.find_spec("nlpbp.estimators") is not None
 
 
-def execute(notebook: "nbformat.NotebookNode", folder: Path) -> "nbformat.NotebookNode":
+def execute(notebook: Any, folder: Path) -> Any:
     """Run every cell in a kernel of its own that stands in `folder`, and return the notebook with its outputs."""
     client = nbclient.NotebookClient(notebook, timeout=SECONDS, resources={"metadata": {"path": str(folder)}})
     return client.execute(env={**os.environ, "HF_HUB_OFFLINE": "1"})
 
 
-def shown(notebook: "nbformat.NotebookNode", source: str) -> str:
+def shown(notebook: Any, source: str) -> str:
     """Return all text that the cell with `source` in it prints or shows."""
     (cell,) = [cell for cell in notebook.cells if cell.cell_type == "code" and source in cell.source]
     texts = [output.get("text", "") for output in cell.outputs]
@@ -32,7 +33,7 @@ def shown(notebook: "nbformat.NotebookNode", source: str) -> str:
 @pytest.mark.skipif(not HAS_ESTIMATORS, reason="nlpbp.estimators is not there")
 def test_the_notebook_runs_and_its_model_beats_chance(tmp_path: Path) -> None:
     done = execute(nbformat.read(NOTEBOOK, as_version=4), tmp_path)
-    assert float(shown(done, "classifier.score")) > 0.55
+    assert float(shown(done, "classifier.score").split()[-1]) > 0.6  # after a progress bar
     assert "tf-idf" in shown(done, "result.baselines")
     assert (tmp_path / "runs" / "transformer_sentiment-1" / "result.json").is_file()
 
