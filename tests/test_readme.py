@@ -115,7 +115,7 @@ def training(rest: list[str], *, sweeps: bool) -> list[str]:
     flags = {flag: values.split() for flag, values in given if flag not in ("--model.name", "--tiny", "--out")}
     flags |= {flag: [value] for flag, value in SMALL.items() if flag in flags}
     flags["--threads"] = ["1"]
-    if sweeps or flags.get("--optim.lr") == ["auto"]:
+    if sweeps or flags.get("--optim.lr") == ["auto"] or flags.get("--config") == ["stages.yaml"]:
         flags |= {"--finder.orders": ["1"], "--finder.num_steps": ["40"]}
     if recipe in ([], ["image_classifier"], ["image_transfer"]) and not {"--config", "--cycles.cycles"} & set(flags):
         flags["--epochs"] = ["1"]
@@ -146,7 +146,7 @@ def write_csv(file: Path, columns: dict[str, list[str]]) -> None:
 
 def write_data(folder: Path) -> None:
     """Write a small file under every name that the pages use."""
-    table = tiny_reviews().columns
+    table = tiny_reviews(num_examples=120).columns
     texts, labels = table["text"], table["label"]
     count = len(texts)
     whole = {"text": texts, "label": labels, "author": [f"author {n % 60}" for n in range(count)]}
