@@ -4,6 +4,11 @@ from recipes import transformer_sentiment
 transformer_sentiment.run(transformer_sentiment.Config(epochs=2))
 """
 
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
 RECIPES = {
     "transformer_sentiment": (
         "recipes.transformer_sentiment",
@@ -18,3 +23,16 @@ RECIPES = {
     "lm_awd_lstm": ("recipes.lm_awd_lstm", "a recurrent language model on any texts"),
 }
 """Name of each recipe: where its module is and what it does. Nothing is imported before it is chosen."""
+
+
+def default_settings(name: Any) -> dict[str, Any] | None:
+    """Return a recipe's settings where nothing is said, as plain data; None for a recipe that is not one of ours.
+
+    >>> default_settings("ulmfit")["seed"], default_settings("my own")
+    (0, None)
+    """
+    if name not in RECIPES:
+        return None
+    from nlpbp.config.files import asdict
+
+    return asdict(importlib.import_module(RECIPES[name][0]).Config())

@@ -11,16 +11,15 @@ import numpy as np
 import torch
 
 from nlpbp import config as sections
-from nlpbp.config.limits import check_ranges
+from nlpbp.config.limits import check_limits
 from nlpbp.core.init import lsuv_
 from nlpbp.data.order import stage_seed
 from nlpbp.data.parts import Inputs
-from nlpbp.modalities.images import image_medium, load_images, num_channels, own_size, say_what_is_seen
-from nlpbp.runs.audit import audit_images
+from nlpbp.modalities.images import PreparedImages, image_modality, load_images, num_channels, own_size, say_what_is_seen
 from nlpbp.runs.folder import Run, open_run
 from nlpbp.runs.result import RunResult
 from nlpbp.trainers.classifier import train_classifier
-from nlpbp.trainers.image_stages import image_trainings
+from nlpbp.trainers.plans import image_plans
 from nlpbp.vision.pictures import collate_pictures
 from nlpbp.vision.pretrained import label_settings
 from nlpbp.vision.residual import ResidualConfig, ResidualForImageClassification, pixel_processor
@@ -31,23 +30,11 @@ LSUV_IMAGES = 64
 
 
 @dataclass(frozen=True)
-class Config(sections.ClassifierSettings):
+class Config(sections.ImageClassifierSettings):
     """Train a small residual net on labelled images from scratch."""
 
-    data: sections.Images = field(default_factory=sections.Images)
     model: sections.ResidualNet = field(default_factory=sections.ResidualNet)
-    optim: sections.ImageOptim = field(default_factory=sections.ImageOptim)
     augment: sections.ImageAugment = field(default_factory=lambda: sections.ImageAugment(preset="digits"))
-    batch: sections.ImageBatch = field(default_factory=sections.ImageBatch)
-    cycles: sections.Cycles = field(default_factory=sections.Cycles)
-    finder: sections.Finder = field(default_factory=sections.Finder)
-    checkpoint: sections.Checkpoints = field(default_factory=sections.Checkpoints)
-    report: sections.Report = field(default_factory=sections.Report)
-    epochs: int = 20
-    """Passes over the training data, where a stage does not say."""
-    stages: tuple[sections.ImageStage, ...] = (sections.ImageStage(),)
-    """The training, part by part: what trains, for how long, how fast, on images of what size (progressive resizing, practice T2).
-    A config file may list several."""
 
 
 def tiny() -> Config:
@@ -67,24 +54,23 @@ def run(config: Config) -> RunResult:
 
     Raises `NlpbpError` (with the place and the fix) for whatever a user can repair.
     """
-    check_ranges(config)
+    check_limits(config)
     with open_run(NAME, config) as run:
-        return _train(run, config)
+        return _train(run)
 
 
-def _train(run: Run, config: Config) -> RunResult:
-    inputs, shelf = load_images(run, config.data)
-    audit_images(run, inputs, config.report, shelf)
-    size, channels = config.data.size or own_size(shelf), num_channels(shelf)
-    say_what_is_seen(run, shelf, channels=channels, size=size)
+def _train(run: Run[Config]) -> RunResult:
+    config = run.settings
+    inputs, store = load_images(run)
+    size, channels = config.data.size or own_size(store), num_channels(store)
+    say_what_is_seen(run, store, channels=channels, size=size)
     model = new_net(config.model, inputs, channels=channels, size=size, seed=config.seed)
-    processor = pixel_processor(image_size=size)
-    medium = image_medium(run, config, inputs, shelf, model=model, processor=processor, channels=channels, base_model="nothing")
+    images = PreparedImages(run, inputs, store, pixel_processor(image_size=size), channels)
+    modality = image_modality(images, model=model, base_model="nothing")
     if config.model.init == "lsuv":
         some = np.arange(min(LSUV_IMAGES, len(inputs.train)))
-        pictures = medium.parts["train"]
-        lsuv_(model, collate_pictures(pictures, some).inputs)  # type: ignore[arg-type]  # they are pictures here
-    return train_classifier(run, config, inputs, model=model, trainings=image_trainings(config, lr=LR), medium=medium)
+        lsuv_(model, collate_pictures(images.pictures("train"), some).inputs)
+    return train_classifier(run, inputs, model=model, plans=image_plans(config, lr=LR), modality=modality)
 
 
 def new_net(wanted: sections.ResidualNet, inputs: Inputs, *, channels: int, size: int, seed: int) -> ResidualForImageClassification:

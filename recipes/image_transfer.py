@@ -11,13 +11,12 @@ from pathlib import Path
 import torch
 
 from nlpbp import config as sections
-from nlpbp.config.limits import check_ranges
-from nlpbp.modalities.images import image_medium, load_images, refuse_sizes, say_what_is_seen
-from nlpbp.runs.audit import audit_images
+from nlpbp.config.limits import check_limits
+from nlpbp.modalities.images import PreparedImages, image_modality, load_images, refuse_sizes, say_what_is_seen
 from nlpbp.runs.folder import CACHE, Run, open_run
 from nlpbp.runs.result import RunResult
 from nlpbp.trainers.classifier import train_classifier
-from nlpbp.trainers.image_stages import image_trainings
+from nlpbp.trainers.plans import image_plans
 from nlpbp.vision.pictures import size_of, with_size
 from nlpbp.vision.pretrained import channels_of, load_image_classifier, load_processor, tiny_residual
 
@@ -35,18 +34,11 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Config(sections.ClassifierSettings):
+class Config(sections.ImageClassifierSettings):
     """Fine-tune a pretrained image classifier on your labels."""
 
-    data: sections.Images = field(default_factory=sections.Images)
     model: Model = field(default_factory=Model)
     optim: sections.ImageOptim = field(default_factory=lambda: sections.ImageOptim(layer_decay=0.7))
-    augment: sections.ImageAugment = field(default_factory=sections.ImageAugment)
-    batch: sections.ImageBatch = field(default_factory=sections.ImageBatch)
-    cycles: sections.Cycles = field(default_factory=sections.Cycles)
-    finder: sections.Finder = field(default_factory=sections.Finder)
-    checkpoint: sections.Checkpoints = field(default_factory=sections.Checkpoints)
-    report: sections.Report = field(default_factory=sections.Report)
     epochs: int = 4
     """Passes over the training data, where a stage does not say."""
     stages: tuple[sections.ImageStage, ...] = (sections.ImageStage(epochs=1, train_last=1), sections.ImageStage())
@@ -70,14 +62,14 @@ def run(config: Config) -> RunResult:
 
     Raises `NlpbpError` (with the place and the fix) for whatever a user can repair.
     """
-    check_ranges(config)
+    check_limits(config)
     with open_run(NAME, config) as run:
-        return _fine_tune(run, config)
+        return _fine_tune(run)
 
 
-def _fine_tune(run: Run, config: Config) -> RunResult:
-    inputs, shelf = load_images(run, config.data)
-    audit_images(run, inputs, config.report, shelf)
+def _fine_tune(run: Run[Config]) -> RunResult:
+    config = run.settings
+    inputs, store = load_images(run)
     name = model_folder(config.model.name)
     processor = load_processor(name)
     torch.manual_seed(config.seed)
@@ -87,12 +79,11 @@ def _fine_tune(run: Run, config: Config) -> RunResult:
         processor = with_size(processor, config.data.size)
     refuse_sizes(config.stages, model)
     channels = channels_of(model)
-    say_what_is_seen(run, shelf, channels=channels, size=size_of(processor))
+    say_what_is_seen(run, store, channels=channels, size=size_of(processor))
     lr = LR if sum(p.numel() for p in model.parameters()) > SMALL else SMALL_LR
-    medium = image_medium(
-        run, config, inputs, shelf, model=model, processor=processor, channels=channels, base_model=config.model.name
-    )
-    return train_classifier(run, config, inputs, model=model, trainings=image_trainings(config, lr=lr), medium=medium)
+    images = PreparedImages(run, inputs, store, processor, channels)
+    modality = image_modality(images, model=model, base_model=config.model.name)
+    return train_classifier(run, inputs, model=model, plans=image_plans(config, lr=lr), modality=modality)
 
 
 def model_folder(name: str) -> str:

@@ -8,18 +8,24 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from nlpbp import config as sections
-from nlpbp.config.limits import check_ranges, refuse_classifier_settings
+from nlpbp.config.limits import check_limits, refuse_classifier_settings
 from nlpbp.core.errors import ConfigError
-from nlpbp.data.corpus import load_corpus
 from nlpbp.modalities.documents import encode_documents, start_from, tokenizer_for
 from nlpbp.modalities.texts import identity
-from nlpbp.runs.agreement import the_same_everywhere
-from nlpbp.runs.audit import audit_corpus
 from nlpbp.runs.folder import Run, open_run
+from nlpbp.runs.inputs import read_corpus
 from nlpbp.runs.result import RunResult
 from nlpbp.text.recurrent import load_language_model, model_options, new_language_model
-from nlpbp.trainers.classifier import as_saved
-from nlpbp.trainers.language_model import Reading, finish_language_model, recurrent_training, score, train_language_model
+from nlpbp.trainers.language_model import (
+    LanguageModelData,
+    Reading,
+    TrainedModel,
+    finish_language_model,
+    recurrent_plan,
+    score,
+    train_language_model,
+)
+from nlpbp.trainers.stages import as_saved
 
 NAME = "lm_awd_lstm"
 
@@ -33,10 +39,6 @@ class Config(sections.RunSettings):
     tokenizer: sections.Tokenizer = field(default_factory=sections.Tokenizer)
     lm: sections.LanguageModel = field(default_factory=sections.LanguageModel)
     batch: sections.MicroBatches = field(default_factory=sections.MicroBatches)
-    cycles: sections.Cycles = field(default_factory=sections.Cycles)
-    finder: sections.Finder = field(default_factory=sections.Finder)
-    checkpoint: sections.Checkpoints = field(default_factory=sections.Checkpoints)
-    report: sections.Report = field(default_factory=sections.Report)
 
 
 def tiny() -> Config:
@@ -54,58 +56,39 @@ def run(config: Config) -> RunResult:
 
     Raises `NlpbpError` (with the place and the fix) for whatever a user can repair.
     """
-    check_ranges(config)
+    check_limits(config)
     refuse_classifier_settings(config)
     if config.lm.steps == 0:
         raise ConfigError("trains nothing", column="lm.steps", hint="give 1 or more")
     with open_run(NAME, config) as run:
-        return _train(run, config)
+        return _train(run)
 
 
-def _train(run: Run, config: Config) -> RunResult:
-    corpus = the_same_everywhere(run, lambda: load_corpus(config.data))
-    for note in corpus.notes:
-        run.say(note)
-    audit_corpus(run, corpus, config.report)
+def _train(run: Run[Config]) -> RunResult:
+    config = run.settings
+    corpus = read_corpus(run, config.data)
     given = load_language_model(config.lm.init, dropout=config.lm.dropout) if config.lm.init else None
     tokenizer = tokenizer_for(run, corpus.train, config.tokenizer, given=given and given[1])
     encoded = encode_documents(run, dict(corpus.parts), tokenizer=tokenizer)
+    data = LanguageModelData(encoded, tokenizer, identity(corpus, tokenizer))
     lm, options = config.lm, model_options(config.model, tokenizer)
     model = start_from(run, given, tokenizer) if given else new_language_model(options, dropout=lm.dropout, seed=config.seed)
-    training = recurrent_training(lm, encoded, cycles=config.cycles, backwards=bool(model.config.backwards))
+    plan = recurrent_plan(lm, data, cycles=config.cycles, backwards=bool(model.config.backwards))
     reading = Reading(recurrent=True, activation=lm.activation, temporal=lm.temporal, num_sampled=lm.sampled)
     before = None
     if given is not None:
         model.to(run.accelerator.device)
-        before = score(run, model, encoded["validation"], training, reading=reading, pad=tokenizer.pad_token_id)[0]
-    progress, trained = train_language_model(
-        run,
-        training,
-        model=model,
-        encoded=encoded,
-        reading=reading,
-        tokenizer=tokenizer,
-        micro_batches=config.batch.micro_batches,
-        checkpoint=config.checkpoint,
-        finder=config.finder,
-        identity=identity(corpus, tokenizer),
-        seed=config.seed,
-        allow_change=config.data.allow_change,
-        eval_steps=config.eval_steps,
-        patience=config.patience,
-    )
+        before = score(run, model, encoded["validation"], plan.shape, reading=reading)[0]
+    progress, trained = train_language_model(run, plan, data, model=model, reading=reading, eval_steps=config.eval_steps)
     assert progress is not None, "no stage comes after it"
     return finish_language_model(
         run,
         corpus,
+        data,
         progress,
-        training,
-        model=trained,
-        saved=as_saved(run.accelerator, trained),
-        tokenizer=tokenizer,
-        encoded=encoded,
+        plan,
+        trained=TrainedModel(trained, as_saved(run.accelerator, trained)),
         reading=reading,
         base_model=lm.init or "nothing",
         before=before,
-        push_to_hub=config.push_to_hub,
     )

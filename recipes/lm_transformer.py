@@ -10,27 +10,29 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
+from transformers import PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 
 from nlpbp import config as sections
-from nlpbp.config.limits import check_ranges, refuse_classifier_settings
+from nlpbp.config.limits import check_limits, refuse_classifier_settings
 from nlpbp.core.errors import ConfigError
 from nlpbp.core.groups import layer_groups
-from nlpbp.data.corpus import load_corpus
+from nlpbp.data.corpus import Corpus
 from nlpbp.modalities.documents import encode_documents
 from nlpbp.modalities.texts import identity
-from nlpbp.runs.agreement import the_same_everywhere
-from nlpbp.runs.audit import audit_corpus
+from nlpbp.runs.fit import Averaging
 from nlpbp.runs.folder import CACHE, Run, open_run
+from nlpbp.runs.inputs import read_corpus
 from nlpbp.runs.lr_finder import SWEPT
 from nlpbp.runs.result import RunResult
-from nlpbp.text.lm_data import append_token
+from nlpbp.text.lm_data import StreamShape, append_token
 from nlpbp.text.tiny import tiny_gpt
 from nlpbp.text.transformer import length_limit, load_causal_lm, load_tokenizer
-from nlpbp.trainers.classifier import as_saved
 from nlpbp.trainers.language_model import (
+    LanguageModelData,
     Reading,
-    Training,
+    StreamPlan,
+    TrainedModel,
     check_rows,
     finish_language_model,
     score,
@@ -38,6 +40,7 @@ from nlpbp.trainers.language_model import (
     windows_to_do,
 )
 from nlpbp.trainers.optimizers import schedule_of, transformer_optimizer
+from nlpbp.trainers.stages import as_saved
 
 NAME = "lm_transformer"
 DEFAULT_LR = 5e-5
@@ -61,10 +64,6 @@ class Config(sections.RunSettings):
     optim: sections.Optim = field(default_factory=lambda: sections.Optim(lr=5e-5, layer_decay=1.0))
     dropout: sections.Dropout = field(default_factory=sections.Dropout)
     batch: sections.Batch = field(default_factory=lambda: sections.Batch(size=16))
-    cycles: sections.Cycles = field(default_factory=sections.Cycles)
-    finder: sections.Finder = field(default_factory=sections.Finder)
-    checkpoint: sections.Checkpoints = field(default_factory=sections.Checkpoints)
-    report: sections.Report = field(default_factory=sections.Report)
     window: int = 128
     """Tokens a window: each stands alone, and documents are packed into them end to end."""
     epochs: int = 1
@@ -90,69 +89,29 @@ def run(config: Config) -> RunResult:
 
     Raises `NlpbpError` (with the place and the fix) for whatever a user can repair.
     """
-    check_ranges(config)
+    check_limits(config)
     if config.model.name is None:
         hint = "a folder saved by save_pretrained, or a hub id"
         raise ConfigError("name the model to go on with", column="model.name", hint=hint)
     refuse_classifier_settings(config)
     with open_run(NAME, config) as run:
-        return _train(run, config, config.model.name)
+        return _train(run, config.model.name)
 
 
-def _train(run: Run, config: Config, name: str) -> RunResult:
-    optim = config.optim
-    corpus = the_same_everywhere(run, lambda: load_corpus(config.data))
-    for note in corpus.notes:
-        run.say(note)
-    audit_corpus(run, corpus, config.report)
+def _train(run: Run[Config], name: str) -> RunResult:
+    config = run.settings
+    corpus = read_corpus(run, config.data)
     name = str(tiny_gpt(CACHE / "tiny-gpt")) if name == "tiny:gpt" else name
     tokenizer = load_tokenizer(name)
     model: Any = load_causal_lm(name, dropout_scale=config.dropout.scale)
-    limit = length_limit(model.config, tokenizer)
-    if config.window > limit:
-        raise ConfigError(f"the model reads {limit} tokens at most", column="window", hint=f"give {limit} or less")
-    encoded = encode_documents(run, dict(corpus.parts), tokenizer=tokenizer)
-    end = tokenizer.eos_token_id
-    if end is not None and encoded["train"].tokens[-1] != end:
-        encoded = {part: append_token(documents, end) for part, documents in encoded.items()}
-    check_rows(config.batch.size, encoded)
-    if optim.head_lr is not None and not any(group.name == "head" for group in layer_groups(model)):
-        raise ConfigError("the model's head is its embedding", column="optim.head_lr", hint="leave it out")
+    refuse_settings(config, model, tokenizer)
+    data = encode_corpus(run, corpus, tokenizer)
     if config.lora.rank is not None:
         model = with_adapters(model, config.lora, seed=config.seed)
-
-    training = Training(
-        total_steps=windows_to_do(
-            encoded["train"], steps=config.steps, epochs=config.epochs, num_rows=config.batch.size, window=config.window
-        ),
-        num_rows=config.batch.size,
-        window=config.window,
-        make_optimizer=transformer_optimizer(optim, lr=SWEPT if optim.lr == "auto" else optim.lr or DEFAULT_LR),
-        schedule=schedule_of(optim.schedule, config.cycles, warmup=optim.warmup),
-        max_grad_norm=optim.max_grad_norm,
-        average_from=optim.average_from,
-        ema=optim.ema,
-        sweep=optim.lr == "auto",
-    )
-    reading = Reading(recurrent=False)
+    plan, reading = stream_plan(config, data), Reading(recurrent=False)
     model.to(run.accelerator.device)
-    before, _ = score(run, model, encoded["validation"], training, reading=reading, pad=tokenizer.pad_token_id)
-    progress, trained = train_language_model(
-        run,
-        training,
-        model=model,
-        encoded=encoded,
-        reading=reading,
-        tokenizer=tokenizer,
-        micro_batches=config.batch.micro_batches,
-        checkpoint=config.checkpoint,
-        finder=config.finder,
-        identity=identity(corpus, tokenizer),
-        seed=config.seed,
-        allow_change=config.data.allow_change,
-        eval_steps=config.eval_steps,
-        patience=config.patience,
-    )
+    before, _ = score(run, model, data.encoded["validation"], plan.shape, reading=reading)
+    progress, trained = train_language_model(run, plan, data, model=model, reading=reading, eval_steps=config.eval_steps)
     assert progress is not None, "no stage comes after it"
     saved: Any = as_saved(run.accelerator, trained)
     if config.lora.rank is not None:
@@ -160,16 +119,47 @@ def _train(run: Run, config: Config, name: str) -> RunResult:
     return finish_language_model(
         run,
         corpus,
+        data,
         progress,
-        training,
-        model=trained,
-        saved=saved,
-        tokenizer=tokenizer,
-        encoded=encoded,
+        plan,
+        trained=TrainedModel(trained, saved),
         reading=reading,
         base_model=str(config.model.name),
         before=before,
-        push_to_hub=config.push_to_hub,
+    )
+
+
+def refuse_settings(config: Config, model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise `ConfigError` for windows that the model cannot read, and for a learning rate of a head that it does not have."""
+    limit = length_limit(model.config, tokenizer)
+    if config.window > limit:
+        raise ConfigError(f"the model reads {limit} tokens at most", column="window", hint=f"give {limit} or less")
+    if config.optim.head_lr is not None and not any(group.name == "head" for group in layer_groups(model)):
+        raise ConfigError("the model's head is its embedding", column="optim.head_lr", hint="leave it out")
+
+
+def encode_corpus(run: Run[Config], corpus: Corpus, tokenizer: PreTrainedTokenizerBase) -> LanguageModelData:
+    """Tokenize the texts, each with the model's end of text behind it."""
+    encoded = encode_documents(run, dict(corpus.parts), tokenizer=tokenizer)
+    end = tokenizer.eos_token_id
+    if end is not None and encoded["train"].tokens[-1] != end:
+        encoded = {part: append_token(documents, end) for part, documents in encoded.items()}
+    check_rows(run.settings.batch.size, encoded)
+    return LanguageModelData(encoded, tokenizer, identity(corpus, tokenizer))
+
+
+def stream_plan(config: Config, data: LanguageModelData) -> StreamPlan:
+    """Plan the training: AdamW with the practices of a transformer, windows that stand alone."""
+    optim = config.optim
+    shape = StreamShape(config.batch.size, config.window, data.tokenizer.pad_token_id)
+    return StreamPlan(
+        total_steps=windows_to_do(data.encoded["train"], shape, steps=config.steps, epochs=config.epochs),
+        shape=shape,
+        make_optimizer=transformer_optimizer(optim, lr=SWEPT if optim.lr == "auto" else optim.lr or DEFAULT_LR),
+        schedule=schedule_of(optim.schedule, config.cycles, warmup=optim.warmup),
+        max_grad_norm=optim.max_grad_norm,
+        averaging=Averaging(optim.average_from, optim.ema),
+        find_lr=optim.lr == "auto",
     )
 
 

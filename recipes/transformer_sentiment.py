@@ -5,37 +5,26 @@ python scripts/finetune.py transformer_sentiment --data.train reviews.csv
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 from torch import nn
-from torch.optim import Optimizer
-from transformers import PreTrainedTokenizerBase
 
 from nlpbp import config as sections
-from nlpbp.config.limits import check_ranges
+from nlpbp.config.limits import check_limits
 from nlpbp.core.errors import ConfigError
-from nlpbp.core.groups import LayerGroup
-from nlpbp.data.columns import Examples
-from nlpbp.data.corpus import joined_texts, load_texts
-from nlpbp.data.parts import Inputs, fingerprint, load_inputs
-from nlpbp.modalities.encoding import encode_parts
-from nlpbp.modalities.pretrained import check_length, default_rate, model_path
-from nlpbp.modalities.texts import identity, text_medium
-from nlpbp.runs.agreement import the_same_everywhere
-from nlpbp.runs.audit import audit_inputs
-from nlpbp.runs.folder import CACHE, Run, open_run
-from nlpbp.runs.lr_finder import SWEPT
+from nlpbp.data.parts import Inputs
+from nlpbp.modalities.encoding import EncodedTexts, encode_parts
+from nlpbp.modalities.pretrained import check_length, default_lr, model_path
+from nlpbp.modalities.texts import identity, text_modality
+from nlpbp.runs.folder import Run, open_run
+from nlpbp.runs.inputs import read_inputs
 from nlpbp.runs.progress import Progress
 from nlpbp.runs.result import RunResult
-from nlpbp.text.batches import Encoded, encode
 from nlpbp.text.transformer import length_limit, load_classifier, load_config, load_masked_lm, load_tokenizer
 from nlpbp.trainers.classifier import train_classifier
-from nlpbp.trainers.masked_lm import adapt, copy_body_
-from nlpbp.trainers.optimizers import epochs_of, schedule_of, snapshot_steps, transformer_optimizer
-from nlpbp.trainers.recurrent_stages import stage_name
-from nlpbp.trainers.stages import Training, epoch_of
+from nlpbp.trainers.masked_lm import adapt, copy_body_, with_unlabelled
+from nlpbp.trainers.plans import transformer_plan
+from nlpbp.trainers.stages import epoch_length
 
 NAME = "transformer_sentiment"
 
@@ -53,20 +42,12 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Config(sections.ClassifierSettings):
+class Config(sections.TextClassifierSettings):
     """Fine-tune a pretrained transformer on labelled texts."""
 
-    data: sections.Data = field(default_factory=sections.Data)
     model: Model = field(default_factory=Model)
     optim: sections.Optim = field(default_factory=sections.Optim)
     mlm: sections.MaskedLM = field(default_factory=sections.MaskedLM)
-    dropout: sections.Dropout = field(default_factory=sections.Dropout)
-    augment: sections.Augment = field(default_factory=sections.Augment)
-    batch: sections.Batch = field(default_factory=sections.Batch)
-    cycles: sections.Cycles = field(default_factory=sections.Cycles)
-    finder: sections.Finder = field(default_factory=sections.Finder)
-    checkpoint: sections.Checkpoints = field(default_factory=sections.Checkpoints)
-    report: sections.Report = field(default_factory=sections.Report)
     epochs: int = 3
     """Passes over the training data, where a stage does not say."""
     stages: tuple[sections.Stage, ...] = (sections.Stage(),)
@@ -90,25 +71,22 @@ def run(config: Config) -> RunResult:
 
     Raises `NlpbpError` (with the place and the fix) for whatever a user can repair.
     """
-    check_ranges(config)
+    check_limits(config)
     if config.mlm.steps is not None and config.finder.only == 1:
         message = "stage 1 is the masked language model, whose rate is mlm.lr"
         raise ConfigError(message, column="finder.only", hint="name a later one")
     with open_run(NAME, config) as run:
-        return _fine_tune(run, config)
+        return _fine_tune(run)
 
 
-def _fine_tune(run: Run, config: Config) -> RunResult:
-    inputs = the_same_everywhere(run, lambda: load_inputs(config.data))
-    for note in inputs.notes:
-        run.say(note)
-    audit_inputs(run, inputs, config.report, max_length=config.data.max_length)
-    fields = inputs.fields
-
-    name = model_path(config.model.name)
+def _fine_tune(run: Run[Config]) -> RunResult:
+    config = run.settings
+    inputs = read_inputs(run, config.data)
+    name, fields = model_path(config.model.name), inputs.fields
     tokenizer = load_tokenizer(name)
     model_config = load_config(name, task=fields.task, labels=fields.labels, dropout_scale=config.dropout.scale)
-    max_length = check_length(config.data.max_length, limit=length_limit(model_config, tokenizer))
+    limit = length_limit(model_config, tokenizer)
+    max_length = check_length(config.data.max_length, limit=limit)
     model = load_classifier(
         name,
         config=model_config,
@@ -116,116 +94,31 @@ def _fine_tune(run: Run, config: Config) -> RunResult:
         gradient_checkpointing=config.model.gradient_checkpointing,
         compile=config.model.compile,
     )
-    encoded = encode_parts(run, inputs, tokenizer=tokenizer, max_length=max_length, cut=config.data.cut)
-
+    texts = encode_parts(run, inputs, tokenizer, max_length=max_length)
     for stage in config.stages:
-        check_length(stage.max_length or max_length, limit=length_limit(model_config, tokenizer), column="stages.max_length")
-    trainings = [stage_training(run, stage, config, default=default_rate(model)) for stage in config.stages]
+        check_length(stage.max_length or max_length, limit=limit, column="stages.max_length")
+    lr = default_lr(model)
+    plans = [transformer_plan(run, stage, config.optim, epochs=config.epochs, default_lr=lr) for stage in config.stages]
 
     before, names = None, identity(inputs, tokenizer)
     if config.mlm.steps is not None:
-        before, names = adapt_to_texts(
-            run,
-            config,
-            inputs,
-            model=model,
-            name=name,
-            tokenizer=tokenizer,
-            encoded=encoded,
-            epochs=sum(t.epochs for t in trainings),
-        )
-    medium = text_medium(
-        run,
-        config,
-        inputs,
-        model=model,
-        tokenizer=tokenizer,
-        encoded=encoded,
-        max_length=max_length,
-        base_model=config.model.name,
-        names=names,
-        augment=config.augment,
-    )
-    return train_classifier(
-        run,
-        config,
-        inputs,
-        model=model,
-        trainings=trainings,
-        medium=medium,
-        before=before,
-        first_stage=0 if config.mlm.steps is None else 1,
-    )
-
-
-def stage_training(run: Run, stage: sections.Stage, config: Config, *, default: float) -> Training:
-    """Turn a stage of the config into a training, with what it leaves out from the rest of the config; `default` is a rate."""
-    optim = config.optim
-    if config.cycles.cycle_len is not None and stage.epochs is not None:
-        raise ConfigError("sets the epochs, which the stage gives too", column="cycles.cycle_len", hint="leave one of them out")
-    wanted = stage.lr or optim.lr or default
-    lr = SWEPT if isinstance(wanted, str) else wanted
-    build = transformer_optimizer(optim, lr=lr)
-
-    def make_optimizer(model: nn.Module, layers: Sequence[LayerGroup]) -> Optimizer:
-        optimizer = build(model, layers)
-        if wanted != "auto":
-            rates = [group["lr"] for group in optimizer.param_groups]
-            run.say(f"rates: {max(rates):.1e} for the fastest of {len(layers)} layer groups, {min(rates):.1e} for the slowest")
-        return optimizer
-
-    return Training(
-        epochs=epochs_of(stage.epochs or config.epochs, optim.schedule, config.cycles),
-        make_optimizer=make_optimizer,
-        schedule=schedule_of(optim.schedule, config.cycles, warmup=optim.warmup),
-        sweep=wanted == "auto",
-        train_last=stage.train_last,
-        max_length=stage.max_length,
-        batch_size=stage.batch_size,
-        cache_frozen=stage.cache_frozen,
-        average_from=optim.average_from,
-        ema=optim.ema,
-        snapshots=partial(snapshot_steps, schedule=optim.schedule, cycles=config.cycles),
-        name=stage_name(stage.train_last),
-    )
+        before, names = adapt_to_texts(run, inputs, texts, model=model, name=name, epochs=sum(plan.epochs for plan in plans))
+    modality = text_modality(run, inputs, texts, model=model, base_model=config.model.name, names=names)
+    first_stage = 0 if config.mlm.steps is None else 1
+    return train_classifier(run, inputs, model=model, plans=plans, modality=modality, before=before, first_stage=first_stage)
 
 
 def adapt_to_texts(
-    run: Run,
-    config: Config,
-    inputs: Inputs,
-    *,
-    model: nn.Module,
-    name: str,
-    tokenizer: PreTrainedTokenizerBase,
-    encoded: Mapping[str, Encoded],
-    epochs: int,
+    run: Run[Config], inputs: Inputs, texts: EncodedTexts, *, model: nn.Module, name: str, epochs: int
 ) -> tuple[Progress | None, dict[str, str]]:
     """Train the model's body on hidden words of the training texts, and of unlabelled ones; return the stage's end.
 
     With it goes what checkpoints of the run belong to.
     """
-    texts, train = joined_texts(inputs.train.examples), encoded["train"]
-    if config.mlm.unlabelled is not None:
-        texts = [*texts, *load_texts(config.mlm.unlabelled).texts]
-        train = encode(texts, tokenizer=tokenizer, max_length=config.data.max_length, cache=CACHE / "tokens")
-    names = identity(inputs, tokenizer)
-    names["data"] += f", all texts {fingerprint([Examples('', texts, None, None, [])])}"
-    masked = load_masked_lm(name, tokenizer=tokenizer, dropout_scale=config.dropout.scale)
-    _, per_epoch = epoch_of(run, config, inputs, encoded["train"])
-    progress, adapted = adapt(
-        run,
-        config.mlm,
-        model=masked,
-        encoded={"train": train, "validation": encoded["validation"]},
-        tokenizer=tokenizer,
-        batch=config.batch,
-        optim=config.optim,
-        checkpoint=config.checkpoint,
-        identity=names,
-        seed=config.seed,
-        later_steps=per_epoch * epochs,
-        allow_change=config.data.allow_change,
-    )
+    config = run.settings
+    more, names = with_unlabelled(run, inputs, texts, config.mlm)
+    masked = load_masked_lm(name, tokenizer=texts.tokenizer, dropout_scale=config.dropout.scale)
+    later = epochs * epoch_length(run, inputs, texts.parts["train"])
+    progress, adapted = adapt(run, more, config.mlm, config.optim, model=masked, names=names, later_steps=later)
     copy_body_(model, adapted)
     return progress, names

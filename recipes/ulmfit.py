@@ -9,28 +9,27 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from nlpbp import config as sections
-from nlpbp.config.limits import check_ranges
+from nlpbp.config.limits import check_limits
 from nlpbp.core.errors import ConfigError
 from nlpbp.core.optim import GROUP_RATIO
 from nlpbp.data.columns import Examples
 from nlpbp.data.corpus import joined_texts, load_texts
-from nlpbp.data.parts import Inputs, fingerprint, load_inputs
+from nlpbp.data.parts import Inputs, fingerprint
 from nlpbp.modalities.documents import BATCH, encode_documents, start_from, tokenizer_for
 from nlpbp.modalities.encoding import encode_parts
-from nlpbp.modalities.texts import identity, text_medium
-from nlpbp.runs.agreement import the_same_everywhere
-from nlpbp.runs.audit import audit_inputs
+from nlpbp.modalities.texts import identity, text_modality
 from nlpbp.runs.folder import Run, open_run
+from nlpbp.runs.inputs import read_inputs
+from nlpbp.runs.model_folder import save_language_model
 from nlpbp.runs.progress import Progress, Stage
 from nlpbp.runs.result import RunResult
-from nlpbp.runs.results import save_language_model
 from nlpbp.text.awd_lstm import AWDLSTMForCausalLM
 from nlpbp.text.recurrent import load_language_model, model_options, new_classifier, new_language_model
 from nlpbp.train.weights import full_state
 from nlpbp.trainers.classifier import train_classifier
-from nlpbp.trainers.language_model import Reading, recurrent_training, train_language_model
-from nlpbp.trainers.recurrent_stages import stage_trainings
-from nlpbp.trainers.stages import epoch_of
+from nlpbp.trainers.language_model import LanguageModelData, Reading, StreamPlan, recurrent_plan, train_language_model
+from nlpbp.trainers.plans import recurrent_plans
+from nlpbp.trainers.stages import epoch_length
 
 NAME = "ulmfit"
 CARD = "A language model made by nlpbp on the way to a classifier. `import nlpbp.text` makes transformers know it.\n"
@@ -61,7 +60,7 @@ class Transfer(sections.LanguageModel):
 
 
 @dataclass(frozen=True)
-class Config(sections.ClassifierSettings):
+class Config(sections.TextClassifierSettings):
     """ULMFiT: a language model on your texts, then a classifier that is unfrozen step by step."""
 
     data: sections.Data = field(default_factory=lambda: sections.Data(train="demo:imdb", max_length=400))
@@ -73,12 +72,7 @@ class Config(sections.ClassifierSettings):
     it is beside --lm.skip: 6 epochs of all layers at 1e-3, for a body that knows nothing is not to be kept frozen, or hurried."""
     optim: sections.RecurrentOptim = field(default_factory=sections.RecurrentOptim)
     dropout: sections.Dropout = field(default_factory=lambda: sections.Dropout(scale=0.5))
-    augment: sections.Augment = field(default_factory=sections.Augment)
     batch: sections.Batch = field(default_factory=lambda: BATCH)
-    cycles: sections.Cycles = field(default_factory=sections.Cycles)
-    finder: sections.Finder = field(default_factory=sections.Finder)
-    checkpoint: sections.Checkpoints = field(default_factory=sections.Checkpoints)
-    report: sections.Report = field(default_factory=sections.Report)
 
 
 def tiny() -> Config:
@@ -99,7 +93,7 @@ def run(config: Config) -> RunResult:
 
     Raises `NlpbpError` (with the place and the fix) for whatever a user can repair.
     """
-    check_ranges(config)
+    check_limits(config)
     if config.lm.skip and (config.lm.init or config.lm.pretrain_data or config.lm.unlabelled):
         others = "--lm.init, --lm.pretrain_data or --lm.unlabelled"
         raise ConfigError(f"leaves out what {others} name", column="lm.skip", hint="one or the other")
@@ -111,36 +105,25 @@ def run(config: Config) -> RunResult:
         beside = f"--lm.steps {config.lm.steps}"
         raise ConfigError(f"would have no effect beside {beside}", column="lm.epochs", hint="add --lm.steps None")
     with open_run(NAME, config) as run:
-        return _train(run, config)
+        return _train(run)
 
 
-def _train(run: Run, config: Config) -> RunResult:
-    inputs = the_same_everywhere(run, lambda: load_inputs(config.data))
-    for note in inputs.notes:
-        run.say(note)
-    audit_inputs(run, inputs, config.report, max_length=config.data.max_length)
-    texts = read_language_model_texts(inputs, config.lm)
-    given = load_language_model(config.lm.init, dropout=config.lm.dropout) if config.lm.init else None
-    seen = [text for part in ("pretraining", "train") for text in texts.get(part, [])]
-    tokenizer = tokenizer_for(run, seen, config.tokenizer, given=given and given[1])
-    options = model_options(config.model, tokenizer)
-    if given is None:
-        model = new_language_model(options, dropout=config.lm.dropout, seed=config.seed)
-    else:
-        model = start_from(run, given, tokenizer)
-        options |= {name: getattr(model.config, name) for name in KEPT}
-
-    all_texts = fingerprint([Examples("", part, None, None, []) for part in texts.values()])
+def _train(run: Run[Config]) -> RunResult:
+    config = run.settings
+    inputs = read_inputs(run, config.data)
+    wording = read_language_model_texts(inputs, config.lm)
+    model, tokenizer, options = starting_point(run, wording)
+    all_texts = fingerprint([Examples("", part, None, None, []) for part in wording.values()])
     names = identity(inputs, tokenizer) | {"data": f"{inputs.fingerprint}, all texts {all_texts}"}
-    encoded = encode_parts(run, inputs, tokenizer=tokenizer, max_length=config.data.max_length, cut=config.data.cut)
+    texts = encode_parts(run, inputs, tokenizer, max_length=config.data.max_length)
     stages = FROM_SCRATCH if config.lm.skip and config.stages == GRADUAL_UNFREEZING else config.stages
-    trainings = stage_trainings(stages, config.optim, config.cycles)
+    plans = recurrent_plans(stages, config.optim, config.cycles)
     progress: Progress | None = None
     num_stages = 0 if config.lm.skip else (config.lm.pretrain_data is not None) + (config.lm.steps != 0)
     if num_stages:
-        _, per_epoch = epoch_of(run, config, inputs, encoded["train"])
-        later = per_epoch * sum(training.epochs for training in trainings)
-        progress, model = make_language_model(run, config, texts, model=model, tokenizer=tokenizer, names=names, later_steps=later)
+        later = epoch_length(run, inputs, texts.parts["train"]) * sum(plan.epochs for plan in plans)
+        data = LanguageModelData(encode_documents(run, dict(wording), tokenizer=tokenizer), tokenizer, names)
+        progress, model = make_language_model(run, data, model, later_steps=later)
 
     classifier = new_classifier(
         options,
@@ -152,28 +135,22 @@ def _train(run: Run, config: Config) -> RunResult:
     )
     if not config.lm.skip:
         classifier.model.load_state_dict(model.model.state_dict())
-    medium = text_medium(
-        run,
-        config,
-        inputs,
-        model=classifier,
-        tokenizer=tokenizer,
-        encoded=encoded,
-        max_length=config.data.max_length,
-        base_model="nothing" if config.lm.skip else config.lm.init or "a language model of the same texts",
-        names=names,
-        augment=config.augment,
-    )
-    return train_classifier(
-        run,
-        config,
-        inputs,
-        model=classifier,
-        trainings=trainings,
-        medium=medium,
-        before=progress,
-        first_stage=num_stages,
-    )
+    base = "nothing" if config.lm.skip else config.lm.init or "a language model of the same texts"
+    modality = text_modality(run, inputs, texts, model=classifier, base_model=base, names=names)
+    return train_classifier(run, inputs, model=classifier, plans=plans, modality=modality, before=progress, first_stage=num_stages)
+
+
+def starting_point(run: Run[Config], wording: dict[str, list[str]]) -> tuple[AWDLSTMForCausalLM, Any, dict[str, Any]]:
+    """Return the language model to begin with, a new one or --lm.init's, with its tokenizer and what a classifier takes over."""
+    config = run.settings
+    given = load_language_model(config.lm.init, dropout=config.lm.dropout) if config.lm.init else None
+    seen = [text for part in ("pretraining", "train") for text in wording.get(part, [])]
+    tokenizer = tokenizer_for(run, seen, config.tokenizer, given=given and given[1])
+    options = model_options(config.model, tokenizer)
+    if given is None:
+        return new_language_model(options, dropout=config.lm.dropout, seed=config.seed), tokenizer, options
+    model = start_from(run, given, tokenizer)
+    return model, tokenizer, options | {name: getattr(model.config, name) for name in KEPT}
 
 
 def read_language_model_texts(inputs: Inputs, lm: Transfer) -> dict[str, list[str]]:
@@ -186,55 +163,46 @@ def read_language_model_texts(inputs: Inputs, lm: Transfer) -> dict[str, list[st
 
 
 def make_language_model(
-    run: Run,
-    config: Config,
-    texts: dict[str, list[str]],
-    *,
-    model: AWDLSTMForCausalLM,
-    tokenizer: Any,
-    names: dict[str, str],
-    later_steps: int,
+    run: Run[Config], data: LanguageModelData, model: AWDLSTMForCausalLM, *, later_steps: int
 ) -> tuple[Progress | None, AWDLSTMForCausalLM]:
     """Pretrain where there is something to, fine-tune on the target's texts, and save the language model into the run folder.
 
     Its end is None when the run has gone on to the classifier before, which then comes from a checkpoint.
     """
-    lm, accelerator = config.lm, run.accelerator
-    encoded = encode_documents(run, dict(texts), tokenizer=tokenizer)
-    target = {"train": encoded["train"], "validation": encoded["validation"]}
-    settings = replace(lm, layer_decay=FINE_TUNING_DECAY) if lm.init and lm.layer_decay == 1.0 else lm
-    backwards = bool(model.config.backwards)
-    stages = []
-    if lm.steps != 0:
-        stages.append(("language model", target, recurrent_training(settings, target, cycles=config.cycles, backwards=backwards)))
-    if "pretraining" in encoded:
-        general = {**target, "train": encoded["pretraining"]}
-        first = replace(lm, steps=lm.pretrain_steps, epochs=1)
-        stages.insert(0, ("pretraining", general, recurrent_training(first, general, cycles=config.cycles, backwards=backwards)))
-    left = [*(training.total_steps for _, _, training in stages[1:]), later_steps]
+    lm, accelerator = run.settings.lm, run.accelerator
+    stages = language_model_stages(run.settings, data, backwards=bool(model.config.backwards))
+    left = [*(plan.total_steps for _, _, plan in stages[1:]), later_steps]
     progress: Progress | None = None
     trained: Any = model
-    for index, (name, parts, training) in enumerate(stages):
+    for index, (name, texts, plan) in enumerate(stages):
         progress, trained = train_language_model(
             run,
-            training,
+            plan,
+            texts,
             model=trained,
-            encoded=parts,
             reading=Reading(recurrent=True, activation=lm.activation, temporal=lm.temporal, num_sampled=lm.sampled),
-            tokenizer=tokenizer,
-            micro_batches=config.batch.micro_batches,
-            checkpoint=config.checkpoint,
-            finder=config.finder,
-            identity=names,
-            seed=config.seed,
             before=progress,
-            stage=Stage(name, index, sum(left[index:])),
-            allow_change=config.data.allow_change,
-            patience=config.patience,
+            stage=Stage(name, index, later_steps=sum(left[index:])),
         )
     if progress is not None:
         state = full_state(trained)
         if accelerator.is_main_process:
             plain = accelerator.unwrap_model(trained)
-            save_language_model(plain, tokenizer, state, folder=run.out / "language_model", card=CARD)
+            save_language_model(plain, data.tokenizer, state, folder=run.out / "language_model", card=CARD)
     return progress, accelerator.unwrap_model(trained, keep_fp32_wrapper=False)
+
+
+def language_model_stages(
+    config: Config, data: LanguageModelData, *, backwards: bool
+) -> list[tuple[str, LanguageModelData, StreamPlan]]:
+    """Return the trainings of the language model in their order, each with its name and its texts."""
+    lm, encoded, stages = config.lm, data.encoded, []
+    target = replace(data, encoded={"train": encoded["train"], "validation": encoded["validation"]})
+    settings = replace(lm, layer_decay=FINE_TUNING_DECAY) if lm.init and lm.layer_decay == 1.0 else lm
+    if lm.steps != 0:
+        stages.append(("language model", target, recurrent_plan(settings, target, cycles=config.cycles, backwards=backwards)))
+    if "pretraining" in encoded:
+        general = replace(data, encoded={**target.encoded, "train": encoded["pretraining"]})
+        first = replace(lm, steps=lm.pretrain_steps, epochs=1)
+        stages.insert(0, ("pretraining", general, recurrent_plan(first, general, cycles=config.cycles, backwards=backwards)))
+    return stages

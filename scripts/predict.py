@@ -63,7 +63,7 @@ def answer(arguments: Sequence[str]) -> None:
     from nlpbp.data.exports import printable
     from nlpbp.data.splits import text_keys
     from nlpbp.inference import predict, prediction_files, trained
-    from nlpbp.runs.test_uses import add_look, is_test_part
+    from nlpbp.runs.test_uses import add_test_use, is_test_part
     from nlpbp.train.setup import start
 
     if given.out:
@@ -109,7 +109,7 @@ def answer(arguments: Sequence[str]) -> None:
     if examples.targets is not None:
         print("\n".join(predict.score_examples(classifier, examples, outputs)), file=sys.stdout if given.out else sys.stderr)
         for run in given.run:
-            if looks := add_look(Path(run), examples, by="predict.py"):
+            if looks := add_test_use(Path(run), examples, by="predict.py"):
                 print(
                     f"the test part of {escape(run, limit=None)} has now been scored {looks} times; do not choose by it",
                     file=sys.stderr,

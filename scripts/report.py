@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from command_line import known_recipes, leave_out_broken_torchvision, main
 
@@ -33,16 +34,28 @@ def report(arguments: Sequence[str]) -> None:
     leave_out_broken_torchvision()
     from nlpbp.core.errors import escape
     from nlpbp.data.exports import printable
+    from nlpbp.evaluation.run_folder import read_result
     from nlpbp.runs.report import write_comparison, write_report
 
     folders = [Path(run) for run in given.run]
     if len(folders) == 1:
-        path = write_report(folders[0], out=Path(given.out) if given.out else None)
+        defaults = recipe_defaults(read_result(folders[0]).get("recipe"))
+        path = write_report(folders[0], defaults=defaults, out=Path(given.out) if given.out else None)
     else:
         path = Path(given.out or "comparison.html")
         found, settings = write_comparison(folders[0], folders[1], out=path)
         print(printable("\n".join([found.verdict, *settings])))
     print(f"report: {escape(str(path), limit=None)}")
+
+
+def recipe_defaults(name: Any) -> dict[str, Any] | None:
+    """Return a recipe's settings where nothing is said; None for a recipe that is not one of ours."""
+    import importlib
+
+    from nlpbp.config.files import asdict
+
+    recipes = known_recipes()
+    return asdict(importlib.import_module(recipes[name][0]).Config()) if name in recipes else None
 
 
 if __name__ == "__main__":

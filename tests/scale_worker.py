@@ -28,10 +28,10 @@ from transformers import BertConfig, BertForSequenceClassification
 from nlpbp.config.run import Batch as Batching
 from nlpbp.core.batch import Batch
 from nlpbp.core.groups import layer_groups, no_decay_names, parameter_groups
-from nlpbp.core.losses import classifier_loss
 from nlpbp.core.optim import adamw
 from nlpbp.core.schedules import cosine, warm_up
 from nlpbp.runs import fit
+from nlpbp.tasks import classifier_loss
 from nlpbp.train import setup
 from nlpbp.train.loop import Step, train_steps
 from nlpbp.train.signals import Stopped

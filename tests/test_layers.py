@@ -152,6 +152,7 @@ def test_modules_of_a_package_import_each_other_without_a_circle() -> None:
             f"{node.module}.{alias.name}" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names
         }
         graph[module_of(file.relative_to(ROOT))] = {name for name in found if name in names}
+    graph["nlpbp"] = set()  # it imports the estimators when they are asked for, and for type checkers
     done: set[str] = set()
 
     def visit(module: str, above: tuple[str, ...]) -> None:
@@ -171,5 +172,5 @@ def test_files_bodies_and_arguments_are_of_a_readable_size(file: Path) -> None:
 
 
 def test_importing_the_top_package_loads_no_torch() -> None:
-    code = "import sys, nlpbp, recipes; assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
+    code = "import sys, nlpbp, recipes; assert not {'torch', 'numpy', 'sklearn', 'nlpbp.estimators'} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", code], check=True)

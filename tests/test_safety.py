@@ -307,7 +307,7 @@ def test_nothing_leaves_the_run_folder(nasty: Path) -> None:
         "config.yaml",
         "environment.json",
         "errors.json",
-        "looks.json",
+        "test_uses.json",
         "metrics.jsonl",
         "predictions.parquet",
         "report.html",

@@ -1,1 +1,1 @@
-"""Findings about data: copies, leaks, doubtful labels, broken texts."""
+"""Findings about data: duplicates, leaks, label errors, broken texts."""

@@ -1,7 +1,7 @@
-"""Look at a data set before training on it: every finding with its count, its examples and what to do (practices D2 and D3).
+"""Audit a dataset before training on it: every finding with its count, examples and fix (practices D2 and D3).
 
-Each finding is a function of the parts that can be called alone; here they share the words and the copies, which take the time.
-Nothing is changed: what a plan may change is in `nlpbp.audit.repair`.
+Each finding is a function of the parts that can be called separately; here they share tokenization and duplicate detection, which
+take most of the time. Nothing is changed; `nlpbp.audit.repair` changes data by a plan.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ LEVELS = ("warning", "note", "fine")
 
 
 def audit(parts: Sequence[Rows], *, max_words: int | None = 256, seed: int = 0) -> list[AuditFinding]:
-    """Return all findings on the parts, training first; the same data and seed give the same ones.
+    """Return all findings on the parts, training first; they are reproducible for the same data and seed.
 
-    `max_words` is what a model reads of a text; None where nothing is cut, as a language model's texts are not.
+    `max_words` is how many words of a text a model reads; None without truncation, as for a language model.
 
-    25,000 long reviews took 26 s of one core and 1.1 GB; the time grows with the words and, for the doubtful labels, the classes.
+    25,000 long reviews took 26 s on one core and 1.1 GB; the time grows with the number of words and, for label errors, of classes.
 
     >>> from nlpbp.audit.rows import rows_of
     >>> from nlpbp.data.tiny import tiny_reviews
@@ -71,7 +71,8 @@ def audit(parts: Sequence[Rows], *, max_words: int | None = 256, seed: int = 0) 
 
 
 def audit_record(parts: Sequence[Rows], findings: Sequence[AuditFinding], *, with_texts: bool = True) -> dict[str, Any]:
-    """Return the findings as plain values, for `audit.json`; excerpts are cut and escaped, or left out with all words of texts."""
+    """Return the findings as plain values, for `audit.json`; excerpts are shortened and escaped, or left out with all words of
+    texts."""
     return {
         "source": parts[0].table.name,
         "rows": sum(map(len, parts)),

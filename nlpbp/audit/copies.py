@@ -1,6 +1,6 @@
-"""Findings on texts that stand there more than once: inside a part, across parts, and with different labels.
+"""Findings on duplicate texts: inside a part, across parts, and with different labels.
 
-Equal means equal but for case and white space, as for `nlpbp.data.splits`; nearly the same is `nlpbp.audit.duplicates`' word.
+Exact duplicates ignore case and white space, as in `nlpbp.data.splits`; near duplicates are defined by `nlpbp.audit.duplicates`.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class Copies:
-    """Which rows of all parts are one text, and which texts are nearly one.
+    """The distinct texts of the rows of all parts, and their near duplicates.
 
-    `distinct` int64 [rows] numbers the texts by first appearance; `near` has for a text the other ones that are near it, with
-    their Jaccard similarity. An empty text is a copy of nothing.
+    `distinct` int64 [rows] numbers the texts by first appearance; `near` has the near duplicates of each text, with their Jaccard
+    similarity. Empty texts are not duplicates.
     """
 
     distinct: Array
@@ -33,10 +33,10 @@ class Copies:
 
 
 def find_copies(parts: Sequence[Rows], *, threshold: float = THRESHOLD, words: Words | None = None) -> Copies:
-    """Compare all texts of all parts, once for all findings here; pairs of texts are compared for equality only.
+    """Compare all texts of all parts, for all findings here; pairs of texts are only compared for equality.
 
-    That is since a premise with two hypotheses, or a question with two answers, is nearly the same text by design. Fields that make
-    one text together are no pair.
+    The reason is that a premise with two hypotheses, or a question with two answers, is a near duplicate by design. Fields that are
+    composed to one text are not a pair.
     """
     distinct, first = _distinct(parts)
     near: dict[int, list[tuple[int, float]]] = defaultdict(list)
@@ -73,7 +73,8 @@ def _only(words: Words, rows: Array) -> Words:
 
 
 def exact_duplicates(parts: Sequence[Rows], copies: Copies | None = None) -> AuditFinding:
-    """Find rows whose text stands earlier in the same part; `rows` are those of training whose label is that of the earlier.
+    """Find exact duplicates of an earlier row in the same part; `rows` are those of training with the same label as the earlier
+    one.
 
     >>> from nlpbp.audit.rows import rows_of
     >>> from nlpbp.data.readers import Table
@@ -98,12 +99,12 @@ def exact_duplicates(parts: Sequence[Rows], copies: Copies | None = None) -> Aud
 
 
 def _agree(part: Rows, index: int, other: int) -> bool:
-    """Tell whether two rows have one label: of those that do not, nobody knows which is right."""
+    """Tell whether two rows have the same label; if not, it is unknown which one is right."""
     return part.labels is None or part.labels[index] == part.labels[other]
 
 
 def near_duplicates(parts: Sequence[Rows], copies: Copies | None = None) -> AuditFinding:
-    """Find rows whose text is nearly that of an earlier row of the same part that is kept; `rows` are as of exact ones."""
+    """Find near duplicates of an earlier row of the same part that is kept; `rows` are as for exact duplicates."""
     copies = copies or find_copies(parts)
     shown: list[tuple[str, str]] = []
     rows: dict[int, str] = {}
@@ -137,7 +138,7 @@ def _finding_of_copies(
         count=count,
         share=share,
         message=f"texts {kind} an earlier one of their part: {where or 'none'}",
-        fix=f"copies weigh double in training and in scores; a plan with {name} drops them from training",
+        fix=f"duplicates count double in training and in scores; a plan with {name} drops them from training",
         examples=examples_of(shown),
         details=dict(counts),
         rows=rows,
@@ -145,13 +146,14 @@ def _finding_of_copies(
 
 
 def leaks(parts: Sequence[Rows], copies: Copies | None = None) -> AuditFinding:
-    """Find texts of later parts that stand in training too: their scores are flattered; `rows` are the copies in training."""
+    """Find texts of validation or test that are in training too, which makes scores too optimistic; `rows` are those in
+    training."""
     copies = copies or find_copies(parts)
     return _leaks(parts, copies, is_near=False)
 
 
 def near_leaks(parts: Sequence[Rows], copies: Copies | None = None) -> AuditFinding:
-    """Find texts of later parts that stand in training slightly changed; `rows` are the ones in training."""
+    """Find near duplicates of texts of validation or test in training; `rows` are those in training."""
     copies = copies or find_copies(parts)
     return _leaks(parts, copies, is_near=True)
 
@@ -199,7 +201,7 @@ def _leaks(parts: Sequence[Rows], copies: Copies, *, is_near: bool) -> AuditFind
 
 
 def conflicting_labels(parts: Sequence[Rows], copies: Copies | None = None) -> AuditFinding:
-    """Find texts that stand there with more than one label; `rows` are all their rows in training.
+    """Find texts with more than one label; `rows` are all their rows in training.
 
     >>> from nlpbp.audit.rows import rows_of
     >>> from nlpbp.data.readers import Table
@@ -219,7 +221,7 @@ def conflicting_labels(parts: Sequence[Rows], copies: Copies | None = None) -> A
 
 
 def near_conflicting_labels(parts: Sequence[Rows], copies: Copies | None = None) -> AuditFinding:
-    """Find texts that are nearly the same and have different labels; a negation can be the reason, so they are worth reading."""
+    """Find near duplicates with different labels; a negation can be the reason, so they are worth reading."""
     name, title = "near_conflicting_labels", "near duplicates with different labels"
     if not _has_names(parts):
         return nothing(name, title, no_classes(parts))
@@ -233,8 +235,8 @@ def near_conflicting_labels(parts: Sequence[Rows], copies: Copies | None = None)
                 num_pairs += 1
                 why = f"nearly the same text ({similarity:.2f}) is {_names(labels[number])} and {_names(labels[other])}"
                 reasons |= dict.fromkeys((*members[number], *members[other]), why)
-    fix = "read them: a small change can turn the meaning; a plan with near_conflicting_labels drops all of them from training"
-    return _finding_of_conflicts(name, title, parts, reasons, f"{num_pairs:,} pairs of near texts differ in their label", fix)
+    fix = "read them: a small change can reverse the meaning; a plan with near_conflicting_labels drops all of them from training"
+    return _finding_of_conflicts(name, title, parts, reasons, f"{num_pairs:,} pairs of near duplicates have different labels", fix)
 
 
 def _finding_of_conflicts(
@@ -257,7 +259,7 @@ def _finding_of_conflicts(
 
 
 def _has_names(parts: Sequence[Rows]) -> bool:
-    return parts[0].labels is not None and parts[0].fields.task != "regression"
+    return parts[0].labels is not None and parts[0].fields.target_type != "continuous"
 
 
 def _labels_of_texts(parts: Sequence[Rows], copies: Copies) -> tuple[dict[int, set[str]], dict[int, list[int]]]:
@@ -277,5 +279,5 @@ def _names(labels: set[str]) -> str:
 
 
 def _by_part(parts: Sequence[Rows], values: Array) -> list[list[int]]:
-    """Cut one value a row of all parts into a list a part."""
+    """Divide values of the rows of all parts into one list for each part."""
     return [part.tolist() for part in np.split(values, np.cumsum([len(part) for part in parts])[:-1])]

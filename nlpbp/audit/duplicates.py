@@ -1,9 +1,8 @@
-"""Texts that are nearly the same, found without comparing each with each: MinHash signatures and banded hashing.
+"""Near duplicates found without comparing all pairs: MinHash signatures and locality-sensitive hashing by bands.
 
-A text is the set of its runs of two words. The share of such runs that two texts have in common (their Jaccard similarity) is the
-chance that a random hash of both sets has the same minimum (Broder 1997), so a few dozen minima are a signature; texts whose
-signatures agree on one band of four are compared run by run. Everything is a handful of flat arrays: a million short texts take
-about 256 MB for the signatures.
+A text is represented by the set of its word bigrams (shingles). The Jaccard similarity of two such sets is the probability that a
+random hash has the same minimum on both (Broder 1997), so a few dozen minima are a signature; texts whose signatures agree on a
+band of four are compared exactly. All data are flat arrays: the signatures of a million short texts take about 256 MB.
 """
 
 from __future__ import annotations
@@ -21,18 +20,18 @@ Array = np.ndarray[Any, Any]
 # Scripts without spaces between words (Thai to Khmer, kana, Han): each character is a word.
 NO_SPACES = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
 WORD = re.compile(rf"[{NO_SPACES}]|[^\W{NO_SPACES}]+")
-RUN = 2  # words; a changed word in a sentence of 20 leaves a similarity of 0.82, with runs of three 0.71
+RUN = 2  # words; one changed word in a sentence of 20 leaves a similarity of 0.82, and 0.71 with shingles of three
 THRESHOLD = 0.7
 NUM_HASHES = 64
-BAND = 4  # hashes; 16 bands find a pair of similarity 0.7 with a chance of 0.988, one of 0.8 with 0.9999
-NEIGHBOURS = 10  # in a band, each text is compared with so many before it and with the first: never all with all
-BLOCK = 1 << 16  # words or runs hashed at a time: they stay in the processor's cache
-MAX_COMPARED = 1 << 21  # shingles compared at a time: 16 MB an array
+BAND = 4  # hashes; 16 bands find a pair of similarity 0.7 with probability 0.988, one of 0.8 with 0.9999
+NEIGHBOURS = 10  # in a band, each text is compared with so many before it and with the first, never all pairs
+BLOCK = 1 << 16  # words or shingles hashed at a time, to fit into the processor's cache
+MAX_COMPARED = 1 << 21  # shingles compared at a time: 16 MB per array
 
 
 @dataclass(frozen=True)
 class Words:
-    """Texts as word numbers: those of text i are `ids[starts[i] : starts[i + 1]]`, indices into `vocabulary`."""
+    """Texts as word ids: those of text i are `ids[starts[i] : starts[i + 1]]`, indices into `vocabulary`."""
 
     ids: Array
     starts: Array
@@ -49,7 +48,7 @@ class Words:
 
 @dataclass(frozen=True)
 class Shingles:
-    """The set of runs of words of each text: `keys` [m] are uint64, ascending, text number << 32 | hash; `starts` [n + 1]."""
+    """The set of shingles of each text: `keys` [m] are uint64, ascending, text number << 32 | hash; `starts` [n + 1]."""
 
     keys: Array
     starts: Array
@@ -65,7 +64,8 @@ class Shingles:
 
 @dataclass(frozen=True)
 class NearPairs:
-    """Pairs of texts: `indices` int64 [m, 2], the smaller first, ascending by the second; `similarity` float64 [m], Jaccard's."""
+    """Pairs of texts: `indices` int64 [m, 2], the smaller first, ascending by the second; `similarity` float64 [m], Jaccard
+    similarity."""
 
     indices: Array
     similarity: Array
@@ -75,7 +75,7 @@ class NearPairs:
 
 
 def split_words(texts: Sequence[str]) -> Words:
-    """Cut texts into words, whatever their case; a character of a script without spaces is a word.
+    """Split texts into lower-cased words; each character of a script without spaces is a word.
 
     >>> words = split_words(["So good!", "", "so 好看"])
     >>> words.vocabulary, words.lengths.tolist()
@@ -89,7 +89,7 @@ def split_words(texts: Sequence[str]) -> Words:
 
 
 def word_shingles(words: Words, *, size: int = RUN) -> Shingles:
-    """Return the set of runs of `size` words of each text; a text with fewer words is one run, one without words has none.
+    """Return the set of shingles of `size` words of each text; a text with fewer words is one shingle, one without words has none.
 
     >>> np.diff(word_shingles(split_words(["a b c", "a b a b", "a", "?"]), size=2).starts).tolist()
     [2, 2, 1, 0]
@@ -115,9 +115,9 @@ def _shingle_keys(words: Words, block: slice, size: int) -> Array:
 
 
 def minhash(shingles: Shingles, *, num_hashes: int = NUM_HASHES, seed: int = 0) -> Array:
-    """Return signatures, uint32 [n, num_hashes]: two agree on about the share of hashes that is their texts' similarity.
+    """Return MinHash signatures, uint32 [n, num_hashes]: the fraction of equal hashes estimates the Jaccard similarity.
 
-    The signature of a text without words is the greatest number throughout.
+    The signature of a text without words is the maximum number throughout.
 
     >>> same, near, far = minhash(word_shingles(split_words(["a b c d e f g", "a b c d e f h", "x y z"])))
     >>> bool((same == near).mean() > 0.5 > (same == far).mean())
@@ -139,10 +139,10 @@ def minhash(shingles: Shingles, *, num_hashes: int = NUM_HASHES, seed: int = 0) 
 
 
 def near_pairs(words: Words, *, threshold: float = THRESHOLD, num_hashes: int = NUM_HASHES, seed: int = 0) -> NearPairs:
-    """Find pairs of texts whose runs of two words have a Jaccard similarity of `threshold` or more.
+    """Find pairs of texts whose word bigrams have a Jaccard similarity of `threshold` or more.
 
-    Candidates come by hashing, so a pair at the threshold is missed now and then (1 in 80 at 0.7); what is returned was
-    compared exactly. Of many near copies of one text each is paired with the first and with some others.
+    Candidates come from hashing, so a few pairs at the threshold are missed (1 in 80 at 0.7); those that are returned were compared
+    exactly. Of many near duplicates of one text, each is paired with the first and with some others.
 
     >>> texts = ["a film that was a joy from start to end", "a film that was a joy from start to finish", "dull"]
     >>> found = near_pairs(split_words(texts)); found.indices.tolist(), found.similarity.round(2).tolist()
@@ -157,7 +157,7 @@ def near_pairs(words: Words, *, threshold: float = THRESHOLD, num_hashes: int = 
 
 
 def jaccard(shingles: Shingles, pairs: Array) -> Array:
-    """Return the Jaccard similarity [m] of the pairs of texts [m, 2]: shared runs over all runs of both.
+    """Return the Jaccard similarity [m] of pairs of texts [m, 2]: the shingles in both over the shingles in either.
 
     >>> shingles = word_shingles(split_words(["a b c", "a b d"]))
     >>> jaccard(shingles, np.array([[0, 1], [0, 0]])).round(2).tolist()
@@ -178,7 +178,7 @@ def jaccard(shingles: Shingles, pairs: Array) -> Array:
 
 
 def _candidates(signatures: Array, present: Array) -> Array:
-    """Return the pairs of texts [m, 2] that agree on a whole band, each once."""
+    """Return the distinct pairs of texts [m, 2] that agree on a whole band."""
     found = [np.zeros(0, dtype=np.uint64)]
     for start in range(0, signatures.shape[1] - BAND + 1, BAND):
         band = np.ascontiguousarray(signatures[present, start : start + BAND]).view(np.uint64)
@@ -199,7 +199,7 @@ def _candidates(signatures: Array, present: Array) -> Array:
 
 
 def _blocks(sizes: Array, limit: int) -> Iterator[slice]:
-    """Cut items of these sizes into runs of at most `limit` together, and of at least one item."""
+    """Divide items of these sizes into runs with a total of at most `limit`, and of at least one item."""
     ends = np.cumsum(sizes)
     start = 0
     while start < len(sizes):

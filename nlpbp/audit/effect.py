@@ -1,4 +1,5 @@
-"""What copies do to a score: how often a linear model is right on all rows, and on those that are no copies (practice D2)."""
+"""The effect of duplicates on a score: a linear model's accuracy on all rows, and on those that are not duplicates (practice
+D2)."""
 
 from __future__ import annotations
 
@@ -17,17 +18,17 @@ from nlpbp.audit.rows import AuditFinding, Rows, has_classes, level_of, no_class
 Array = np.ndarray[Any, Any]
 
 MAX_LABELS = 100
-MIN_COPIES = 10  # of a part: fewer tell no difference
+MIN_COPIES = 10  # of a part: with fewer, no difference can be measured
 
 
 def effect_of_copies(
     parts: Sequence[Rows], copies: Copies | None = None, *, words: Words | None = None, seed: int = 0
 ) -> AuditFinding:
-    """Compare the accuracy on a part with that on its rows that are no copies, exact or near, of training or of each other.
+    """Compare the accuracy on a part with that on its rows that are not exact or near duplicates of training or of each other.
 
-    A linear model trained on the training part answers the later ones; where training is all there is, it answers itself, out of
-    fold. The model to come may remember more than a linear one, so the least is told that the score is flattered by. Nothing is
-    said of fewer than ten copies.
+    A linear model trained on the training part is scored on the other parts; if there is only a training part, it is
+    cross-validated. The final model may memorise more than a linear one, so this is a lower bound of the bias. With fewer than ten
+    duplicates there is no result.
 
     >>> from nlpbp.audit.rows import rows_of
     >>> from nlpbp.data.readers import Table
@@ -45,7 +46,7 @@ def effect_of_copies(
     names = sorted(label for label, count in counts.items() if label and count >= NUM_FOLDS)
     usual = {label: number for number, label in enumerate(names)}
     ids = np.array([usual.get(label, -1) if label else -1 for label in labels])
-    later = range(min(1, len(parts) - 1), len(parts))  # training itself, where it is all there is
+    later = range(min(1, len(parts) - 1), len(parts))  # the training part itself, if there is no other
     copied = [is_copy[(numbers == number) & (ids >= 0)] for number in later]
     scored = [number for number, found in zip(later, copied, strict=True) if MIN_COPIES <= found.sum() <= len(found) - MIN_COPIES]
     if not scored:
@@ -74,15 +75,15 @@ def effect_of_copies(
         count=count,
         share=count / max(1, num_rows(parts)),
         message=f"accuracy of a linear model: {'; '.join(said)}",
-        fix="look at the score without them as well; a plan with leaks and near_leaks drops them from training",
+        fix="report the score without them as well; a plan with leaks and near_leaks drops them from training",
         details=details,
     )
 
 
 def _copies_of_others(parts: Sequence[Rows], copies: Copies) -> Array:
-    """Tell of each row whether a row of training, or of its own part, is the same text or nearly so; the first of a part is none.
+    """Tell for each row whether it is an exact or near duplicate of a row of training or of an earlier row of its part.
 
-    Where training is all there is, all rows of a text that stands there twice are copies: each can be answered from another.
+    If there is only a training part, all rows of a duplicated text count: each can be predicted from another.
     """
     numbers, alone = part_numbers(parts), len(parts) == 1
     sizes = Counter(copies.distinct.tolist())
@@ -99,7 +100,7 @@ def _copies_of_others(parts: Sequence[Rows], copies: Copies) -> Array:
 
 
 def _answers(features: Any, ids: Array, is_train: Array, *, num_labels: int, of_itself: bool, seed: int) -> Array:
-    """Return the label that a linear model of the training rows answers for each row, out of fold where it answers itself."""
+    """Return the predictions of a linear model of the training rows for each row, out of fold for the training part itself."""
     answers = np.full(len(ids), -2)
     fitted = np.flatnonzero(is_train & (ids >= 0))
     if of_itself:
@@ -112,7 +113,7 @@ def _answers(features: Any, ids: Array, is_train: Array, *, num_labels: int, of_
 
 
 def _compared(is_right: Array, is_copy: Array) -> dict[str, Any]:
-    """Return both accuracies, and how likely copies differ so much from the others by chance (Fisher's exact test)."""
+    """Return both accuracies, and the p-value of the difference between duplicates and the others (Fisher's exact test)."""
     copied, others = is_right[is_copy], is_right[~is_copy]
     table = [[int(group.sum()), int((~group).sum())] for group in (copied, others)]
     alone = float(others.mean())

@@ -1,6 +1,6 @@
-"""Findings on images: their copies, labels and groups, as of texts, and their sizes.
+"""Findings on images: duplicates, labels and groups, as for texts, and sizes.
 
-The rows' texts are digests of the images.
+The texts of the rows are digests of the images.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from nlpbp.audit.labels import class_balance, label_names
 from nlpbp.audit.parts import group_leakage, time_leakage
 from nlpbp.audit.rows import AuditFinding, Rows, all_rows, examples_of, level_of, num_rows
 
-MAX_ASPECT = 3.0  # beyond it the middle square is less than a third of an image
+MAX_ASPECT = 3.0  # aspect ratio: beyond it the centre crop is less than a third of an image
 DIGEST = re.compile(r"(: )?[0-9a-f]{32}$")
 FIXES = {
-    "exact_duplicates": "copies weigh double in training and in scores: remove all but one",
+    "exact_duplicates": "duplicates count double in training and in scores: remove all but one",
     "leaks": "scores on them are of memory: remove them from training",
     "conflicting_labels": "decide which label is right",
 }
-SMALL = 0.25  # of the median side: an image that is blown up to be seen beside the others
+SMALL = 0.25  # of the median side: smaller images are enlarged a lot
 
 
 def image_audit(parts: Sequence[Rows], *, sizes: Mapping[str, tuple[int, int]]) -> list[AuditFinding]:
@@ -49,7 +49,7 @@ def image_audit(parts: Sequence[Rows], *, sizes: Mapping[str, tuple[int, int]]) 
 
 
 def _of_images(finding: AuditFinding) -> AuditFinding:
-    """Say of images what was found of their digests."""
+    """Reword findings on digests as findings on images."""
     examples = tuple(
         replace(one, excerpt=DIGEST.sub("", one.excerpt).replace("the same text", "the same image")) for one in finding.examples
     )
@@ -58,7 +58,7 @@ def _of_images(finding: AuditFinding) -> AuditFinding:
 
 
 def image_sizes(parts: Sequence[Rows], sizes: Mapping[str, tuple[int, int]]) -> AuditFinding:
-    """Count images that are far from square, of which the middle alone is seen, or far smaller than the others."""
+    """Count images that are far from square, of which only the centre is used, or far smaller than the others."""
     found = [(part.references[index], *sizes[part.texts[index]]) for part, index in all_rows(parts)]
     median = float(np.median([min(height, width) for _, height, width in found]))
     odd = [
@@ -77,7 +77,7 @@ def image_sizes(parts: Sequence[Rows], sizes: Mapping[str, tuple[int, int]]) -> 
         count=len(odd),
         share=len(odd) / max(1, num_rows(parts)),
         message=said + (f"; {len(odd):,} are far from square or far smaller than the others" if odd else ""),
-        fix="look at them: the middle square is all that is seen of a long image",
+        fix="look at them: only the centre crop of an elongated image is used",
         examples=examples_of(odd),
         details={"sizes": len(shapes), "median": median},
     )

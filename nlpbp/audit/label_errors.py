@@ -1,6 +1,6 @@
-"""Labels that may be wrong, found by confident learning (Northcutt, Jiang and Chuang 2021) over a linear model.
+"""Label errors found by confident learning (Northcutt, Jiang and Chuang 2021) with a linear model.
 
-The model has never seen the text whose label it doubts: five folds, each answered by a model of the other four.
+The probabilities are out of fold: each of five folds is predicted by a model trained on the other four.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ Array = np.ndarray[Any, Any]
 
 NUM_FOLDS = 5
 MAX_FEATURES = 50_000
-MAX_WEIGHTS = 2_000_000  # features times classes: 16 MB, and the optimizer keeps some twenty such vectors
-MAX_FITTED = 50_000  # texts a fold is trained on; all are answered
-INVERSE_REGULARIZATION = 3.0  # below the 10 of the baseline: the probabilities are used, not the decisions
+MAX_WEIGHTS = 2_000_000  # features times classes: 16 MB, of which the optimizer keeps about twenty vectors
+MAX_FITTED = 50_000  # texts that a fold is trained on; all are predicted
+INVERSE_REGULARIZATION = 3.0  # below the 10 of the baseline, because probabilities and not decisions are used
 
 
 def tfidf_features(words: Words, *, max_features: int = MAX_FEATURES) -> sparse.csr_matrix:
-    """Return tf-idf over words and pairs of words, the most frequent ones, whether or not they come again in a text [n, features].
+    """Return binary tf-idf over the most frequent words and word bigrams [n, features].
 
     >>> from nlpbp.audit.duplicates import split_words
     >>> tfidf_features(split_words(["so good", "so bad"])).shape
@@ -51,9 +51,9 @@ def tfidf_features(words: Words, *, max_features: int = MAX_FEATURES) -> sparse.
 
 
 def out_of_fold(features: sparse.csr_matrix, labels: Array, *, num_labels: int, seed: int = 0) -> Array:
-    """Return probabilities [n, num_labels] by models that were not trained on the row they answer.
+    """Return out-of-fold probabilities [n, num_labels].
 
-    `labels` int [n]; every label from 0 to num_labels - 1 stands there five times or more, else `ValueError`.
+    `labels` int [n]; every label from 0 to num_labels - 1 must occur five times or more, else `ValueError`.
     """
     counts = np.bincount(labels, minlength=num_labels)
     if num_labels < 2 or len(counts) > num_labels or counts.min() < NUM_FOLDS:
@@ -69,20 +69,20 @@ def out_of_fold(features: sparse.csr_matrix, labels: Array, *, num_labels: int, 
 def fit_linear(
     features: sparse.csr_matrix, labels: Array, rows: Array, *, num_labels: int, generator: np.random.Generator
 ) -> LogisticRegression:
-    """Train a linear model on some rows, of more than 50,000 on so many drawn at random; every label stands among them."""
+    """Train a linear model on the rows, or on a random sample of 50,000 of them that includes every label."""
     if len(rows) > MAX_FITTED:
         first = np.array([rows[labels[rows] == label][0] for label in range(num_labels)])  # no label is left out
         rows = np.union1d(first, generator.choice(rows, MAX_FITTED, replace=False))
     model = LogisticRegression(C=INVERSE_REGULARIZATION, max_iter=100, tol=1e-3)
-    with warnings.catch_warnings():  # an optimum to two digits ranks as well
+    with warnings.catch_warnings():  # an optimum to two digits is enough for ranking
         warnings.simplefilter("ignore", ConvergenceWarning)
         return model.fit(features[rows], labels[rows])
 
 
 def confident_labels(probabilities: Array, labels: Array) -> Array:
-    """Return for each row the label that the model is sure of [n], -1 where it is sure of none.
+    """Return for each row the confident label [n], -1 if there is none.
 
-    Sure of a label is a probability as high as the mean one of the rows that have the label.
+    The model is confident in a label if its probability is at least the mean over the rows with that label.
 
     >>> probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.9, 0.1]])
     >>> confident_labels(probabilities, np.array([0, 0, 1, 1])).tolist()
@@ -94,7 +94,7 @@ def confident_labels(probabilities: Array, labels: Array) -> Array:
 
 
 def confident_joint(probabilities: Array, labels: Array) -> Array:
-    """Count rows by given label and by the one the model is sure of, int [labels, labels]; what is off the diagonal is in doubt.
+    """Count rows by given and by confident label (the confident joint), int [labels, labels]; off the diagonal are label issues.
 
     >>> probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.9, 0.1]])
     >>> confident_joint(probabilities, np.array([0, 0, 1, 1])).tolist()
@@ -107,7 +107,7 @@ def confident_joint(probabilities: Array, labels: Array) -> Array:
 
 
 def rank_labels(probabilities: Array, labels: Array) -> Array:
-    """Return all rows, the most doubtful label first: by how far its probability is below that of the best other one.
+    """Return all rows ordered by normalised margin: the probability of the given label minus the highest other one, lowest first.
 
     >>> rank_labels(np.array([[0.9, 0.1], [0.6, 0.4], [0.8, 0.2]]), np.array([0, 1, 1])).tolist()
     [2, 1, 0]
@@ -119,7 +119,7 @@ def rank_labels(probabilities: Array, labels: Array) -> Array:
 
 
 def label_error_candidates(probabilities: Array, labels: Array) -> Array:
-    """Return the rows whose label is doubted, the most doubtful first: the model is sure of another one."""
+    """Return the rows with label issues, where the model is confident in another label, the lowest margin first."""
     sure = confident_labels(probabilities, labels)
     ranked = rank_labels(probabilities, labels)
     return ranked[(sure[ranked] >= 0) & (sure[ranked] != labels[ranked])]

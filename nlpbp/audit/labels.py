@@ -1,4 +1,4 @@
-"""Findings on the labels: how often each is there, names that mean one class, and labels that may be wrong."""
+"""Findings on the labels: class balance, names that may mean the same class, and label errors."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from nlpbp.audit.duplicates import Words, split_words
 from nlpbp.audit.label_errors import MAX_FEATURES, MAX_WEIGHTS, NUM_FOLDS, label_error_candidates, out_of_fold, tfidf_features
 from nlpbp.audit.rows import AuditFinding, Rows, examples_of, has_classes, no_classes, nothing, num_rows, percent
 
-IMBALANCE = 20  # times as many rows as the rarest class, as in the notes of a run
+IMBALANCE = 20  # ratio of the largest to the smallest class, as in the notes of a run
 MIN_ABBREVIATION = 3  # characters
-MIN_MISSPELT = 6  # characters, of names that differ in a letter
+MIN_MISSPELT = 6  # minimum length of names that differ in one letter
 MAX_NAMES = 200  # all pairs of them are compared
-MAX_LABELS = 100  # a fold of a linear model takes as much longer
+MAX_LABELS = 100  # the time for a fold grows with the number of classes
 
 
 def class_balance(parts: Sequence[Rows]) -> AuditFinding:
-    """Count each class in each part; a class that training lacks is a warning, imbalance from 20 to 1 a note.
+    """Count each class in each part; a class without training rows is a warning, imbalance of 20 to 1 or more a note.
 
     >>> from nlpbp.audit.rows import rows_of
     >>> from nlpbp.data.readers import Table
@@ -41,7 +41,7 @@ def class_balance(parts: Sequence[Rows]) -> AuditFinding:
     is_uneven = bool(train) and max(train.values()) >= IMBALANCE * min(train.values())
     count = sum(counts[part][label] for part, label in unknown)
     said = [f"{part}: {_most(found)}" for part, found in counts.items()]
-    said += [f"training has no row of {', '.join(sorted({repr(label) for _, label in unknown}))}"] if unknown else []
+    said += [f"training has no rows of {', '.join(sorted({repr(label) for _, label in unknown}))}"] if unknown else []
     said += [f"classes with one row: {', '.join(map(repr, sorted(rare)[:5]))}"] if rare else []
     return AuditFinding(
         id=name,
@@ -50,7 +50,7 @@ def class_balance(parts: Sequence[Rows]) -> AuditFinding:
         count=count,
         share=count / max(1, num_rows(parts)),
         message="; ".join(said),
-        fix="a class needs rows to be learned; of an uneven set look at macro-F1, and try --optim.class_weights auto",
+        fix="a class cannot be learned without rows; for imbalanced classes look at macro-F1, and try --optim.class_weights auto",
         details={part: dict(found.most_common()) for part, found in counts.items()},
     )
 
@@ -61,7 +61,7 @@ def _most(counts: Counter[str]) -> str:
 
 
 def label_names(parts: Sequence[Rows]) -> AuditFinding:
-    """Find names that may be one class: alike but for case, space and punctuation, short for another, or misspelt.
+    """Find names that may be the same class: equal except for case, space and punctuation, abbreviated, or misspelt.
 
     >>> from nlpbp.audit.rows import rows_of
     >>> from nlpbp.data.readers import Table
@@ -70,13 +70,13 @@ def label_names(parts: Sequence[Rows]) -> AuditFinding:
     "names that may be one class: 'Positive' and 'pos', 'Positive' and 'positive ', 'pos' and 'positive '"
     """
     name, title = "label_names", "names of labels"
-    if parts[0].labels is None or parts[0].fields.task == "regression":
+    if parts[0].labels is None or parts[0].fields.target_type == "continuous":
         return nothing(name, title, no_classes(parts))
-    is_several = parts[0].fields.task == "multi_label"
+    is_several = parts[0].fields.target_type == "multilabel-indicator"
     cells = [label for part in parts for label in part.labels or () if label is not None]
     counts = Counter(found for cell in cells for found in (cell.split("|") if is_several else [cell]))
     if len(counts) > MAX_NAMES:
-        return nothing(name, title, f"{len(counts):,} names are too many to compare each with each")
+        return nothing(name, title, f"{len(counts):,} names are too many to compare all pairs")
     alike = {pair: why for pair in combinations(sorted(counts), 2) if (why := _alike(*pair))}
     is_certain = "spelling" in alike.values()
     count = sum(min(counts[a], counts[b]) for a, b in alike)
@@ -89,7 +89,7 @@ def label_names(parts: Sequence[Rows]) -> AuditFinding:
         count=count,
         share=count / max(1, num_rows(parts)),
         message=f"names that may be one class: {said}" if alike else "no two names are alike",
-        fix="write one class in one way, in the file; nothing is merged",
+        fix="use one spelling for each class in the file; nothing is merged",
         examples=examples_of(shown),
         details={"pairs": [[a, b, why] for (a, b), why in alike.items()]},
     )
@@ -113,10 +113,10 @@ def _plain(label: str) -> str:
 
 
 def label_errors(parts: Sequence[Rows], *, words: Words | None = None, seed: int = 0) -> AuditFinding:
-    """Find training labels that a linear model of the other rows is sure are another one, the most doubtful first.
+    """Find training labels that a linear model, trained on other rows, confidently predicts to be different, most likely errors
+    first.
 
-    They are candidates to read: on hard data a good part of them is right, so dropping them can hurt. See
-    `nlpbp.audit.label_errors`.
+    They are candidates for review: on hard data many of them are right, so dropping them can hurt. See `nlpbp.audit.label_errors`.
     """
     name, title = "label_errors", "labels that may be wrong"
     rows = parts[0]
@@ -148,7 +148,7 @@ def label_errors(parts: Sequence[Rows], *, words: Words | None = None, seed: int
         share=len(candidates) / len(labels),
         message=f"a linear model is sure of another label in {len(candidates):,} of {len(labels):,} training rows "
         f"({percent(len(candidates) / len(labels))}); out of fold it is right in {percent(accuracy)}",
-        fix="read them from the top: the surest are errors most often; a plan with label_errors drops them all from training",
+        fix="review them from the top, where errors are most frequent; a plan with label_errors drops them all from training",
         examples=examples_of((rows.references[row], f"{why}: {rows.texts[row]}") for row, why in reasons.items()),
         details={"out_of_fold_accuracy": accuracy, "left_out_classes": sorted(set(counts) - set(usual))},
         rows={row: f"the label is doubted: {why}" for row, why in reasons.items()},

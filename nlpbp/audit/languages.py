@@ -1,4 +1,4 @@
-"""In which languages the texts are, by py3langid on a sample (practice D3); the extra `audit` brings it."""
+"""The languages of a sample of texts, by py3langid (practice D3), which the extra `audit` installs."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from nlpbp.audit.rows import AuditFinding, Rows, counted, examples_of, level_of,
 
 SAMPLE = 2000  # texts of all parts: about a second
 LOOKED_AT = 500  # characters
-MIN_LETTERS = 60  # of a text whose language can be told: "so dull" is taken for Italian
+MIN_LETTERS = 60  # minimum letters of a text for language identification: "so dull" is classified as Italian
 MIN_PROBABILITY = 0.95
 
 
 def language_mix(parts: Sequence[Rows], *, seed: int = 0) -> AuditFinding:
-    """Count a sample of the texts by language; the rows in another one than most are the finding.
+    """Count a sample of the texts by language; the finding is rows that are not in the majority language.
 
-    Texts too short to tell are left out, as are those that the model of py3langid is not sure of. Without the package the finding
-    says how to get it.
+    Texts that are too short, or that py3langid is not confident about, are left out. Without the package the finding says how to
+    install it.
     """
     name, title = "languages", "languages"
     try:
         from py3langid.langid import MODEL_FILE, LanguageIdentifier
     except ImportError:
-        return nothing(name, title, "pip install 'nlpbp[audit]' tells languages of one script apart")
+        return nothing(name, title, "pip install 'nlpbp[audit]' to identify languages with the same script")
     order = np.random.default_rng(seed).permutation(sum(map(len, parts)))
     drawn = (_place(parts, int(number)) for number in order)
     places = sorted(islice((place for place in drawn if _letters(*place) >= MIN_LETTERS), SAMPLE), key=lambda p: (p[0].part, p[1]))
     if not places:
-        return nothing(name, title, f"no text has {MIN_LETTERS} letters, which it takes to tell its language")
+        return nothing(name, title, f"no text has the {MIN_LETTERS} letters that are needed to identify its language")
     identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
     told = [identifier.classify(part.texts[index][:LOOKED_AT]) for part, index in places]
     sure = [(place, language) for place, (language, share) in zip(places, told, strict=True) if share >= MIN_PROBABILITY]

@@ -1,4 +1,4 @@
-"""Findings on how the parts differ, and on what they must not share: time, groups, and what tells them apart."""
+"""Findings on differences between the parts, and on what they must not share: time ranges, groups, and distribution shift."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ GROUP_WORDS = {
     *("group", "thread", "conversation", "dialog", "dialogue", "session", "document", "doc", "article", "product", "item"),
     *("movie", "film", "book", "account", "company", "subject", "case", "family"),
 }
-GROUP_FIX = "give parts that share none of them, unless the model will only meet those it was trained on"
-MIN_GROUPS = 5  # fewer values are a category that both parts may well have
-MAX_OF_A_PART = 10_000  # rows in the adversarial validation: the interval is then within 0.01
+GROUP_FIX = "use parts that share none of them, unless the model will only be used on those it was trained on"
+MIN_GROUPS = 5  # fewer values are a category that all parts may share
+MAX_OF_A_PART = 10_000  # rows in the adversarial validation, for an interval within 0.01
 SHIFTED = 0.7  # area under the curve
 
 
 def time_leakage(parts: Sequence[Rows]) -> AuditFinding:
-    """Find a column of dates whose range in a later part lies inside that of training: the score is then not of the future."""
+    """Find a column of dates whose range in a later part overlaps that of training, so that the score is not one of the future."""
     name, title = "time_leakage", "parts and time"
     columns = {column: [_dates(part.others.get(column, [])) for part in parts] for column in parts[0].others}
     dated = {column: dates for column, dates in columns.items() if all(len(found) > 1 for found in dates)}
@@ -51,21 +51,21 @@ def time_leakage(parts: Sequence[Rows]) -> AuditFinding:
         count=count,
         share=count / max(1, sum(map(len, parts[1:]))),
         message=f"column '{column}': {said}" + (f"; {' and '.join(inside)} {verb} before training ends" if inside else ""),
-        fix="if the model is to answer for later texts, give the latest rows as the test part",
+        fix="if the model will be used on later texts, use the latest rows as the test part",
         examples=tuple(Example(part, f"{first} to {last}") for part, (first, last) in shown.items()) if inside else (),
         details={"column": column, "ranges": shown},
     )
 
 
 def _dates(values: Sequence[Any]) -> list[datetime]:
-    """Return the dates of a column, or nothing if fewer than nine in ten of its cells are one."""
+    """Return the dates of a column, or nothing if fewer than nine in ten of its cells are dates."""
     filled = [value for value in values if value not in (None, "")]
     found = [day for day in map(_date, filled) if day is not None]
     return found if len(found) >= 0.9 * max(1, len(filled)) else []
 
 
 def _date(value: Any) -> datetime | None:
-    """Read a date whose order is certain: year first, or an object that is one; the zone is left out."""
+    """Parse an unambiguous date: year first, or a date object; the time zone is dropped."""
     if isinstance(value, datetime):
         return value.astimezone(UTC).replace(tzinfo=None) if value.tzinfo else value
     if isinstance(value, date):
@@ -79,7 +79,7 @@ def _date(value: Any) -> datetime | None:
 
 
 def group_leakage(parts: Sequence[Rows]) -> AuditFinding:
-    """Find values of a column such as `author` or `product_id` that stand in training and in a later part."""
+    """Find values of a column such as `author` or `product_id` that are in training and in a later part."""
     name, title = "group_leakage", "parts and groups"
     grouped = [column for column in parts[0].others if is_group(column, parts[0].others[column])]
     if not grouped:
@@ -112,7 +112,7 @@ def _size(parts: Sequence[Rows], name: str) -> int:
 
 
 def is_group(name: str, values: Sequence[Any]) -> bool:
-    """Tell whether a column groups rows: by its name, and since its values come again.
+    """Tell whether a column groups rows: by its name, and because its values repeat.
 
     >>> is_group("product_id", [1, 2, 3, 4, 5, 6] * 2), is_group("product_id", list(range(12))), is_group("stars", [1, 2] * 6)
     (True, False, False)
@@ -125,10 +125,10 @@ def is_group(name: str, values: Sequence[Any]) -> bool:
 
 
 def adversarial_validation(parts: Sequence[Rows], *, words: Words | None = None, seed: int = 0) -> AuditFinding:
-    """Let a linear model guess whether a text is of training or of a later part: where it can, the parts are not alike.
+    """Adversarial validation: a linear model that can tell training from a later part shows that the parts differ.
 
-    The area under the curve (0.5: it cannot) is out of fold, with the 95 % interval of Hanley and McNeil (1982); above 0.7 is a
-    warning. The words named are those whose shares of texts differ most.
+    The ROC AUC (0.5: it cannot) is out of fold, with the 95 % confidence interval of Hanley and McNeil (1982); above 0.7 is a
+    warning. The words named are those whose document frequencies differ most.
     """
     name, title = "adversarial_validation", "can the parts be told apart"
     words = words or split_words([text for part in parts for text in part.texts])
@@ -156,14 +156,14 @@ def adversarial_validation(parts: Sequence[Rows], *, words: Words | None = None,
         count=len(details),
         share=found["auc"],
         message=f"train and {worst}: area under the curve {found['auc']:.2f} [{low:.2f}, {high:.2f}], where 0.5 is alike",
-        fix="look at the words that tell them apart; scores on a part unlike the texts to come say little",
+        fix="look at the words that distinguish them; scores on a part unlike future texts mean little",
         examples=examples_of([(worst, f"words: {', '.join(found['words'])}")]) if is_sure else (),
         details=details,
     )
 
 
 def auc_interval(area: float, num_positive: int, num_negative: int) -> tuple[float, float]:
-    """Return the 95 % interval of an area under the curve (Hanley and McNeil 1982).
+    """Return the 95 % confidence interval of an AUC (Hanley and McNeil 1982).
 
     >>> [round(end, 3) for end in auc_interval(0.8, 50, 50)]
     [0.713, 0.887]
@@ -179,7 +179,7 @@ def _some(generator: np.random.Generator, rows: Array) -> Array:
 
 
 def _telling_words(words: Words, rows: Array, is_later: Array) -> list[str]:
-    """Return the five words whose shares of texts differ most between the two, by the test of two proportions."""
+    """Return the five words whose document frequencies differ most between the two, by a two-proportion z-test."""
     is_chosen = np.full(len(words), -1)
     is_chosen[rows] = is_later
     owners = np.repeat(np.arange(len(words)), words.lengths)

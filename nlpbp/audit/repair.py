@@ -1,7 +1,7 @@
-"""A cleaned copy of the training part, by a plan that names findings, with a log of each row that was dropped or changed.
+"""Clean the training part by a plan that names findings, with a log of each row that was dropped or changed.
 
-The plan is yours to write, after you have read the findings; nothing is dropped that it does not name, and nothing at all from the
-validation and test parts: a score is only of use on data as they come (practice D3).
+You write the plan after reading the findings; only what it names is dropped, and nothing from the validation and test parts,
+because scores are only meaningful on data as they will be (practice D3).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 
 @dataclass(frozen=True)
 class Change:
-    """One line of the log: what was done to the row at `reference`, for which finding, and why."""
+    """One entry of the log: what was done to the row at `reference`, for which finding, and why."""
 
     reference: str
     action: str
@@ -50,7 +50,7 @@ class Change:
 def read_plan(path: Path) -> tuple[str, ...]:
     """Read the ids of findings to act on from a YAML or JSON file: a list, or `train:` with a list.
 
-    Raises `ConfigError` for another part than training, for what is no plan, and for a finding that cannot be acted on.
+    Raises `ConfigError` for a part other than training, for anything that is not a plan, and for a finding that has no action.
     """
     try:
         plan = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -70,23 +70,23 @@ def check_plan(plan: Any, *, file: str | None = None) -> tuple[str, ...]:
     if isinstance(plan, dict):
         for part in plan:
             if part != "train":
-                message = f"a plan is for the training part, and never for '{part}': a score is only of use on data as they come"
+                message = f"a plan is for the training part, and never for '{part}': scores are only meaningful on unchanged data"
                 raise ConfigError(message, file=file, hint="name findings under `train` only")
         plan = plan.get("train")
     if not isinstance(plan, list) or not plan or not all(isinstance(name, str) for name in plan):
         raise ConfigError("a plan is a list of findings to act on", file=file, excerpt=plan, hint=f"from {', '.join(ACTIONS)}")
     for name in plan:
         if name not in ACTIONS:
-            hint = f"{nearest(name, ACTIONS, kind='finding')}; all others are for reading"
-            raise ConfigError("no finding of this name can be acted on", file=file, excerpt=name, hint=hint)
+            hint = f"{nearest(name, ACTIONS, kind='finding')}; all others are for information only"
+            raise ConfigError("no finding of this name has an action", file=file, excerpt=name, hint=hint)
     return tuple(plan)
 
 
 def clean(train: Rows, findings: Sequence[AuditFinding], plan: Sequence[str]) -> tuple[Table, list[Change]]:
-    """Return the training table after the plan, and the log; the table that was given stays as it is.
+    """Return the training table after the plan, and the log; the given table is not changed.
 
-    Rows are dropped for the first finding of the plan that names them. Findings are of the data as they were: a copy of another
-    row is dropped even if that other one is dropped too, for another finding.
+    Rows are dropped for the first finding of the plan that names them. Findings are about the original data: a duplicate of another
+    row is dropped even if that row is dropped too, for another finding.
 
     >>> from nlpbp.audit.copies import exact_duplicates
     >>> from nlpbp.audit.rows import rows_of
@@ -123,20 +123,20 @@ def _repaired(cell: Any) -> Any:
 
 
 def check_clean_file(path: Path, *, sources: Sequence[str]) -> None:
-    """Raise `ConfigError` for a file that `write_table` could not write, and for one that is a source."""
+    """Raise `ConfigError` for a file that `write_table` cannot write, and for one that is a source of the data."""
     if path.suffix not in SUFFIXES:
         raise ConfigError(f"{path} has no known suffix", column="out", hint=f"end it in one of {', '.join(SUFFIXES)}")
     if path.is_dir() or not path.parent.is_dir():
-        raise ConfigError(f"{path} cannot be written", column="out", hint="name a file in a folder that is there")
+        raise ConfigError(f"{path} cannot be written", column="out", hint="name a file in an existing folder")
     if any(path.resolve() == Path(source).resolve() for source in sources):
         raise ConfigError(f"{path} is the data itself", column="out", hint="name another file: the copy is written beside the data")
 
 
 def write_table(table: Table, path: Path) -> None:
-    """Write a table as .csv, .tsv, .jsonl or .parquet, every text as it stands.
+    """Write a table as .csv, .tsv, .jsonl or .parquet, with all texts unchanged.
 
-    A text such as `=1+1` stays what it is, so a .csv is for reading back, and not for a spreadsheet. Raises `ConfigError`
-    for what the format cannot hold.
+    A text such as `=1+1` is not escaped, so a .csv file is meant for reading back, not for a spreadsheet. Raises `ConfigError` for
+    values that the format cannot represent.
     """
     try:
         _write(table, path)

@@ -1,4 +1,4 @@
-"""What an audit looks at and what it says: the rows of each part of a data set, and findings."""
+"""The input and output of an audit: the rows of each part of a dataset, and findings."""
 
 from __future__ import annotations
 
@@ -18,12 +18,11 @@ from nlpbp.data.readers import Table
 Level = Literal["warning", "note", "fine"]
 MAX_EXAMPLES = 5
 WARNING_SHARE = 0.01  # of rows: what is rarer is worth a note
-TASK_OF_CLASSES = "single_label"
 
 
 @dataclass(frozen=True)
 class Rows:
-    """One part of a data set with nothing left out: `texts` (a missing one is ""), `labels` (`None`: missing), `references`.
+    """One part of a dataset with all its rows: `texts` ("" if missing), `labels` (`None` if missing), `references`.
 
     A pair of texts is joined by a line break, several labels by `|`. Without a label column `labels` is `None`.
     """
@@ -47,7 +46,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class Example:
-    """One place that shows what a finding means."""
+    """One example of a finding."""
 
     reference: str
     excerpt: str
@@ -55,11 +54,11 @@ class Example:
 
 @dataclass(frozen=True)
 class AuditFinding:
-    """What one look at the data found.
+    """The result of one check of the data.
 
-    `count` rows, as a `share` of those looked at. A "warning" is for what makes training go wrong, or a score mean something else;
-    a "note" for what is worth reading; "fine" if there is nothing. `rows` are the training rows that a plan may drop or repair,
-    each with the reason. What could not be looked at says why in its message, and `was_looked_at` is false.
+    It concerns `count` rows, a `share` of those checked. A "warning" is for problems that harm training or invalidate a score; a
+    "note" for what is worth reading; "fine" if nothing was found. `rows` are the training rows that a plan may drop or repair, each
+    with the reason. If something could not be checked, the message says why, and `was_looked_at` is false.
 
     >>> print(AuditFinding("leaks", "leaks", "warning", 3, 0.1, "3 test texts stand in training", "drop them there"))
     warning leaks: 3 test texts stand in training. Fix: drop them there
@@ -83,9 +82,9 @@ class AuditFinding:
 
 
 def rows_of(table: Table, *, fields: Fields | None = None, part: str = "train") -> Rows:
-    """Take a table as the rows of a part; `fields` are found on it, or are those of the training table.
+    """Convert a table to the rows of a part; `fields` are those of the training table, or inferred from it.
 
-    Cells that training would refuse are kept, to be counted. Raises `DataError` if there is no column of text.
+    Cells that training would reject are kept, to be counted. Raises `DataError` if there is no text column.
 
     >>> rows = rows_of(Table("a.csv", {"text": ["so good", None], "label": ["pos", ""]}, [2, 3]))
     >>> rows.texts, rows.labels, rows.references
@@ -117,7 +116,7 @@ def _labels(table: Table, fields: Fields) -> list[str | None] | None:
     if fields.label is None or fields.label not in table.columns:
         return None
     cells = table.columns[fields.label]
-    if fields.task != "multi_label":
+    if fields.target_type != "multilabel-indicator":
         return [None if is_missing(value) else label_name(value) for value in cells]
     return [
         None if value is None else "|".join(sorted(cell_names(table, index, fields.label, separator=fields.separator)))
@@ -127,11 +126,11 @@ def _labels(table: Table, fields: Fields) -> list[str | None] | None:
 
 def has_classes(parts: Sequence[Rows]) -> bool:
     """Tell whether each row has at most one class, and labels are there."""
-    return parts[0].labels is not None and parts[0].fields.task == TASK_OF_CLASSES
+    return parts[0].labels is not None and parts[0].fields.target_type == "multiclass"
 
 
 def no_classes(parts: Sequence[Rows]) -> str:
-    """Say why there are no classes to look at."""
+    """Return the reason why there are no classes to check."""
     return "there are no labels" if parts[0].labels is None else "the rows are not of one class each"
 
 
@@ -141,7 +140,7 @@ def num_rows(parts: Sequence[Rows]) -> int:
 
 
 def all_rows(parts: Sequence[Rows]) -> Iterator[tuple[Rows, int]]:
-    """Go through the rows of all parts in order, as (part, index)."""
+    """Iterate over the rows of all parts in order, as (part, index)."""
     return ((part, index) for part in parts for index in range(len(part)))
 
 
@@ -151,7 +150,7 @@ def part_numbers(parts: Sequence[Rows]) -> np.ndarray[Any, Any]:
 
 
 def level_of(count: int, share: float, *, most: Level = "warning") -> Level:
-    """Return "fine" for nothing, "note" for little, and `most` from one row in a hundred.
+    """Return "fine" for no rows, "note" for few, and `most` from one row in a hundred.
 
     >>> level_of(0, 0.0), level_of(3, 0.001), level_of(3, 0.02)
     ('fine', 'note', 'warning')
@@ -160,12 +159,12 @@ def level_of(count: int, share: float, *, most: Level = "warning") -> Level:
 
 
 def examples_of(rows: Iterator[tuple[str, str]] | Sequence[tuple[str, str]]) -> tuple[Example, ...]:
-    """Keep the first few (reference, text) as examples, cut and escaped for printing."""
+    """Make examples of the first few (reference, text), shortened and escaped for printing."""
     return tuple(Example(escape(reference, limit=None), escape(text)) for reference, text in islice(rows, MAX_EXAMPLES))
 
 
 def counted(counts: Mapping[str, int]) -> str:
-    """Say counts by name, the greatest first, without zeros.
+    """Format counts by name, the largest first, without zeros.
 
     >>> counted({"tabs": 0, "tags": 3, "entities": 1200})
     'entities 1,200, tags 3'
@@ -174,7 +173,7 @@ def counted(counts: Mapping[str, int]) -> str:
 
 
 def percent(share: float) -> str:
-    """Say a share with two digits that count.
+    """Format a share as a percentage with two significant digits.
 
     >>> percent(0.5), percent(0.0123), percent(0.00012)
     ('50 %', '1.2 %', '0.012 %')
@@ -183,5 +182,5 @@ def percent(share: float) -> str:
 
 
 def nothing(name: str, title: str, message: str) -> AuditFinding:
-    """Return the finding that there was nothing to look at, and why."""
+    """Return the finding that there was nothing to check, and why."""
     return AuditFinding(name, title, "fine", 0, 0.0, message, was_looked_at=False)

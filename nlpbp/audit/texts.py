@@ -1,4 +1,4 @@
-"""Findings on single texts: what is missing, broken, unusually long or in another script."""
+"""Findings on single texts: missing, broken, unusually long, or in another script."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ except ImportError:
 
 LOST = {"missing", "empty", "white space"}  # what a label must not be
 NA_WORDS = {"na", "n/a", "#n/a", "nan", "null", "none", "nil", "missing"}
-FENCE = 3.0  # interquartile ranges beyond the quartiles: Tukey's outer fence, here on the logarithm of the length
+FENCE = 3.0  # interquartile ranges beyond the quartiles: Tukey's outer fence, on the logarithm of the length
 
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200b\u2060\ufeff]")
 TAG = re.compile(r"</?[a-zA-Z][a-zA-Z0-9]*(\s[^<>]*)?/?>")
 ENTITY = re.compile(r"&(#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z][a-zA-Z0-9]{1,30});")
 
-# Where the blocks of the scripts that are written most begin; what lies between letters is counted with the block before it.
+# The first code points of the blocks of the most common scripts; characters between blocks count as the block before.
 SCRIPTS = (
     (0x0041, "Latin"),
     (0x0370, "Greek"),
@@ -70,7 +70,7 @@ SCRIPT_STARTS = [start for start, _ in SCRIPTS]
 
 
 def missing_values(parts: Sequence[Rows]) -> AuditFinding:
-    """Find texts and labels that are not there, and tell None, "", white space and words such as NA apart.
+    """Find missing texts and labels, and distinguish None, "", white space and words such as NA.
 
     >>> from nlpbp.audit.rows import rows_of
     >>> from nlpbp.data.readers import Table
@@ -105,9 +105,9 @@ def missing_values(parts: Sequence[Rows]) -> AuditFinding:
 
 
 def _refused_kinds(part: Rows, column: str) -> set[str]:
-    """Return what training stops at: of fields that make one text together at nothing, as gaps are marked."""
+    """Describe what training does with missing values; in composed fields they are marked."""
     if column == part.fields.label:
-        return {"missing"} if part.fields.task == "multi_label" else LOST
+        return {"missing"} if part.fields.target_type == "multilabel-indicator" else LOST
     return set() if part.fields.kinds else {"missing"}
 
 
@@ -131,16 +131,16 @@ def _missing_kind(value: Any) -> str:
 
 
 def text_lengths(parts: Sequence[Rows], *, max_words: int | None = 256, words: Words | None = None) -> AuditFinding:
-    """Find texts of an unusual length, and the share of words that a cut at `max_words` loses; None is no cut.
+    """Find texts of unusual length, and the share of words lost by truncation to `max_words` (None: no truncation).
 
-    Unusual is beyond the outer fence of Tukey (1977) on the logarithms: three interquartile ranges from the quartiles.
-    A word is about 1.3 word pieces in English, more elsewhere.
+    Unusual means beyond the outer fence of Tukey (1977) on the logarithms: three interquartile ranges from the quartiles. A word is
+    about 1.3 word pieces in English, and more in other languages.
     """
     words = words or split_words([text for part in parts for text in part.texts])
     lengths = words.lengths
     positive = np.log(lengths[lengths > 0]) if lengths.any() else np.zeros(1)
     low, middle, high = np.quantile(positive, [0.25, 0.5, 0.75])
-    fence = FENCE * max(high - low, np.log(2))  # texts that are all about as long: beyond eight times is unusual
+    fence = FENCE * max(high - low, np.log(2))  # for texts of about equal length: eight times longer is unusual
     outliers = np.flatnonzero((lengths > np.exp(high + fence)) | ((lengths > 0) & (lengths < np.exp(low - fence))))
     beyond = np.maximum(0, lengths - (lengths.max(initial=0) if max_words is None else max_words))
     num_cut, lost = int((beyond > 0).sum()), int(beyond.sum())
@@ -156,8 +156,8 @@ def text_lengths(parts: Sequence[Rows], *, max_words: int | None = 256, words: W
         share=share,
         message=f"{len(outliers):,} texts are unusually long or short (median {np.exp(middle):.0f} words){cut}"
         + (f" and loses {percent(lost / max(1, int(lengths.sum())))} of all words" if lost else ""),
-        fix="look whether the longest are one text each"
-        + ("" if max_words is None else "; raise --data.max_length if what matters stands late"),
+        fix="check whether the longest are really single texts"
+        + ("" if max_words is None else "; raise --data.max_length if the important part comes late"),
         examples=examples_of((part.references[index], f"words: {lengths[i]:,}") for i, (part, index) in shown),
         details={
             "quantiles": {f"{q:g}": float(np.quantile(lengths, q)) if len(lengths) else 0.0 for q in (0, 0.25, 0.5, 0.75, 0.95, 1)},
@@ -169,7 +169,7 @@ def text_lengths(parts: Sequence[Rows], *, max_words: int | None = 256, words: W
 
 
 def encoding_trouble(parts: Sequence[Rows]) -> AuditFinding:
-    """Find what a wrong encoding or a web page has left in texts: mojibake, replacement and control characters, tags, entities.
+    """Find remains of a wrong encoding or a web page in texts: mojibake, replacement and control characters, tags, entities.
 
     `rows` are the training rows that `repair_text` changes.
 
@@ -209,7 +209,7 @@ def encoding_trouble(parts: Sequence[Rows]) -> AuditFinding:
 
 
 def repair_text(text: str) -> str:
-    """Undo mojibake (with the extra `audit`), replace HTML entities, and compose letters (NFC); all else stays.
+    """Undo mojibake (with the extra `audit`), replace HTML entities, and normalise to NFC; change nothing else.
 
     >>> repair_text("cafÃ© &amp; cre\u0300me"), repair_text("SÃO PAULO")
     ('café & crème', 'SÃO PAULO')
@@ -220,7 +220,7 @@ def repair_text(text: str) -> str:
 
 
 def without_mojibake(text: str) -> str:
-    """Undo what a wrong encoding has done to a text, by ftfy (the extra `audit`); without the package the text stays.
+    """Undo mojibake with ftfy (the extra `audit`); without the package, return the text unchanged.
 
     >>> without_mojibake("cafÃ©"), without_mojibake("DÃ©jÃ\\xa0 vu"), without_mojibake("MARQUÉ…")
     ('café', 'Déjà vu', 'MARQUÉ…')
@@ -241,7 +241,7 @@ TROUBLES: dict[str, Callable[[str], bool]] = {
 
 
 def script_mix(parts: Sequence[Rows]) -> AuditFinding:
-    """Count texts by the script that most of their letters are of; the rows in another one than most are the finding.
+    """Count texts by the script of most of their letters; the finding is rows that are not in the majority script.
 
     >>> from nlpbp.audit.rows import rows_of
     >>> from nlpbp.data.readers import Table
@@ -267,7 +267,7 @@ def script_mix(parts: Sequence[Rows]) -> AuditFinding:
 
 
 def main_script(text: str) -> str:
-    """Return the script of most letters among the first 1,000 characters, "" without a letter.
+    """Return the script of most letters among the first 1,000 characters, "" without letters.
 
     >>> main_script("Привет, world"), main_script("東京へ行く"), main_script("42!")
     ('Cyrillic', 'Han and kana', '')

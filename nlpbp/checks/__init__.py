@@ -1,1 +1,1 @@
-"""Rules that find what breaks a practice in a model, an optimizer, batches or a run."""
+"""Rules that find violations of the practices in a model, an optimizer, batches or a run."""

@@ -1,7 +1,7 @@
-"""Rules that must see numbers: they run a model on a sample batch and look at what comes out of its layers.
+"""Rules that run a model on a sample batch and check the outputs of its layers.
 
-`forward` is a function without arguments that runs the model on a batch and returns its output. It is called in evaluation mode
-and without gradients, and leaves the model as it was.
+`forward` is a function without arguments that runs the model on a batch and returns its output. It is called in evaluation mode and
+without gradients, and the model is left unchanged.
 """
 
 from __future__ import annotations
@@ -21,17 +21,18 @@ from nlpbp.checks.findings import Finding
 T = TypeVar("T")
 Forward = Callable[[], Any]
 
-MAX_DEAD = 0.9  # a deep net whose activations have collapsed has half of its units at zero by chance alone, trained ones have more
-MAX_SCALE_CHANGE = 1e3  # torch's own initialisation loses a factor of 2.4 a ReLU layer, He's none
+MAX_DEAD = 0.9  # in a deep net with collapsed activations half of the units are zero by chance alone, and in trained nets more
+MAX_SCALE_CHANGE = 1e3  # torch's default initialisation shrinks activations by a factor of 2.4 per ReLU layer, He's does not
 MIN_LAYERS = 4
 MIN_VALUES = 8  # of each unit
-RETURN_LOGITS = "return logits: the losses of torch, transformers and nlpbp take these"
+RETURN_LOGITS = "return logits: the losses of torch, transformers and nlpbp expect logits"
 
 
 def normalised_outputs(outputs: Any) -> list[Finding]:
-    """Tell from outputs [n, labels] for a sample batch that they are not logits but probabilities, or their logarithms (A1).
+    """Find outputs [n, labels] for a sample batch that are probabilities or log-probabilities instead of logits (A1).
 
-    `outputs` is a tensor, an array, or an output of transformers with `logits`. Sigmoids cannot be told from small logits.
+    `outputs` is a tensor, an array, or an output of transformers with `logits`. Outputs of sigmoids cannot be distinguished from
+    small logits.
 
     >>> normalised_outputs(torch.tensor([[0.25, 0.75], [0.5, 0.5]]))[0].message
     'its outputs are probabilities: each row sums to 1'
@@ -45,16 +46,17 @@ def normalised_outputs(outputs: Any) -> list[Finding]:
     if (rows >= 0).all() and ((rows.sum(dim=1) - 1).abs() < tolerance).all():
         return [Finding("A1", "warning", "model", "its outputs are probabilities: each row sums to 1", RETURN_LOGITS)]
     if (rows <= 0).all() and (rows.logsumexp(dim=1).abs() < tolerance).all():
-        message = "its outputs are log-probabilities, which the cross-entropy on logits makes once more"
+        message = "its outputs are log-probabilities, and the cross-entropy on logits applies another log-softmax"
         return [Finding("A1", "note", "model", message, RETURN_LOGITS)]
     return []
 
 
 def dead_relus(model: nn.Module, forward: Forward, *, max_share: float = MAX_DEAD) -> list[Finding]:
-    """Find the ReLU layers of which more than `max_share` of the units get negative values from the whole sample batch (T3).
+    """Find dead ReLUs: layers where more than `max_share` of the units are zero for the whole sample batch (T3).
 
-    A unit is a channel of [n, channels, height, width], else an entry of the last dimension; fewer than 8 values of each say
-    nothing. Exact zeros come from branches that begin at zero, and are not dead. ReLUs that are called as functions are not seen.
+    A unit is a channel of [n, channels, height, width], else an entry of the last dimension; with fewer than 8 values per unit
+    there is no finding. Inputs of exactly zero come from zero-initialised branches, and are not dead. ReLUs that are called as
+    functions are not found.
 
     >>> model = nn.Sequential(nn.Linear(2, 4), nn.ReLU())
     >>> _ = nn.init.constant_(model[0].bias, -100.0)
@@ -73,7 +75,7 @@ def dead_relus(model: nn.Module, forward: Forward, *, max_share: float = MAX_DEA
             "warning",
             name,
             f"{share:.0%} of its units are zero for the whole batch, so nothing trains them",
-            "initialise the layer before it with kaiming_normal_, lower the rate, or clip",
+            "initialise the layer before it with kaiming_normal_, lower the learning rate, or clip gradients",
         )
         for name, share in shares.items()
         if share > max_share
@@ -81,10 +83,11 @@ def dead_relus(model: nn.Module, forward: Forward, *, max_share: float = MAX_DEA
 
 
 def weak_initialisation(model: nn.Module, forward: Forward) -> list[Finding]:
-    """Find that what tells examples apart shrinks or grows over a thousandfold from the first layer to the last hidden one (T3).
+    """Find vanishing or exploding activations: a spread that changes over a thousandfold from the first to the last hidden layer
+    (T3).
 
-    Measured is the standard deviation over the sample batch of each linear and convolution layer's outputs, in the order of calls.
-    Models with normalisation layers are left alone: these hold the scale, whatever the weights.
+    The spread is the standard deviation over the sample batch of each linear and convolution layer's outputs, in the order of
+    calls. Models with normalisation layers are skipped, because these keep the scale, whatever the weights.
 
     >>> model = nn.Sequential(*[layer for _ in range(20) for layer in (nn.Linear(32, 32), nn.ReLU())])
     >>> len(weak_initialisation(model, lambda: model(torch.randn(64, 32))))
@@ -94,7 +97,7 @@ def weak_initialisation(model: nn.Module, forward: Forward) -> list[Finding]:
         return []
     with measuring(model, kinds=(nn.Linear, _ConvNd), measure=_spread) as seen:
         forward()
-    hidden = seen[:-1]  # an output layer may begin at 0
+    hidden = seen[:-1]  # an output layer may be initialised to 0
     if len(hidden) < MIN_LAYERS or hidden[0][1] == 0:
         return []
     (first, before), (last, after) = hidden[0], hidden[-1]
@@ -107,13 +110,13 @@ def weak_initialisation(model: nn.Module, forward: Forward) -> list[Finding]:
 
 
 def layers_into_norms(model: nn.Module, forward: Forward) -> list[tuple[str, str]]:
-    """Return the names of each layer with a bias and of the batch normalisation that the very tensor it returned goes into.
+    """Return the names of each layer with a bias and of the batch normalisation that its output goes into directly.
 
     >>> model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
     >>> layers_into_norms(model, lambda: model(torch.rand(4, 2)))
     [('0', '1')]
     """
-    made: dict[int, tuple[str, Tensor, int]] = {}  # keeps the tensors, so that no id is given twice
+    made: dict[int, tuple[str, Tensor, int]] = {}  # keeps the tensors alive, so that no id is reused
     pairs: dict[tuple[str, str], None] = {}
 
     def leaves(name: str, output: Any) -> None:
@@ -137,7 +140,7 @@ def layers_into_norms(model: nn.Module, forward: Forward) -> list[tuple[str, str
 
 
 def has_bias(module: nn.Module) -> bool:
-    """Tell a linear or convolution layer with a bias.
+    """Tell whether a module is a linear or convolution layer with a bias.
 
     >>> has_bias(nn.Linear(1, 1)), has_bias(nn.Linear(1, 1, bias=False))
     (True, False)
@@ -149,9 +152,9 @@ def has_bias(module: nn.Module) -> bool:
 def measuring(
     model: nn.Module, *, kinds: tuple[type[nn.Module], ...] = (), measure: Callable[[Tensor], T | None], of_inputs: bool = False
 ) -> Iterator[list[tuple[str, T]]]:
-    """Evaluate in the body, and measure what leaves modules of these kinds (or enters them), in the order of calls.
+    """Measure the outputs (or inputs) of modules of these kinds during evaluation in the body, in the order of calls.
 
-    It is measured at once: what comes later may change it in place. None is no measurement.
+    Tensors are measured at once, because they may be changed in place later. None is not recorded.
 
     >>> model = nn.Sequential(nn.Linear(2, 3), nn.Dropout())
     >>> with measuring(model, kinds=(nn.Linear,), measure=lambda output: output.shape[1]) as seen:
@@ -176,7 +179,7 @@ def measuring(
 
 @contextmanager
 def _evaluating(model: nn.Module, handles: list[Any]) -> Iterator[None]:
-    """Run the body in evaluation mode without gradients; then remove the hooks, and give every module its mode back."""
+    """Run the body in evaluation mode without gradients; then remove the hooks, and restore the mode of every module."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

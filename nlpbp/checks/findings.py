@@ -1,4 +1,4 @@
-"""What a rule of `model_check`, `optimizer_check` or `run_check` says: the practice, the place, why it matters, and the fix."""
+"""The findings of all rules: the practice, the place, why it matters, and the fix."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ Level = Literal["warning", "note"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that a rule has found.
+    """One violation that a rule has found.
 
-    `practice` is its id in the README's table. A "warning" is for what makes training go wrong, or a score mean something else; a
-    "note" for what costs a little, or may well be meant. `module` is the dotted name of the module or parameter ("model" for all of
-    it), or the file of a run.
+    `practice` is its id in the README's table. A "warning" is for problems that harm training or invalidate a score; a "note" for
+    those that cost little, or may be intended. `module` is the dotted name of the module or parameter ("model" for the whole
+    model), or a file of the run.
 
     >>> print(Finding("A1", "warning", "head.2", "a softmax before the loss", "remove it"))
     warning A1, head.2: a softmax before the loss. Fix: remove it

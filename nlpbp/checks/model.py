@@ -1,6 +1,6 @@
-"""Rules that look at a model for what breaks a practice; `check_model` asks them all, and those on a batch and on its optimizer.
+"""Rules for models; `check_model` applies them all, with those for a sample batch and for the optimizer.
 
-A rule returns its findings, most often none: one that cannot be sure says nothing.
+A rule returns a list of findings, which is empty if it cannot be sure.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from nlpbp.checks.batch import (
 from nlpbp.checks.findings import Finding
 from nlpbp.checks.optimizer import decay_on_norms, no_decay_at_all, one_rate_for_all_layers, optimizer_misses_parameters, tied_twice
 
-MAX_FROM_ORTHOGONAL = 0.5  # a random square matrix is at about 0.7, the identity and orthogonal ones at 0
-MIN_PILED, MIN_PILED_SHARE = 3, 0.02  # targets at one end of a range; the end of an open range is reached once
+MAX_FROM_ORTHOGONAL = 0.5  # about 0.7 for a random square matrix, 0 for the identity and orthogonal ones
+MIN_PILED, MIN_PILED_SHARE = 3, 0.02  # targets at one end of a range; without bounds, the extreme value occurs once
 
 
 def check_model(
@@ -44,11 +44,11 @@ def check_model(
     forward: Forward | None = None,
     targets: Any = None,
 ) -> list[Finding]:
-    """Ask every rule about `model` and how it will be trained; what is not given is not asked about.
+    """Apply every rule to `model` and its training setup, as far as it is given.
 
-    `optimizer` and `max_grad_norm` (None: never clipped) are those of the training to come; without an optimizer nothing is known
-    of it. `pretrained` says that the body comes from elsewhere. `forward` runs the model on a sample batch and returns its output.
-    `targets` are those of the training data: [n, labels] of 0 and 1 for several labels, [n] for a number.
+    `optimizer` and `max_grad_norm` (None: never clipped) are those of the planned training; without an optimizer, both are unknown.
+    `pretrained` says that the body is pretrained. `forward` runs the model on a sample batch and returns its output. `targets` are
+    those of the training data: [n, labels] of 0 and 1 for multi-label, [n] for regression.
 
     >>> model = nn.Sequential(nn.Linear(4, 3), nn.Softmax(dim=1))
     >>> [(finding.practice, finding.module) for finding in check_model(model)]
@@ -80,10 +80,10 @@ def check_model(
 
 
 def bias_before_norm(model: nn.Module, *, forward: Forward | None = None) -> list[Finding]:
-    """Find the linear and convolution layers whose bias the batch normalisation right behind them takes away again (N8).
+    """Find linear and convolution layers whose bias is cancelled by the batch normalisation directly after them (N8).
 
-    With `forward` it is seen what goes where. Without, neighbours in an `nn.Sequential` count, and those that a module registers
-    one after the other under names like conv1 and bn1.
+    With `forward` the data flow is traced. Without it, pairs are adjacent layers in an `nn.Sequential`, and those that a module
+    registers one after the other with names like conv1 and bn1.
 
     >>> [finding.module for finding in bias_before_norm(nn.Sequential(nn.Conv1d(2, 2, 3), nn.BatchNorm1d(2)))]
     ['0']
@@ -94,18 +94,18 @@ def bias_before_norm(model: nn.Module, *, forward: Forward | None = None) -> lis
             "N8",
             "note",
             name,
-            f"its bias does nothing: {norm_name} subtracts the batch's mean right after it",
-            "make the layer with bias=False when it is to train from the start; pretrained weights can stay as they are",
+            f"its bias has no effect: {norm_name} subtracts the batch's mean directly after it",
+            "create the layer with bias=False if it is trained from scratch; pretrained weights can stay as they are",
         )
         for name, norm_name in pairs
     ]
 
 
 def softmax_before_loss(model: nn.Module) -> list[Finding]:
-    """Find a softmax or sigmoid layer at the end of a model, whose output a loss on logits would normalise once more (A1).
+    """Find a softmax or sigmoid layer at the end of a model, which a loss on logits would apply again (A1).
 
-    The end is the last layer of `model` or of an `nn.Sequential` there, after a linear layer. A sigmoid over one output may be a
-    bounded number, and a log-softmax twice is the same as once: both are notes. Nothing is said of a regression.
+    The end is the last layer of `model` or of an `nn.Sequential` there, after a linear layer. A sigmoid over one output may bound a
+    regression, and applying log-softmax twice changes nothing: both are notes. There are no findings for a regression.
 
     >>> [finding.level for finding in softmax_before_loss(nn.Sequential(nn.Linear(4, 1), nn.Sigmoid()))]
     ['note']
@@ -114,22 +114,22 @@ def softmax_before_loss(model: nn.Module) -> list[Finding]:
     if layer is None or _problem_type(model) == "regression":
         return []
     if isinstance(layer, nn.LogSoftmax):
-        message = "a log-softmax at its end, which the cross-entropy on logits makes once more"
+        message = "a log-softmax at its end, which the cross-entropy on logits applies again"
         return [Finding("A1", "note", name, message, RETURN_LOGITS)]
     if isinstance(layer, nn.Softmax) and num_outputs > 1:
-        message = "a softmax before the cross-entropy: losses stay far above 0, and gradients become small"
+        message = "a softmax before the cross-entropy: the loss stays far above 0, and gradients become small"
         return [Finding("A1", "warning", name, message, RETURN_LOGITS)]
     if isinstance(layer, nn.Sigmoid):
-        message = "a sigmoid before the loss: one that takes logits makes it once more, and stably"
+        message = "a sigmoid before the loss: losses on logits apply it themselves, in a numerically stable form"
         return [Finding("A1", "warning" if num_outputs > 1 else "note", name, message, RETURN_LOGITS)]
     return []
 
 
 def softmax_for_multi_label(model_or_config: Any, targets: Any = None) -> list[Finding]:
-    """Find that several labels can hold, and a softmax would let one of them win (A2).
+    """Find a softmax, or a single-label loss, on multi-label data (A2).
 
-    Either the config says one label a text while rows of `targets` [n, labels] hold several, or it says several while the model
-    ends in a softmax layer.
+    Either the config's problem type is single-label while rows of `targets` [n, labels] have several labels, or it is multi-label
+    while the model ends in a softmax layer.
 
     >>> from types import SimpleNamespace
     >>> config = SimpleNamespace(problem_type="single_label_classification")
@@ -140,8 +140,10 @@ def softmax_for_multi_label(model_or_config: Any, targets: Any = None) -> list[F
     if problem_type == "multi_label_classification" and isinstance(model_or_config, nn.Module):
         name, layer, _ = _ending(model_or_config)
         if isinstance(layer, nn.Softmax | nn.LogSoftmax):
-            message = f"a softmax at its end lets one label win, and problem_type is {problem_type}"
-            return [Finding("A2", "warning", name, message, "remove it: the loss and the answers are sigmoids of the logits")]
+            message = f"a softmax at its end makes labels exclusive, but problem_type is {problem_type}"
+            return [
+                Finding("A2", "warning", name, message, "remove it: the loss and the predictions apply a sigmoid to the logits")
+            ]
     rows = np.zeros(0) if targets is None else np.asarray(targets)
     if problem_type != "single_label_classification" or rows.ndim != 2:
         return []
@@ -152,14 +154,14 @@ def softmax_for_multi_label(model_or_config: Any, targets: Any = None) -> list[F
 
 
 def range_without_scaled_sigmoid(targets: Any, config: Any) -> list[Finding]:
-    """Find a regression on numbers that pile up at both ends of a range, with outputs that may leave it (A3).
+    """Find a regression on targets that accumulate at both ends of a range, with outputs that can be outside it (A3).
 
     `targets` [n]; `config` has a `problem_type`, and a `value_range` where the model has one.
 
     >>> from types import SimpleNamespace
     >>> stars = [1, 1, 1, 2, 3, 4, 4, 5, 5, 5]
     >>> range_without_scaled_sigmoid(stars, SimpleNamespace(problem_type="regression"))[0].message
-    'the targets pile up at 1 and 5, and its outputs are not held between them'
+    'many targets are exactly 1 or 5, and its outputs are not bounded to that range'
     """
     values = np.asarray(targets)
     if _problem_type(config) != "regression" or getattr(config, "value_range", None) is not None or values.size == 0:
@@ -168,14 +170,14 @@ def range_without_scaled_sigmoid(targets: Any, config: Any) -> list[Finding]:
     enough = max(MIN_PILED, MIN_PILED_SHARE * values.size)
     if not low < high or (values == low).sum() < enough or (values == high).sum() < enough:
         return []
-    message = f"the targets pile up at {low:g} and {high:g}, and its outputs are not held between them"
+    message = f"many targets are exactly {low:g} or {high:g}, and its outputs are not bounded to that range"
     return [
-        Finding("A3", "note", "model", message, "answer low + (high - low) * sigmoid(x), with 5 to 10 % of margin at both ends")
+        Finding("A3", "note", "model", message, "return low + (high - low) * sigmoid(x), with a margin of 5 to 10 % at both ends")
     ]
 
 
 def plain_rnn_without_clipping(model: nn.Module, *, max_grad_norm: float | None) -> list[Finding]:
-    """Find plain recurrent layers that train without gradient clipping: their gradients can explode in time (N3, N5).
+    """Find plain recurrent layers that train without gradient clipping: their gradients can explode through time (N3, N5).
 
     >>> [finding.practice for finding in plain_rnn_without_clipping(nn.RNN(2, 2), max_grad_norm=None)]
     ['N3']
@@ -188,7 +190,7 @@ def plain_rnn_without_clipping(model: nn.Module, *, max_grad_norm: float | None)
             "warning",
             name or "model",
             "a plain recurrent layer trains without gradient clipping, and its gradients can explode",
-            "clip the gradient's norm (0.25 to 1), or take a gated cell: LSTM or GRU (N5)",
+            "clip the gradient norm (0.25 to 1), or use a gated cell: LSTM or GRU (N5)",
         )
         for name, module in model.named_modules()
         if isinstance(module, nn.RNN | nn.RNNCell)
@@ -196,9 +198,9 @@ def plain_rnn_without_clipping(model: nn.Module, *, max_grad_norm: float | None)
 
 
 def relu_rnn_default_init(model: nn.Module) -> list[Finding]:
-    """Find plain ReLU recurrent layers whose hidden-to-hidden matrices are far from a multiple of an orthogonal one (L5).
+    """Find ReLU RNNs whose hidden-to-hidden matrices are far from a multiple of an orthogonal matrix (L5).
 
-    The identity, which they want, is one; so a net that training has moved away from it is seldom taken for an untrained one.
+    The recommended identity is such a matrix, and training seldom moves far from it, so trained nets are seldom reported.
 
     >>> from nlpbp.core.init import init_recurrent_
     >>> rnn = nn.RNN(8, 8, nonlinearity="relu")
@@ -206,7 +208,7 @@ def relu_rnn_default_init(model: nn.Module) -> list[Finding]:
     >>> relu_rnn_default_init(rnn)
     []
     """
-    message = "the hidden-to-hidden matrix of a ReLU is far from the identity and from orthogonal ones: what it remembers dies out"
+    message = "the hidden-to-hidden matrix of a ReLU is far from the identity and from orthogonal matrices: its memory vanishes"
     return [
         Finding("L5", "note", name or "model", message, 'nlpbp.core.init.init_recurrent_(rnn, hidden="identity") before training')
         for name, module in model.named_modules()
@@ -216,7 +218,7 @@ def relu_rnn_default_init(model: nn.Module) -> list[Finding]:
 
 
 def frozen_norm_in_training_mode(model: nn.Module) -> list[Finding]:
-    """Find frozen parts that would still change or waver: batch statistics that move on, dropout that drops (T1).
+    """Find frozen modules that still change in training: updated batch statistics, or active dropout (T1).
 
     >>> body = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)).requires_grad_(False)
     >>> [(finding.module, finding.level) for finding in frozen_norm_in_training_mode(nn.Sequential(body, nn.Linear(2, 2)))]
@@ -230,10 +232,10 @@ def frozen_norm_in_training_mode(model: nn.Module) -> list[Finding]:
         dropouts += [name for name, module in active if isinstance(module, _DropoutNd) and module.p > 0]
     findings = []
     if norms:
-        message = f"frozen, and in training mode its running statistics move on{_others(norms)}"
+        message = f"frozen, but in training mode, so its running statistics still change{_others(norms)}"
         findings.append(Finding("T1", "warning", norms[0], message, fix))
     if dropouts:
-        message = f"drops activations of a frozen part, so what it hands on wavers{_others(dropouts)}"
+        message = f"dropout is active in a frozen module, so its outputs are random{_others(dropouts)}"
         findings.append(Finding("T1", "note", dropouts[0], message, fix))
     return findings
 
@@ -251,7 +253,7 @@ def _others(names: list[str]) -> str:
 
 
 def _neighbours(model: nn.Module) -> Iterator[tuple[str, str]]:
-    """Yield the names of a layer with a bias and of the batch normalisation that must come right after it."""
+    """Yield the names of layers with a bias and of the batch normalisation that must come directly after each."""
     for name, module in model.named_modules():
         in_turn = isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
         children = [(key, child) for key, child in module.named_children() if not isinstance(child, nn.Identity)]
@@ -261,13 +263,13 @@ def _neighbours(model: nn.Module) -> Iterator[tuple[str, str]]:
 
 
 def _named_as_pair(layer: str, norm: str) -> bool:
-    """Tell conv1 and bn1, which belong together, from conv1 and bn2, which comes before another layer."""
+    """Distinguish conv1 and bn1, which belong together, from conv1 and bn2."""
     layer_match, norm_match = re.fullmatch(r"(?:conv|linear|lin|fc)(\d*)", layer), re.fullmatch(r"(?:bn|norm)(\d*)", norm)
     return layer_match is not None and norm_match is not None and layer_match[1] == norm_match[1]
 
 
 def _ending(model: nn.Module) -> tuple[str, nn.Module | None, int]:
-    """Return the layer that `model` ends in and how many outputs the linear layer before it has; None where that is not known."""
+    """Return the last layer of `model` and the number of outputs of the linear layer before it; None if unknown."""
     path, module = "", model
     while children := list(module.named_children()):
         if module is not model and not isinstance(module, nn.Sequential):
@@ -279,7 +281,7 @@ def _ending(model: nn.Module) -> tuple[str, nn.Module | None, int]:
 
 
 def _distance_from_orthogonal(matrix: Tensor) -> float:
-    """Return how far `matrix` is from a multiple of an orthogonal one, as a share: 0 for those, about 0.7 for random entries."""
+    """Return the relative distance of `matrix` from multiples of orthogonal matrices: 0 for these, about 0.7 for random entries."""
     product = matrix.detach().double() @ matrix.detach().double().T
     away = product - product.diagonal().mean() * torch.eye(len(product), dtype=product.dtype, device=product.device)
     return float(away.norm() / product.norm().clamp(min=1e-300))

@@ -1,7 +1,7 @@
-"""Rules that look at an optimizer beside its model: what decays, at which rates, and whether everything is in it exactly once.
+"""Rules for an optimizer and its model: weight decay, learning rates, and whether every parameter is in it exactly once.
 
-They take any torch optimizer, also as accelerate has prepared it. With FSDP or DeepSpeed look before `prepare`, which replaces
-the parameters.
+They work with any torch optimizer, also after accelerate's `prepare`. With FSDP or DeepSpeed, use them before `prepare`, which
+replaces the parameters.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from torch.optim import Optimizer
 from nlpbp.checks.findings import Finding
 from nlpbp.core.groups import layer_groups, no_decay_names
 
-MIN_LAYER_GROUPS = 3  # that train: below, there are no lower layers to train more slowly
+MIN_LAYER_GROUPS = 3  # trainable ones: with fewer, there are no lower layers that need a lower rate
 
 
 def decay_on_norms(optimizer: Optimizer, model: nn.Module) -> list[Finding]:
-    """Find weight decay on biases and norms, which go towards 0 for nothing, and on embeddings, where it hits rare words (T4).
+    """Find weight decay on biases and norms, where it has no benefit, and on embeddings, where it shrinks rare words (T4).
 
     >>> from torch.optim import AdamW
     >>> model = nn.Sequential(nn.Embedding(4, 2), nn.LayerNorm(2))
@@ -43,7 +43,7 @@ def decay_on_norms(optimizer: Optimizer, model: nn.Module) -> list[Finding]:
 
 
 def no_decay_at_all(optimizer: Optimizer) -> list[Finding]:
-    """Find an AdamW whose weight decay is 0 everywhere: it is plain Adam (T4).
+    """Find an AdamW whose weight decay is 0 everywhere, which makes it plain Adam (T4).
 
     >>> from torch.optim import AdamW
     >>> len(no_decay_at_all(AdamW(nn.Linear(1, 1).parameters(), weight_decay=0.0)))
@@ -53,12 +53,12 @@ def no_decay_at_all(optimizer: Optimizer) -> list[Finding]:
     if not name.startswith("AdamW") or any(group.get("weight_decay", 0.0) != 0 for group in optimizer.param_groups):
         return []
     return [
-        Finding("T4", "note", "optimizer", f"{name} with weight decay 0 is Adam", "set weight_decay, 0.01 to 0.1, or call it Adam")
+        Finding("T4", "note", "optimizer", f"{name} with weight decay 0 is Adam", "set weight_decay to 0.01 to 0.1, or use Adam")
     ]
 
 
 def one_rate_for_all_layers(optimizer: Optimizer, model: nn.Module, *, pretrained: bool) -> list[Finding]:
-    """Find that all layers of a `pretrained` model train at one rate, where the lower ones need less (L2).
+    """Find a `pretrained` model whose layers all have one learning rate, though lower layers need a lower one (L2).
 
     >>> from torch.optim import SGD
     >>> model = nn.Sequential(nn.Embedding(2, 2), nn.ModuleList([nn.Linear(2, 2), nn.Linear(2, 2)]))
@@ -75,9 +75,9 @@ def one_rate_for_all_layers(optimizer: Optimizer, model: nn.Module, *, pretraine
 
 
 def optimizer_misses_parameters(optimizer: Optimizer, model: nn.Module) -> list[Finding]:
-    """Find parameters that no group of the optimizer holds: they stay as they are, also when they are unfrozen later (N6).
+    """Find parameters that are in no group of the optimizer: they never train, also when they are unfrozen later (N6).
 
-    An optimizer that was built while parameters were frozen, or by a trainer that leaves these out, lacks them.
+    This happens if the optimizer was built while they were frozen, or by a trainer that leaves frozen parameters out.
 
     >>> from torch.optim import SGD
     >>> model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
@@ -101,7 +101,7 @@ def optimizer_misses_parameters(optimizer: Optimizer, model: nn.Module) -> list[
 
 
 def tied_twice(optimizer: Optimizer) -> list[Finding]:
-    """Find the same numbers in the optimizer twice, as two parameters that share their memory: each step moves them twice (L2).
+    """Find weights that are in the optimizer twice, as two parameters that share memory: each step updates them twice (L2).
 
     torch itself refuses one parameter in two groups.
 
@@ -125,7 +125,7 @@ def tied_twice(optimizer: Optimizer) -> list[Finding]:
 
 
 def _base_rate(group: dict[str, Any]) -> float:
-    """Return a group's rate before any schedule, by nlpbp's or torch's name for it."""
+    """Return a group's base learning rate, under nlpbp's or torch's name for it."""
     return float(group.get("base_lr", group.get("initial_lr", group["lr"])))
 
 

@@ -1,7 +1,7 @@
-"""Rules that look at what a run has left in its folder; `check_run` reads the files and asks them all.
+"""Rules for the files of a run; `check_run` reads the run folder and applies them all.
 
-The rules take plain data: the config (`config.yaml`), the result (`result.json`) and the records (lines of `metrics.jsonl`). What a
-file does not say is not asked about.
+The rules take plain data: the config (`config.yaml`), the result (`result.json`) and the records (lines of `metrics.jsonl`). Rules
+whose data are missing are skipped.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from statistics import fmean, median
 
 from nlpbp.checks.findings import Finding, Level
 from nlpbp.core.errors import escape
-from nlpbp.evaluation.metrics import MAIN_METRIC, higher_is_better
 from nlpbp.evaluation.run_folder import Record, at, finite, read_config, read_records, read_result, section
+from nlpbp.tasks.task import is_known, metric_of
 
 PARTS = ("train", "validation", "test")
 WHY_NOT = {
@@ -24,16 +24,16 @@ WHY_NOT = {
     ("validation", "test"): "the best weights were chosen by the test",
 }
 MAX_CLIPPED = 0.9  # share of steps
-MIN_STEPS = 20  # below, shares of steps say little
+MIN_STEPS = 20  # with fewer, shares of steps mean little
 LOSSES = ("log_loss", "loss")  # of validation records, in the units of the training loss
 OVERFIT_GAP = 0.5  # the training loss is below this share of the validation loss ...
 OVERFIT_RISE = 1.1  # ... which is this much above its lowest
 
 
 def check_run(folder: Path) -> list[Finding]:
-    """Ask every rule about a run folder. Raises `ConfigError` for one without `config.yaml`, or with a file that cannot be read.
+    """Apply every rule to a run folder. Raises `ConfigError` if it has no `config.yaml`, or a file that cannot be read.
 
-    A run that is not finished has no `result.json` yet, and only the other rules are asked.
+    An unfinished run has no `result.json` yet, and only the other rules are applied.
     """
     config, result, records = read_config(folder), read_result(folder), read_records(folder)
     return [
@@ -48,9 +48,9 @@ def check_run(folder: Path) -> list[Finding]:
 
 
 def same_data_for_two_parts(config: Record) -> list[Finding]:
-    """Find one file, or a copy of it, given for two parts: then a score is of what the model was trained or chosen by (D2).
+    """Find one file, or a copy of it, that is given for two parts: the scores are then biased by training or model selection (D2).
 
-    Hub ids and packaged data name several parts in one, and are left alone.
+    Hub ids and packaged data contain several parts, and are skipped.
 
     >>> same_data_for_two_parts({"data": {"train": "a.csv", "validation": "b.csv", "test": "b.csv"}})[0].message
     'validation and test are the same data (b.csv): the best weights were chosen by the test'
@@ -71,7 +71,7 @@ def same_data_for_two_parts(config: Record) -> list[Finding]:
 
 
 def no_test_part(result: Record) -> list[Finding]:
-    """Find that a finished run was scored on the validation part alone, which has chosen its weights (D2).
+    """Find a finished run that was scored only on the validation part, by which its weights were chosen (D2).
 
     >>> len(no_test_part({"metrics": {"validation": {"accuracy": 0.9}}})), no_test_part({"metrics": {"validation": {}, "test": {}}})
     (1, [])
@@ -79,18 +79,16 @@ def no_test_part(result: Record) -> list[Finding]:
     parts = section(result, "metrics")
     if not parts or "test" in parts:
         return []
-    message = "there is no test part, and the validation part has chosen the weights: its score is a little too good"
+    message = "there is no test part, and the weights were chosen by the validation part: its score is slightly too optimistic"
     return [
-        Finding(
-            "D2", "note", "result.json: metrics", message, "keep some labelled data aside: --data.test, or --data.test_share 0.1"
-        )
+        Finding("D2", "note", "result.json: metrics", message, "hold out some labelled data: --data.test, or --data.test_share 0.1")
     ]
 
 
 def not_better_than_baseline(result: Record) -> list[Finding]:
-    """Find that a run's main score is no better than that of a baseline, or that the score's interval holds the baseline's (D4).
+    """Find a main score that is no better than a baseline's, or whose confidence interval includes the baseline's (D4).
 
-    Beside a perfect score it is a note: the baseline does as well, and costs less.
+    For a perfect score it is a note: the baseline is just as good, and costs less.
 
     >>> scores = {"metrics": {"test": {"accuracy": 0.8}}, "intervals": {"test": {"accuracy": [0.7, 0.9]}}, "task": "single_label"}
     >>> print(not_better_than_baseline(scores | {"baselines": {"tfidf": {"test": {"accuracy": 0.85}}}})[0].message)
@@ -98,11 +96,11 @@ def not_better_than_baseline(result: Record) -> list[Finding]:
     """
     task = str(result.get("task"))
     part = "test" if "test" in section(result, "metrics") else "validation"
-    name = MAIN_METRIC.get(task)
+    name = metric_of(task).name if is_known(task) else None
     score = _number(result, "metrics", part, name)
     if name is None or score is None:
         return []
-    better = 1.0 if higher_is_better(name) else -1.0
+    better = 1.0 if metric_of(task, name).higher_is_better else -1.0
     interval = at(result, "intervals", part, name)
     bounds = [bound for bound in map(finite, interval) if bound is not None] if isinstance(interval, list) else []
     low, high = bounds if len(bounds) == 2 else (score, score)
@@ -116,16 +114,16 @@ def not_better_than_baseline(result: Record) -> list[Finding]:
         elif score == baseline:
             verdict = "the model is not better"
         else:
-            verdict = f"within its interval [{low:.4g}, {high:.4g}], so it may be luck"
+            verdict = f"within its interval [{low:.4g}, {high:.4g}], so the difference may be chance"
         said = f"{part} {name} is {score:.4g}, and {baseline:.4g} for the {escape(str(kind))} baseline: {verdict}"
-        fix = "look at what it gets wrong, and at what the model is given; train longer, on more data, or use the baseline"
+        fix = "look at the errors and at the model's inputs; train longer, on more data, or use the baseline"
         level: Level = "note" if score == (1.0 if better > 0 else 0.0) else "warning"  # a perfect score cannot be beaten
         findings.append(Finding("D4", level, f"result.json: metrics.{part}", said, fix))
     return findings
 
 
 def clipped_every_step(records: Sequence[Record]) -> list[Finding]:
-    """Find that the gradient was clipped in more than nine of ten steps: the bound and not the gradient made their size (N3).
+    """Find a gradient that was clipped in more than nine of ten steps, so that the threshold determined the step size (N3).
 
     >>> steps = [{"step": step, "clipped": True, "grad_norm": 3.0} for step in range(1, 31)]
     >>> clipped_every_step(steps)[0].message
@@ -139,11 +137,11 @@ def clipped_every_step(records: Sequence[Record]) -> list[Finding]:
     message = f"the gradient was clipped in {share:.0%} of {len(steps):,} steps" + (
         f"; its median norm was {median(norms):.3g}" if norms else ""
     )
-    return [Finding("N3", "note", "metrics.jsonl", message, "raise max_grad_norm to about that norm, or see that this is meant")]
+    return [Finding("N3", "note", "metrics.jsonl", message, "raise max_grad_norm to about that norm, unless this is intended")]
 
 
 def constant_rate(config: Record) -> list[Finding]:
-    """Find a rate that never falls, without a mean of weights that would do the same (L3).
+    """Find a learning rate that is never decayed, without weight averaging, which has the same effect (L3).
 
     >>> constant_rate({"optim": {"schedule": "constant"}})[0].module
     'config.yaml: optim.schedule'
@@ -153,8 +151,8 @@ def constant_rate(config: Record) -> list[Finding]:
             "L3",
             "note",
             f"config.yaml: {name}.schedule",
-            "the rate never falls, so the last steps are as coarse as the first",
-            "anneal it (cosine, one_cycle), or keep the mean of the last weights (average_from 0.75)",
+            "the learning rate is never decayed, so the last steps are as large as the first",
+            "decay it (cosine, one_cycle), or average the last weights (average_from 0.75)",
         )
         for name in ("optim", "lm")
         if (found := section(config, name)).get("schedule") == "constant"
@@ -185,10 +183,10 @@ def plain_cell_without_clipping(config: Record) -> list[Finding]:
 
 
 def overfit(records: Sequence[Record]) -> list[Finding]:
-    """Find a run that at its end knew its training data by heart: half the loss there, and a validation loss that was rising (N2).
+    """Find overfitting: at the end, the training loss was at most half the validation loss, which was rising (N2).
 
-    The best weights are kept all the same, so this is a note: the epochs after them were for nothing. Only losses in the same units
-    are compared: those of classes and of tokens.
+    This is a note, because the best weights are kept anyway: the epochs after them were wasted. Only losses in the same units are
+    compared: those of classification and of language models.
 
     >>> steps = [{"step": step, "loss": 0.1} for step in range(1, 21)]
     >>> scores = [{"step": step, "split": "validation", "log_loss": loss} for step, loss in ((10, 0.4), (20, 0.6))]
@@ -223,7 +221,7 @@ def _is_same_data(source: str, other: str) -> bool:
             return filecmp.cmp(first, second, shallow=False)
         if first.is_dir() and second.is_dir():
             return first.samefile(second)
-    except (OSError, ValueError):  # names that no file system could hold
+    except (OSError, ValueError):  # names that no file system allows
         return False
     return source == other and bool(first.suffix)
 

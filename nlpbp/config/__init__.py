@@ -19,10 +19,23 @@ from nlpbp.config.optim import (
     ScheduleName,
     Stage,
 )
-from nlpbp.config.run import Batch, Checkpoints, ClassifierSettings, ImageBatch, MicroBatches, Precision, Report, RunSettings
+from nlpbp.config.run import (
+    BasicSettings,
+    Batch,
+    Checkpoints,
+    ClassifierSettings,
+    ImageBatch,
+    ImageClassifierSettings,
+    MicroBatches,
+    Precision,
+    Report,
+    RunSettings,
+    TextClassifierSettings,
+)
 
 __all__ = [
     "Augment",
+    "BasicSettings",
     "Batch",
     "Checkpoints",
     "ClassifierSettings",
@@ -33,6 +46,7 @@ __all__ = [
     "Finder",
     "ImageAugment",
     "ImageBatch",
+    "ImageClassifierSettings",
     "ImageOptim",
     "ImageStage",
     "Images",
@@ -52,6 +66,7 @@ __all__ = [
     "ScheduleName",
     "Stage",
     "Task",
+    "TextClassifierSettings",
     "Texts",
     "Tokenizer",
 ]

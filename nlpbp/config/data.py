@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-Task = Literal["auto", "single_label", "multi_label", "regression"]
+from nlpbp.core.task import TASKS, target_type
+
+if TYPE_CHECKING:
+    Task = str
+    ImageTask = str
+else:  # the choices on the command line are those of the one table
+    Task = Literal[("auto", *TASKS)]
+    ImageTask = Literal[("auto", *(name for name in TASKS if target_type(name) != "continuous"))]
 
 
 Cut = Literal["head", "tail", "head_tail", "windows"]
@@ -31,7 +38,10 @@ class Data:
     label: str | None = None
     """The column to predict. Left out: found by name and content, and printed."""
     task: Task = "auto"
-    """What the label column holds; auto looks at its values and says what it found."""
+    """What the label column holds; auto looks at its values and says what it found. ordinal, for ordered classes such as 1 to 5
+    stars, is never found but has to be named."""
+    label_order: tuple[str, ...] = ()
+    """All labels from the lowest to the highest, for the task ordinal. Left out: labels that are numbers are in their order."""
     delimiter: str | None = None
     """Of a .csv file. Left out: found from its first lines, and printed if not a comma."""
     validation_share: float = 0.1
@@ -76,8 +86,10 @@ class Images:
     """The column of the images. Left out: found by name and content, and printed."""
     label: str | None = None
     """The column to predict. Left out: found by name and content, and printed."""
-    task: Literal["auto", "single_label", "multi_label"] = "auto"
+    task: ImageTask = "auto"
     """What the label column holds; auto looks at its values and says what it found."""
+    label_order: tuple[str, ...] = ()
+    """All labels from the lowest to the highest, for the task ordinal. Left out: labels that are numbers are in their order."""
     delimiter: str | None = None
     """Of a .csv file. Left out: found from its first lines, and printed if not a comma."""
     validation_share: float = 0.1

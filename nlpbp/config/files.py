@@ -89,6 +89,32 @@ def load(cls: type[C], path: Path) -> C:
     return _build(cls, data, prefix="", file=str(path))
 
 
+def replaced(config: C, settings: Mapping[str, Any]) -> C:
+    """Return a config with other values under dotted names; the types are checked as those of a file.
+
+    Raises `ConfigError` for a name that the config does not have (with the nearest), and for a value of another type.
+
+    >>> from nlpbp.config.data import Data
+    >>> replaced(Data(), {"max_length": 64}).max_length
+    64
+    """
+    for name, value in settings.items():
+        config = _replaced(config, name, value, whole=name)
+    return config
+
+
+def _replaced(config: C, name: str, value: Any, *, whole: str) -> C:
+    head, _, rest = name.partition(".")
+    hints = get_type_hints(type(config))
+    section = getattr(config, head, None)
+    if head not in hints or (rest and not dataclasses.is_dataclass(section)):
+        known = [name for name, _ in _annotations(type(config))]
+        prefix = whole.removesuffix(name)
+        raise ConfigError(f"there is no setting {whole}", column=whole, hint=nearest(whole, [prefix + name for name in known]))
+    new = _replaced(section, rest, value, whole=whole) if rest else _convert(hints[head], value, name=whole, file=None)
+    return dataclasses.replace(config, **{head: new})  # type: ignore[type-var]  # every config is a dataclass
+
+
 class _StrictLoader(yaml.SafeLoader):
     """Plain data only; `1e-5` is a number as in YAML 1.2, and a key given twice is an error."""
 
@@ -115,7 +141,7 @@ _StrictLoader.add_implicit_resolver(
 )
 
 
-def _build(cls: type[C], data: Mapping[Any, Any], *, prefix: str, file: str) -> C:
+def _build(cls: type[C], data: Mapping[Any, Any], *, prefix: str, file: str | None) -> C:
     hints = get_type_hints(cls)
     values = {}
     for key, value in data.items():
@@ -125,7 +151,7 @@ def _build(cls: type[C], data: Mapping[Any, Any], *, prefix: str, file: str) -> 
     return cls(**values)
 
 
-def _convert(annotation: Any, value: Any, *, name: str, file: str) -> Any:
+def _convert(annotation: Any, value: Any, *, name: str, file: str | None) -> Any:
     """Check `value` against a field's type: int passes for float, a list for a tuple, a mapping for a section."""
     if dataclasses.is_dataclass(annotation) and isinstance(annotation, type) and isinstance(value, Mapping):
         return _build(annotation, value, prefix=f"{name}.", file=file)

@@ -10,7 +10,7 @@ from typing import Any
 from nlpbp.config.data import Data, Images, Texts
 from nlpbp.core.errors import ConfigError
 
-RANGES: dict[str, tuple[float, float, str]] = {
+LIMITS: dict[str, tuple[float, float, str]] = {
     "epochs": (1, math.inf, "1 or more"),
     "patience": (1, math.inf, "1 or more"),
     "eval_steps": (1, math.inf, "1 or more"),
@@ -92,10 +92,10 @@ RANGES: dict[str, tuple[float, float, str]] = {
 """The smallest and largest value of each number in a config, and how to say it; None (left out) is always allowed."""
 
 
-def check_ranges(config: Any) -> None:
+def check_limits(config: Any) -> None:
     """Raise `ConfigError` for the first number outside its range, before any work is done."""
     for name, value in _numbers(config, prefix=""):
-        low, high, wanted = RANGES.get(name, (-math.inf, math.inf, ""))
+        low, high, wanted = LIMITS.get(name, (-math.inf, math.inf, ""))
         if not low <= value <= high:
             raise ConfigError(f"{value} is out of range", column=name, hint=f"give a number {wanted}")
     _check_pairs(config)

@@ -1,42 +1,15 @@
-"""The sections that recipes' configs are made of. The docstring under each field is its help on the command line."""
+"""Config sections: what every run is told, beside a recipe's own choices. The docstring under each field is its help."""
 
 from __future__ import annotations
 
 import dataclasses
 from typing import Literal
 
+from nlpbp.config.augment import Augment, ImageAugment
+from nlpbp.config.data import Data, Images, Texts
+from nlpbp.config.optim import Cycles, Dropout, Finder, ImageOptim, ImageStage, Optim, RecurrentOptim
 
-@dataclasses.dataclass(frozen=True)
-class RunSettings:
-    """What every recipe that can be resumed is told beside its own choices."""
-
-    eval_steps: int | None = None
-    """Evaluate every so many steps. Left out: at the end of each epoch."""
-    patience: int | None = None
-    """Stop a stage after so many evaluations in a row without a better validation score. Left out: never."""
-    out: str | None = None
-    """The run folder. Left out: runs/RECIPE-1, -2, ..."""
-    seed: int = 0
-    """Of everything random: new weights, the order, dropout, views. The split of the data does not depend on it."""
-    threads: int | None = None
-    """CPU threads a process. Left out: all physical cores, shared among the processes of this machine."""
-    precision: Precision = "auto"
-    """Number format of the forward pass. auto: what accelerate is configured for, else bf16 where it is measured faster."""
-    track: str | None = None
-    """Also log to this tracker of accelerate's (tensorboard, wandb, mlflow, ...)."""
-    resume: str = "auto"
-    """auto: go on with an unfinished run of the same settings and data in --out; never: do not; or the run folder to go on with."""
-    push_to_hub: str | None = None
-    """Send the finished model to this repository of the hub."""
-
-
-@dataclasses.dataclass(frozen=True)
-class ClassifierSettings(RunSettings):
-    """The same for a recipe that makes a classifier."""
-
-    calibrate: bool = False
-    """Divide the logits by a temperature that is fitted on the validation part, where that lowers the log loss of examples it was
-    not fitted on: probabilities then say how often the model is right, and no class changes. calibration.json has the numbers."""
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,4 +68,75 @@ class Checkpoints:
     """How many to keep, the newest ones; never fewer than two that verify."""
 
 
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
+@dataclasses.dataclass(frozen=True)
+class BasicSettings:
+    """What every recipe is told beside its own choices."""
+
+    out: str | None = None
+    """The run folder. Left out: runs/RECIPE-1, -2, ..."""
+    seed: int = 0
+    """Of everything random: new weights, the order, dropout, views. The split of the data does not depend on it."""
+    threads: int | None = None
+    """CPU threads a process. Left out: all physical cores, shared among the processes of this machine."""
+    precision: Precision = "auto"
+    """Number format of the forward pass. auto: what accelerate is configured for, else bf16 where it is measured faster."""
+    track: str | None = None
+    """Also log to this tracker of accelerate's (tensorboard, wandb, mlflow, ...)."""
+    resume: str = "auto"
+    """auto: go on with an unfinished run of the same settings and data in --out; never: do not; or the run folder to go on with."""
+    report: Report = dataclasses.field(default_factory=Report)
+
+
+@dataclasses.dataclass(frozen=True)
+class RunSettings(BasicSettings):
+    """The same for a recipe whose runs can be resumed."""
+
+    eval_steps: int | None = None
+    """Evaluate every so many steps. Left out: at the end of each epoch."""
+    patience: int | None = None
+    """Stop a stage after so many evaluations in a row without a better validation score. Left out: never."""
+    push_to_hub: str | None = None
+    """Send the finished model to this repository of the hub."""
+    data: Data | Images | Texts = dataclasses.field(default_factory=Data)
+    batch: Batch | ImageBatch | MicroBatches = dataclasses.field(default_factory=MicroBatches)
+    cycles: Cycles = dataclasses.field(default_factory=Cycles)
+    finder: Finder = dataclasses.field(default_factory=Finder)
+    checkpoint: Checkpoints = dataclasses.field(default_factory=Checkpoints)
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassifierSettings(RunSettings):
+    """The same for a recipe that makes a classifier."""
+
+    data: Data | Images = dataclasses.field(default_factory=Data)
+    batch: Batch | ImageBatch = dataclasses.field(default_factory=Batch)
+    optim: Optim | RecurrentOptim | ImageOptim = dataclasses.field(default_factory=Optim)
+    calibrate: bool = False
+    """Divide the logits by a temperature that is fitted on the validation part, where that lowers the log loss of examples it was
+    not fitted on: probabilities then say how often the model is right, and the most probable class stays the same.
+    calibration.json has the numbers."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TextClassifierSettings(ClassifierSettings):
+    """The same for a recipe that makes a classifier of texts."""
+
+    data: Data = dataclasses.field(default_factory=Data)
+    batch: Batch = dataclasses.field(default_factory=Batch)
+    dropout: Dropout = dataclasses.field(default_factory=Dropout)
+    augment: Augment = dataclasses.field(default_factory=Augment)
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageClassifierSettings(ClassifierSettings):
+    """The same for a recipe that makes a classifier of images."""
+
+    data: Images = dataclasses.field(default_factory=Images)
+    batch: ImageBatch = dataclasses.field(default_factory=ImageBatch)
+    optim: ImageOptim = dataclasses.field(default_factory=ImageOptim)
+    augment: ImageAugment = dataclasses.field(default_factory=ImageAugment)
+    epochs: int = 20
+    """Passes over the training data, where a stage does not say."""
+    stages: tuple[ImageStage, ...] = (ImageStage(),)
+    """The training, part by part: what trains, for how long, how fast, on images of what size (progressive resizing, practice T2).
+    A config file may list several."""

@@ -1,7 +1,7 @@
 """The mean of a model's weights over many steps (Polyak and Juditsky 1992; AWD-LSTM's averaged SGD).
 
-While the rate stays high, weights circle around a better point than any they stand on, and their mean is near it. Under a rate that
-falls to 0 there is little left to average.
+While the learning rate stays high, the weights move around a point that is better than any single iterate, and their mean is close
+to it. With a rate that decays to 0 there is little left to average.
 """
 
 from __future__ import annotations
@@ -16,13 +16,12 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn, get_swa_multi_avg_fn
 
 
 class WeightAverage:
-    """The running mean of a model's trainable weights over all steps beyond the `after`-th; of none, it does nothing.
+    """The running mean of a model's trainable weights over all steps after the first `after`; before that it does nothing.
 
-    All steps count the same (stochastic weight averaging), or with a `decay` each one's share shrinks by it a step (an exponential
-    moving average).
+    All steps have equal weight (stochastic weight averaging), or with `decay` the mean is an exponential moving average.
 
-    It holds one copy of them, on their device, and no counter: of how many steps it is the mean follows from the step. Buffers, as
-    of batch normalisation, are not averaged.
+    It holds one copy of the weights, on their device, and no counter: the number of averaged steps follows from the step. Buffers,
+    such as those of batch normalisation, are not averaged.
 
     >>> layer = nn.Linear(1, 1, bias=False)
     >>> average = WeightAverage(layer, after=1)
@@ -45,11 +44,11 @@ class WeightAverage:
 
     @property
     def begun(self) -> bool:
-        """Tell whether it is the mean of any step."""
+        """Tell whether any step has been averaged."""
         return bool(self._mean)
 
     def update(self, step: int) -> None:
-        """Take in the model's weights as they are after `step`, counted from 1; no step may be left out."""
+        """Add the model's weights after `step` (counted from 1) to the mean; no step may be skipped."""
         if step <= self.after:
             return
         if step == self.after + 1:
@@ -58,12 +57,12 @@ class WeightAverage:
         self._average(self._mean, self._values(), step - self.after - 1)
 
     def begin(self) -> None:
-        """Take the model's weights, as they are now, for the mean so far: how a run goes on that has saved it."""
+        """Set the mean to the model's current weights, to resume a run that has saved it."""
         self._mean = [value.clone() for value in self._values()]
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Let the model have the mean for its weights within the block, bit for bit its own ones again afterwards."""
+        """Use the mean as the model's weights within the block; afterwards its own weights are restored bit for bit."""
         self._exchange()
         try:
             yield
@@ -71,12 +70,12 @@ class WeightAverage:
             self._exchange()
 
     def keep(self) -> None:
-        """Let the model have the mean for its weights from now on."""
+        """Replace the model's weights by the mean."""
         self._exchange()
         self._mean = []
 
     def _values(self) -> list[Tensor]:
-        """Return what this process holds of each weight."""
+        """Return this process's shard of each weight."""
         values = [parameter.detach() for parameter in self._weights]
         return [value.to_local() if isinstance(value, DTensor) else value for value in values]
 

@@ -1,4 +1,4 @@
-"""What goes through the loop: a batch, the loss over it, and the number of items that loss is a mean of."""
+"""The types of the training loop: a batch, its loss function, and the number of items that the loss is a mean over."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Batch:
-    """Inputs of one forward pass, with the ids of the examples they were made from.
+    """The inputs of one forward pass, with the ids of their examples.
 
-    `inputs` are keyword arguments of the model; `labels` is None where nothing is to be learned; `ids` is int64 [batch].
+    `inputs` are keyword arguments of the model; `labels` is None when there are none, as for predictions; `ids` is int64 [batch].
     """
 
     inputs: dict[str, Tensor]
@@ -29,6 +29,18 @@ class Batch:
 
 LossFn = Callable[[nn.Module, Batch], Tensor]  # the mean loss over the batch's items, as a scalar
 Count = Callable[[Batch], int]  # how many items that mean was over
+
+
+@dataclass(frozen=True)
+class CountedLoss:
+    """A loss function whose mean is not over the batch's examples: `count` says over how many items it is, tokens for instance."""
+
+    loss_fn: LossFn
+    count: Count
+
+    def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Compute the mean loss."""
+        return self.loss_fn(model, batch)
 
 
 def count_examples(batch: Batch) -> int:

@@ -1,16 +1,16 @@
-"""The errors that a user can cause and repair: each names the place, the value and the fix.
+"""Errors that a user can cause and fix: each names the place, the value and the fix.
 
 A script turns an `NlpbpError` into one message and its `code` as the exit status, without a traceback.
 """
 
 from __future__ import annotations
 
-EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: the run was asked to stop, saved itself, and can go on
+EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: the run was asked to stop, saved a checkpoint, and can be resumed
 MAX_EXCERPT = 80  # characters
 
 
 class NlpbpError(ValueError):
-    """A problem with what was given, told so that the reader can repair it.
+    """A problem with the input, described so that the reader can fix it.
 
     `file`, `row` and `column` say where (rows as a text editor counts lines, from 1), `excerpt` shows the value
     (cut and escaped, so that it cannot carry terminal commands), `hint` says what to do.
@@ -57,7 +57,7 @@ class NlpbpError(ValueError):
 
 
 class ConfigError(NlpbpError):
-    """A setting is wrong, contradicts another one, or cannot be met on this machine; `column` is its dotted name."""
+    """A setting is invalid, contradicts another one, or is not possible on this machine; `column` is its dotted name."""
 
     code = 2
 
@@ -67,13 +67,13 @@ class ConfigError(NlpbpError):
 
 
 class DataError(NlpbpError):
-    """A data file cannot be read as what it claims to be."""
+    """A data file cannot be read in its format."""
 
     code = 3
 
 
 class CheckpointError(NlpbpError):
-    """A checkpoint or a model folder is incomplete, damaged or of another run."""
+    """A checkpoint or a model folder is incomplete, damaged or from another run."""
 
     code = 4
 
@@ -86,7 +86,7 @@ class NumericError(NlpbpError):
 
 
 class DistributedError(NlpbpError):
-    """The processes of a run do not see each other, or do not agree."""
+    """The processes of a run cannot communicate, or disagree."""
 
     code = 6
 

@@ -1,7 +1,8 @@
-"""Layer groups: a model's parameters from the input to the head, by its structure and not by a list of names.
+"""Layer groups: a model's parameters from the input to the head, derived from its structure and not from a list of names.
 
-Freezing, layer-wise rates and unfreezing all take these groups. Every parameter stands in exactly one group, tied weights once,
-and optimizer groups are built for all of them up front: what is frozen now must be there when it is unfrozen.
+Freezing, unfreezing and layer-wise learning rates all use these groups. Every parameter is in exactly one group, tied weights once,
+and optimizer groups are built for all of them up front, so that parameters that are frozen now are in the optimizer when they are
+unfrozen.
 """
 
 from __future__ import annotations
@@ -19,17 +20,17 @@ from torch.distributed.tensor import DTensor
 
 @dataclass(frozen=True)
 class LayerGroup:
-    """Parameters that train at one rate and are frozen together; `parameters` are (name, parameter) pairs."""
+    """Parameters that share a learning rate and are frozen together; `parameters` are (name, parameter) pairs."""
 
     name: str
     parameters: tuple[tuple[str, nn.Parameter], ...]
 
 
 def layer_groups(model: nn.Module, *, body: nn.Module | None = None) -> list[LayerGroup]:
-    """Cut `model` into groups, body first and head last: what stands before the blocks, each block, the head.
+    """Divide `model` into groups from input to output: the parameters before the blocks, each block, the head.
 
-    `body` is the pretrained part (default: `model.base_model` of transformers, else the model); its blocks are the entries of
-    its outermost module lists. Parameters of the body that come after the first block (a final norm, a pooler) belong to the
+    `body` is the pretrained part (default: `model.base_model` of transformers, else the model); its blocks are the entries of its
+    outermost module lists. Parameters of the body after the first block that are in no block (a final norm, a pooler) belong to the
     last block. Groups without parameters are left out.
 
     >>> body = nn.ModuleDict({"embed": nn.Embedding(5, 4), "layers": nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4)])})
@@ -55,14 +56,14 @@ def layer_groups(model: nn.Module, *, body: nn.Module | None = None) -> list[Lay
     return [LayerGroup(name, tuple(pairs)) for name, pairs in zip(names, members, strict=True) if pairs]
 
 
-SIMILARITY_RATIO = {"high": 10.0, "low": 3.0}  # fast.ai: how much slower each of three groups trains than the one above it
+SIMILARITY_RATIO = {"high": 10.0, "low": 3.0}  # fast.ai's ratio of the learning rates of adjacent groups, of three
 
 
 def coarse_groups(groups: Sequence[LayerGroup], *, num: int = 3) -> list[LayerGroup]:
-    """Merge `groups` into `num`, the head alone and the body in parts of as many groups each; the lower parts take the rest.
+    """Merge `groups` into `num`: the head by itself, and the body in equal parts, of which the lower ones take the remainder.
 
-    fast.ai's rates by similarity are of three groups: a ratio of 10 from one to the next where the texts are like those of
-    pretraining, so that little has to change down there, and of 3 where they are not (`SIMILARITY_RATIO`).
+    fast.ai's rule for three groups: a ratio of 10 between adjacent learning rates if the data are similar to those of pretraining,
+    so that the lower layers need to change little, and of 3 if they are not (`SIMILARITY_RATIO`).
 
     >>> model = nn.Sequential(nn.ModuleList([nn.Linear(1, 1) for _ in range(4)]))
     >>> [(group.name, len(group.parameters)) for group in coarse_groups([*layer_groups(model), LayerGroup("head", ())])]
@@ -82,9 +83,9 @@ def coarse_groups(groups: Sequence[LayerGroup], *, num: int = 3) -> list[LayerGr
 
 
 def group_hashes(model: nn.Module, groups: Sequence[LayerGroup]) -> dict[str, str]:
-    """Hash the values of each group's parameters, found in `model` by name: what has trained has another hash afterwards.
+    """Hash the values of each group's parameters, found in `model` by name, to see which groups have changed.
 
-    Of a sharded model each process hashes what it holds.
+    With a sharded model each process hashes its own shard.
 
     >>> model = nn.Linear(2, 2)
     >>> before = group_hashes(model, layer_groups(model))
@@ -113,7 +114,7 @@ def blocks_of(module: nn.Module) -> Iterator[nn.Module]:
 
 
 def no_decay_names(model: nn.Module) -> set[str]:
-    """Name the parameters that weight decay must not touch: biases, norms (all vectors and scalars) and embeddings.
+    """Return the names of parameters without weight decay: biases, norms (all vectors and scalars) and embeddings.
 
     >>> sorted(no_decay_names(nn.ModuleDict({"embed": nn.Embedding(5, 4), "linear": nn.Linear(4, 4)})))
     ['embed.weight', 'linear.bias']
@@ -132,13 +133,14 @@ def parameter_groups(
     weight_decay: float = 0.0,
     no_decay: set[str] | frozenset[str] = frozenset(),
 ) -> list[dict[str, Any]]:
-    """Make optimizer groups with layer-wise rates: the last body group trains at `lr`, each one below at `layer_decay` times less.
+    """Make optimizer groups with layer-wise learning rates: the last body group has `lr`, each lower one `layer_decay` times the
+    rate above.
 
-    The head trains at `head_lr` (default: `lr`). `similarity` stands in place of `layer_decay`: three coarse groups, the head at
-    `lr` and each one below 10 times (high) or 3 times (low) slower, as fast.ai has it. Each layer group becomes one or two
-    optimizer groups, with and without `weight_decay`. Frozen parameters are included, so unfreezing them later trains them. Keys
-    added for readers: `name`, `base_lr`. Decay per layer as in ELECTRA and BEiT; fast.ai calls it discriminative rates. Raises
-    `ValueError` for the rate of a head that there is not.
+    The head has `head_lr` (default: `lr`). `similarity` replaces `layer_decay` by three coarse groups, the head with `lr` and each
+    lower one with a rate 10 times (high) or 3 times (low) smaller, as in fast.ai. Each layer group becomes one or two optimizer
+    groups, with and without `weight_decay`. Frozen parameters are included, so that they can be unfrozen later. The groups have the
+    additional keys `name` and `base_lr`. This is the layer-wise learning rate decay of ELECTRA and BEiT; fast.ai calls it
+    discriminative learning rates. Raises `ValueError` for a `head_lr` if the model has no head.
 
     >>> linear = nn.Linear(2, 2)
     >>> head = LayerGroup("head", tuple(linear.named_parameters()))
@@ -148,7 +150,7 @@ def parameter_groups(
     """
     has_head = any(group.name == "head" for group in groups)
     if head_lr is not None and not has_head:
-        raise ValueError("the model has no head of its own to have another rate")
+        raise ValueError("the model has no separate head that could have another rate")
     if similarity is not None:
         ratio = SIMILARITY_RATIO[similarity]
         groups, layer_decay = coarse_groups(groups), 1.0 / ratio

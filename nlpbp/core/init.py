@@ -1,4 +1,4 @@
-"""Initialisation: signals and gradients that neither die out nor blow up on their way through layers or through time."""
+"""Initialisation that keeps activations and gradients from vanishing or exploding through layers or through time."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def init_weights_(
     mode: Literal["fan_in", "fan_out"] = "fan_in",
     skip: Collection[str] = (),
 ) -> None:
-    """Initialise new linear, convolution and norm layers in place so that a deep net with this `nonlinearity` can learn.
+    """Initialise new linear, convolution and norm layers in place with He initialisation, for a net with this `nonlinearity`.
 
-    Weights are normal with a standard deviation of gain / sqrt(fan), sqrt(2 / fan_in) for a ReLU, where torch's own have a sixth of
-    that variance (He et al. 2015); biases are 0; norms begin as scale 1 and shift 0. Parameters named in `skip`, and those that
-    transformers has marked as loaded from a checkpoint, stay as they are. Other kinds of layers are left alone.
+    Weights are normal with a standard deviation of gain / sqrt(fan), which is sqrt(2 / fan_in) for a ReLU (He et al. 2015); torch's
+    default has a sixth of that variance. Biases are 0; norms start with scale 1 and shift 0. Parameters named in `skip`, those that
+    transformers has marked as loaded from a checkpoint, and other kinds of layers are left unchanged.
 
     >>> layer = nn.Linear(200, 300)
     >>> init_weights_(layer)
@@ -69,9 +69,10 @@ def lsuv_(
 ) -> None:
     """Initialise linear and convolution layers in place so that each one's output on this batch has a standard deviation of 1.
 
-    From the input on, each layer gets orthogonal weights and a bias of 0 and is scaled until it is within `tolerance` (Mishkin
-    and Matas 2015, LSUV): it suits any nonlinearity and any wiring. `inputs` are a tensor, or keyword arguments of `module`. Layers
-    whose weight is named in `skip`, or marked as loaded, stay as they are. Raises `ValueError` where an output does not vary.
+    Layer-sequential unit-variance initialisation (LSUV, Mishkin and Matas 2015): from the input on, each layer gets orthogonal
+    weights and a bias of 0 and is scaled until it is within `tolerance`, for any nonlinearity and any architecture. `inputs` are a
+    tensor, or keyword arguments of `module`. Layers whose weight is named in `skip`, or marked as loaded, are left unchanged.
+    Raises `ValueError` if an output is constant.
 
     >>> net = nn.Sequential(nn.Linear(9, 9), nn.Sigmoid(), nn.Linear(9, 9))
     >>> batch = torch.randn(50, 9)
@@ -86,7 +87,7 @@ def lsuv_(
     }
 
     def scaled(layer: Any, args: Any, output: Tensor) -> Tensor:
-        if layer not in names:  # a shared layer is scaled for its first use
+        if layer not in names:  # a shared layer is scaled at its first call
             return output
         name = names.pop(layer)
         nn.init.orthogonal_(layer.weight)
@@ -109,7 +110,7 @@ def lsuv_(
 
 @dataclass(frozen=True)
 class LayerReport:
-    """What one layer answered: the mean, the standard deviation and the share of exact zeros of its output."""
+    """Statistics of one layer's output: the mean, the standard deviation and the fraction of exact zeros."""
 
     name: str
     kind: str
@@ -119,10 +120,10 @@ class LayerReport:
 
 
 def init_report(module: nn.Module, forward: Callable[[], object]) -> list[LayerReport]:
-    """Tell how signals go through `module`: a `LayerReport` of each linear, convolution, norm and ReLU layer, in order of use.
+    """Return activation statistics: a `LayerReport` of each linear, convolution, norm and ReLU layer, in the order of calls.
 
-    `forward` calls the module once on a batch. Standard deviations should stay near 1: a run down to 0 or up is a net that will not
-    train. The module's mode is as you left it, and its buffers and torch's random numbers are as before.
+    `forward` calls the module once on a batch. Standard deviations should stay near 1: a net where they vanish or explode will not
+    train. The module's mode is not changed; its buffers and torch's random state are restored.
 
     >>> net = nn.Sequential(nn.Linear(2, 1), nn.ReLU())
     >>> _ = nn.init.ones_(net[0].weight), nn.init.zeros_(net[0].bias)
@@ -150,7 +151,7 @@ def init_report(module: nn.Module, forward: Callable[[], object]) -> list[LayerR
 
 @contextmanager
 def _leaving_no_trace(module: nn.Module, hooks: Collection[Any]) -> Iterator[None]:
-    """Remove `hooks` at the end and put back the buffers: running statistics must not be those of a trial."""
+    """Remove `hooks` at the end and restore the buffers, so that running statistics do not include the trial."""
     buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
     try:
         yield
@@ -169,11 +170,11 @@ def _stays(name: str, parameter: Tensor, skip: Collection[str]) -> bool:
 def init_recurrent_(
     rnn: nn.RNNBase, *, hidden: Hidden = "orthogonal", scale: float = 1.0, forget_bias: float = 1.0, skip: Collection[str] = ()
 ) -> None:
-    """Initialise `nn.LSTM`, `nn.GRU` or `nn.RNN` in place, gate by gate; parameters named in `skip` stay as they are.
+    """Initialise `nn.LSTM`, `nn.GRU` or `nn.RNN` in place, gate by gate; parameters named in `skip` are left unchanged.
 
     `hidden` is for the hidden-to-hidden matrices of each gate: orthogonal (Saxe et al. 2013), the identity (Le, Jaitly and Hinton
-    2015, for a ReLU) or torch's own, times `scale`. Input matrices get Glorot's uniform bounds for one gate, biases are 0, and an
-    LSTM's forget gates start open at `forget_bias` (Jozefowicz et al. 2015).
+    2015, for a ReLU) or torch's default, times `scale`. Input matrices get Glorot's uniform initialisation for each gate, biases
+    are 0, and the bias of an LSTM's forget gate is `forget_bias` (Jozefowicz et al. 2015).
 
     >>> rnn = nn.RNN(3, 2, nonlinearity="relu")
     >>> init_recurrent_(rnn, hidden="identity")

@@ -1,4 +1,4 @@
-"""Small operations on layers, and what stands at a model's output."""
+"""Small operations on layers, and output layers."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 
 def output_layer(model: nn.Module, *, num_outputs: int) -> nn.Linear:
-    """Find the last linear layer of `model` with `num_outputs` outputs: the one that makes the logits.
+    """Find the last linear layer of `model` with `num_outputs` outputs: the one that returns the logits.
 
-    Raises `ValueError` when there is none.
+    Raises `ValueError` if there is none.
 
     >>> output_layer(nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2)), num_outputs=2).in_features
     3
@@ -22,7 +22,7 @@ def output_layer(model: nn.Module, *, num_outputs: int) -> nn.Linear:
 
 @torch.no_grad()
 def fold_affine_(layer: nn.Linear, *, scale: float, shift: float) -> None:
-    """Change `layer` in place so that it answers `scale * y + shift` where it answered y; a shift needs a bias.
+    """Change `layer` in place so that its output y becomes `scale * y + shift`; a shift needs a bias.
 
     >>> layer = nn.Linear(1, 1)
     >>> before = layer(torch.ones(1, 1)).item()
@@ -38,7 +38,7 @@ def fold_affine_(layer: nn.Linear, *, scale: float, shift: float) -> None:
 
 
 def widened(low: float, high: float, *, margin: float = 0.05) -> tuple[float, float]:
-    """Return a range that is wider on both sides by `margin` times its length: what `scaled_sigmoid` answers within.
+    """Return a range extended on both sides by `margin` times its length: the range of `scaled_sigmoid`.
 
     >>> widened(1.0, 5.0, margin=0.25)
     (0.0, 6.0)
@@ -47,22 +47,22 @@ def widened(low: float, high: float, *, margin: float = 0.05) -> tuple[float, fl
 
 
 def scaled_sigmoid(values: Tensor, *, low: float, high: float, margin: float = 0.05) -> Tensor:
-    """Keep answers inside a range that is known, such as 1 to 5 stars, so that the model need not learn it; in fp32.
+    """Bound outputs to a known range, such as 1 to 5 stars, so that the model need not learn it; in fp32.
 
-    The range is widened on both sides by `margin` times its length: without, `low` and `high` themselves are reached at infinity
-    alone, where nothing is learned any more. fast.ai's `y_range`. Raises `ValueError` for a range without length.
+    The range is extended on both sides by `margin` times its length: without a margin, `low` and `high` are reached only at
+    infinity, where the gradient vanishes. This is fast.ai's `y_range`. Raises `ValueError` for an empty range.
 
     >>> scaled_sigmoid(torch.tensor([-torch.inf, 0.0, torch.inf]), low=1.0, high=5.0, margin=0.25).tolist()
     [0.0, 3.0, 6.0]
     """
     if not low < high or margin < 0.0:
-        raise ValueError(f"a range goes up and its margin is not negative, unlike {low} to {high} with {margin}")
+        raise ValueError(f"low must be below high and margin not negative, not {low}, {high} and {margin}")
     span = high - low
     return low - margin * span + (1 + 2 * margin) * span * values.float().sigmoid()
 
 
 class AdaptiveConcatPool2d(nn.Module):
-    """Join the greatest and the mean of each channel, [batch, channels, height, width] of any size to [batch, 2 * channels].
+    """Concatenate max and average pooling of each channel, [batch, channels, height, width] of any size to [batch, 2 * channels].
 
     >>> AdaptiveConcatPool2d()(torch.tensor([[[[1.0, 2.0], [3.0, 6.0]]]])).tolist()
     [[6.0, 3.0]]

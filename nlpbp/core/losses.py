@@ -1,107 +1,148 @@
-"""Losses on logits: the stable log-softmax and sigmoid forms, so that no probability is ever rounded to 0 before its logarithm."""
+"""Losses on logits, in the numerically stable log-softmax and log-sigmoid forms."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from nlpbp.core.batch import Batch, LossFn
 from nlpbp.core.layers import scaled_sigmoid
 
-IGNORED = -100  # the label that torch leaves out of a loss
-ROWS_TO_JUDGE = 8  # fewer rows of probabilities may be chance
+IGNORED = -100  # the label that torch's losses ignore
+ROWS_TO_JUDGE = 8  # fewer rows may look like probabilities by chance
 
 
-def task_loss(
-    logits: Tensor,
-    labels: Tensor,
-    *,
-    task: str,
-    label_smoothing: float = 0.0,
-    class_weights: Tensor | None = None,
-    focal_gamma: float = 0.0,
-) -> Tensor:
-    """Compute a task's mean loss from `logits` [batch, labels], always in fp32.
+@dataclass(frozen=True)
+class LossOptions:
+    """What changes a loss.
 
-    single_label: log-softmax cross-entropy with int64 labels [batch], -100 for none; multi_label: sigmoid cross-entropy with labels
-    in [0, 1] [batch, labels]; regression: squared error with labels [batch]. Smoothing moves that share of each
-    target to the uniform distribution (Szegedy et al. 2015); regression has none to move.
+    `label_smoothing` moves that share of each target to the uniform distribution (Szegedy et al. 2015). `class_weights` [labels]
+    multiply the loss of each item by its label's weight. The mean is still over items: torch divides by the sum of the weights,
+    which makes gradients depend on how a batch is cut. `focal_gamma` turns to what is still hard: the loss of an item is
+    multiplied by (1 - p) ** gamma, p the probability of the truth (Lin et al. 2017). Raises `ValueError` for a focal loss of
+    smoothed targets.
+    """
 
-    `class_weights` [labels] multiply the loss of each item by its label's weight, for multi_label that of the true labels alone.
-    The mean is still over items: torch divides by the sum of the weights, which makes gradients depend on how a batch is cut.
-    `focal_gamma` turns to what is still hard: times (1 - p) ** gamma, p the probability of the truth (Lin et al. 2017).
-    Raises `ValueError` for either of them in regression, and for a focal loss of smoothed targets.
+    label_smoothing: float = 0.0
+    class_weights: Tensor | None = None
+    focal_gamma: float = 0.0
 
-    >>> import torch
-    >>> task_loss(torch.tensor([[1e4, -1e4]]), torch.tensor([0]), task="single_label").item()
+    def __post_init__(self) -> None:
+        if self.focal_gamma < 0.0 or (self.focal_gamma and self.label_smoothing):
+            given = f"{self.focal_gamma} and {self.label_smoothing}"
+            raise ValueError(f"a focal loss has a gamma above 0 and no label smoothing, not {given}")
+
+
+PLAIN = LossOptions()
+LogitsLoss = Callable[[Tensor, Tensor, LossOptions], Tensor]  # (logits [batch, labels], labels, options) -> the mean loss, in fp32
+
+
+def cross_entropy(logits: Tensor, labels: Tensor, options: LossOptions = PLAIN) -> Tensor:
+    """Compute the mean log-softmax cross-entropy of `logits` [batch, labels] and int64 `labels` [batch], -100 for none.
+
+    >>> cross_entropy(torch.tensor([[1e4, -1e4]]), torch.tensor([0])).item()
     0.0
     >>> even, labels = torch.zeros(2, 2), torch.tensor([0, 1])
-    >>> round(task_loss(even, labels, task="single_label", class_weights=torch.tensor([0.5, 2.0])).item(), 4)  # 1.25 * log(2)
+    >>> round(cross_entropy(even, labels, LossOptions(class_weights=torch.tensor([0.5, 2.0]))).item(), 4)  # 1.25 * log(2)
     0.8664
-    >>> round(task_loss(even, labels, task="single_label", focal_gamma=2.0).item(), 4)  # 0.5 ** 2 * log(2)
+    >>> round(cross_entropy(even, labels, LossOptions(focal_gamma=2.0)).item(), 4)  # 0.5 ** 2 * log(2)
     0.1733
     """
-    if focal_gamma < 0.0 or (focal_gamma and label_smoothing):
-        raise ValueError(f"a focal loss has a gamma above 0 and no label smoothing, not {focal_gamma} and {label_smoothing}")
     logits = logits.float()
-    weights = None if class_weights is None else class_weights.to(logits)
-    if task == "single_label":
-        loss = F.cross_entropy(logits, labels, label_smoothing=label_smoothing, reduction="none")
-        if focal_gamma:
-            loss = loss * _share_left(loss).pow(focal_gamma)
-        if weights is not None:
-            loss = loss * weights[labels.clamp(min=0)]
-        # The mean over no label at all would be 0 / 0.
-        return loss.sum() / (labels != IGNORED).sum().clamp(min=1)
-    if task == "multi_label":
-        smoothed = labels * (1.0 - label_smoothing) + 0.5 * label_smoothing
-        loss = F.binary_cross_entropy_with_logits(logits, smoothed, pos_weight=weights, reduction="none")
-        if focal_gamma:
-            loss = loss * _share_left(F.binary_cross_entropy_with_logits(logits, labels, reduction="none")).pow(focal_gamma)
-        return loss.mean()
-    if task == "regression":
-        if weights is not None or focal_gamma:
-            raise ValueError("regression has no classes to weigh and no probabilities to focus by")
-        return F.mse_loss(logits.squeeze(-1), labels)
-    raise ValueError(f"the task is single_label, multi_label or regression, not {task!r}")
+    loss = F.cross_entropy(logits, labels, label_smoothing=options.label_smoothing, reduction="none")
+    if options.focal_gamma:
+        loss = loss * _share_left(loss).pow(options.focal_gamma)
+    return mean_over_labels(loss, labels, options.class_weights)
+
+
+def mean_over_labels(loss: Tensor, labels: Tensor, class_weights: Tensor | None) -> Tensor:
+    """Average losses [batch] over the items that have a label, each times the weight of its label.
+
+    >>> mean_over_labels(torch.tensor([1.0, 3.0]), torch.tensor([0, -100]), torch.tensor([2.0])).item()
+    5.0
+    """
+    if class_weights is not None:
+        loss = loss * class_weights.to(loss)[labels.clamp(min=0)]
+    # The mean over no label at all would be 0 / 0.
+    return loss.sum() / (labels != IGNORED).sum().clamp(min=1)
+
+
+def binary_cross_entropy(logits: Tensor, labels: Tensor, options: LossOptions = PLAIN) -> Tensor:
+    """Compute the mean sigmoid cross-entropy of `logits` and `labels` in [0, 1], both [batch, labels].
+
+    Class weights multiply the loss of the true labels alone.
+
+    >>> round(binary_cross_entropy(torch.zeros(1, 2), torch.tensor([[1.0, 0.0]])).item(), 4)  # log(2)
+    0.6931
+    """
+    logits = logits.float()
+    weights = None if options.class_weights is None else options.class_weights.to(logits)
+    smoothed = labels * (1.0 - options.label_smoothing) + 0.5 * options.label_smoothing
+    loss = F.binary_cross_entropy_with_logits(logits, smoothed, pos_weight=weights, reduction="none")
+    if options.focal_gamma:
+        truth = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
+        loss = loss * _share_left(truth).pow(options.focal_gamma)
+    return loss.mean()
+
+
+def squared_error(logits: Tensor, labels: Tensor, options: LossOptions = PLAIN) -> Tensor:
+    """Compute the mean squared error of `logits` [batch, 1] and `labels` [batch].
+
+    Raises `ValueError` for class weights and a focal loss: a number has neither classes nor probabilities. There is nothing to
+    smooth either.
+
+    >>> squared_error(torch.tensor([[3.0]]), torch.tensor([1.0])).item()
+    4.0
+    """
+    if options.class_weights is not None or options.focal_gamma:
+        raise ValueError("regression has no classes to weigh and no probabilities to focus by")
+    return F.mse_loss(logits.float().squeeze(-1), labels)
+
+
+PROBLEM_LOSSES: dict[str, LogitsLoss] = {
+    "single_label_classification": cross_entropy,
+    "multi_label_classification": binary_cross_entropy,
+    "regression": squared_error,
+}
+"""The loss of a transformers model that is given labels, by its config's `problem_type`."""
 
 
 def _share_left(loss: Tensor) -> Tensor:
-    """Return 1 - p, where p = exp(-loss) is the probability of the truth; never 0, where a power below 1 has no finite slope."""
+    """Return 1 - p, where p = exp(-loss) is the probability of the true class; never 0, where powers below 1 have no finite
+    gradient."""
     return (-torch.expm1(-loss)).clamp(min=torch.finfo(loss.dtype).tiny)
 
 
-def balanced_class_weights(targets: Tensor, *, num_labels: int, task: str) -> Tensor:
-    """Weigh labels so that the rare ones count as much as the common: `class_weights` [labels] for `task_loss`, from all targets.
+def balanced_class_weights(targets: Tensor, *, num_labels: int) -> Tensor:
+    """Weigh labels so that the rare ones count as much as the common: `class_weights` [labels] for a loss, from all targets.
 
-    single_label, targets [examples]: each class that occurs has the same sum of weights, and the mean weight of an example is 1, so
-    the learning rate keeps its meaning. A class that never occurs gets 1. multi_label, targets [examples, labels] of 0 and 1: false
-    ones for each true one, both counted as 1 at least. Raises `ValueError` for a label that there is not, and for regression.
+    Targets [examples] of class ids: each class that occurs has the same sum of weights, and the mean weight of an example is 1, so
+    the learning rate keeps its meaning; a class that never occurs gets 1. Targets [examples, labels] of 0 and 1: false
+    ones for each true one, both counted as 1 at least. Raises `ValueError` for a label that there is not.
 
-    >>> balanced_class_weights(torch.tensor([0, 0, 0, 1]), num_labels=2, task="single_label").tolist()  # 4 / (2 * 3), 4 / (2 * 1)
+    >>> balanced_class_weights(torch.tensor([0, 0, 0, 1]), num_labels=2).tolist()  # 4 / (2 * 3), 4 / (2 * 1)
     [0.6666666865348816, 2.0]
-    >>> balanced_class_weights(torch.tensor([[1, 1], [0, 1], [0, 1]]), num_labels=2, task="multi_label").tolist()
+    >>> balanced_class_weights(torch.tensor([[1, 1], [0, 1], [0, 1]]), num_labels=2).tolist()
     [2.0, 0.3333333432674408]
     """
-    if task == "single_label":
+    if targets.ndim == 1:
         counts = targets[targets != IGNORED].bincount(minlength=num_labels)
         if len(counts) > num_labels:
             raise ValueError(f"label {len(counts) - 1} is not one of {num_labels} labels")
         return torch.where(counts > 0, counts.sum() / ((counts > 0).sum() * counts), 1.0)
-    if task == "multi_label":
-        if targets.shape[1] != num_labels:
-            raise ValueError(f"the targets have {targets.shape[1]} labels, not {num_labels}")
-        true = targets.float().sum(dim=0)
-        return (len(targets) - true).clamp(min=1) / true.clamp(min=1)
-    raise ValueError(f"only the labels of single_label and multi_label can be balanced, not those of {task!r}")
+    if targets.shape[1] != num_labels:
+        raise ValueError(f"the targets have {targets.shape[1]} labels, not {num_labels}")
+    true = targets.float().sum(dim=0)
+    return (len(targets) - true).clamp(min=1) / true.clamp(min=1)
 
 
 def looks_normalised(logits: Tensor) -> bool:
-    """Tell whether what should be logits [batch, labels] are probabilities already: a second softmax makes learning slow.
+    """Tell whether supposed logits [batch, labels] are probabilities already: a second softmax slows training down.
 
     True if each of 8 rows or more has no negative number and the sum 1 within 1e-3, or within what the number format can tell.
     Log-probabilities pass: a log-softmax of them changes nothing.
@@ -116,64 +157,26 @@ def looks_normalised(logits: Tensor) -> bool:
     return bool((logits >= 0).all() and ((logits.float().sum(dim=1) - 1).abs() < tolerance).all())
 
 
-def classifier_loss(
-    *,
-    task: str,
-    label_smoothing: float = 0.0,
-    class_weights: Tensor | None = None,
-    focal_gamma: float = 0.0,
-    value_range: tuple[float, float] | None = None,
-) -> LossFn:
-    """Make the loss function of a model whose output has `logits`, for `train_steps` or any other loop; options as in `task_loss`.
+def within(logits: Tensor, value_range: tuple[float, float] | None) -> Tensor:
+    """Take a regression's logits into its range, where it has one.
 
-    With a `value_range` a regression's logits are taken into it first, by `scaled_sigmoid` without a margin.
+    >>> within(torch.zeros(1), (0.0, 4.0)), within(torch.zeros(1), None)
+    (tensor([2.]), tensor([0.]))
     """
-
-    def loss_fn(model: nn.Module, batch: Batch) -> Tensor:
-        if batch.labels is None:
-            raise ValueError("a batch without labels cannot be trained on")
-        logits = model(**batch.inputs).logits
-        return task_loss(
-            logits if value_range is None else scaled_sigmoid(logits, low=value_range[0], high=value_range[1], margin=0.0),
-            batch.labels,
-            task=task,
-            label_smoothing=label_smoothing,
-            class_weights=class_weights,
-            focal_gamma=focal_gamma,
-        )
-
-    return loss_fn
+    return logits if value_range is None else scaled_sigmoid(logits, low=value_range[0], high=value_range[1], margin=0.0)
 
 
-def task_outputs(logits: Tensor, *, task: str, value_range: tuple[float, float] | None = None) -> Tensor:
-    """Turn logits into what a reader wants: probabilities [batch, labels], or values [batch] for regression.
-
-    A `value_range` is that of `classifier_loss`.
-
-    >>> import torch
-    >>> task_outputs(torch.zeros(1, 2), task="single_label")
-    tensor([[0.5000, 0.5000]])
-    """
-    logits = logits.float()
-    if task == "single_label":
-        return logits.softmax(dim=-1)
-    if task == "multi_label":
-        return logits.sigmoid()
-    return (logits if value_range is None else scaled_sigmoid(logits, low=value_range[0], high=value_range[1], margin=0.0)).squeeze(
-        -1
-    )
-
-
-LOGITS_AT_A_TIME = 1 << 21  # 8 MB of them in fp32: measured the fastest on CPUs with 2 MB of cache a core ...
-MIN_ROWS = 200  # ... unless each chunk's product is so thin that adding to the decoder's gradient is what takes the time
+LOGITS_AT_A_TIME = 1 << 21  # 8 MB of logits in fp32: measured to be fastest on CPUs with 2 MB of cache per core ...
+MIN_ROWS = 200  # ... unless each chunk's matrix product is so thin that accumulating the decoder's gradient dominates
 
 
 def chunked_cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor) -> Tensor:
     """Compute the mean cross-entropy of the logits `hidden @ weight.T + bias`, in fp32, with few of them in memory at a time.
 
     `hidden` [..., width], `weight` [vocabulary, width], `bias` [vocabulary]; `labels` [...] int64, -100 for none. The gradient is
-    made along with the loss, a chunk at a time, so no logits are kept or computed again. Matrix products are in autocast's number
-    format where it is on. torch's own `linear_cross_entropy` is not known to autocast, and rounds the loss with its inputs.
+    computed along with the loss, one chunk at a time, so that logits are neither stored nor recomputed. Under autocast, matrix
+    products use its dtype. torch's own `linear_cross_entropy` does not support autocast, and computes the loss in the dtype of its
+    inputs.
 
     >>> hidden, weight = torch.zeros(2, 3), torch.zeros(4, 3)
     >>> round(chunked_cross_entropy(hidden, weight, None, torch.tensor([1, -100])).item(), 4)  # log(4)
@@ -187,11 +190,11 @@ def chunked_cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor | None, l
 
 
 def sampled_cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, *, num_sampled: int) -> Tensor:
-    """Estimate `chunked_cross_entropy` from the logits of all tokens among `labels` and of `num_sampled` others.
+    """Estimate `chunked_cross_entropy` by a sampled softmax over all tokens among `labels` and `num_sampled` others.
 
-    The others are drawn evenly and without replacement, and stand in the sum of the softmax for all that were not drawn: the sum
-    is unbiased, and what is most of it, the tokens that are there, is exact (importance sampling, Bengio and Senecal 2003). A
-    decoder over 16,000 tokens then costs about a sixth. For training only.
+    The others are drawn uniformly without replacement, and weighted to represent all tokens that are not among the labels: the
+    denominator of the softmax is unbiased, and its largest terms, those of the labels, are exact (importance sampling, Bengio and
+    Senecal 2003). A decoder over 16,000 tokens then costs about a sixth. For training only.
 
     >>> hidden, weight, bias = torch.zeros(2, 3), torch.zeros(400, 3), torch.zeros(400)
     >>> round(sampled_cross_entropy(hidden, weight, bias, torch.tensor([1, 7]), num_sampled=10).item(), 4)  # log(400)
@@ -203,7 +206,7 @@ def sampled_cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor | None, l
     others = is_other.nonzero().squeeze(1)
     drawn = others[torch.randperm(len(others), device=labels.device)[:num_sampled]]
     chosen = torch.cat([seen, drawn])
-    log_share = torch.zeros(len(chosen), device=hidden.device)  # of tokens that each stands for
+    log_share = torch.zeros(len(chosen), device=hidden.device)  # of tokens that each one represents
     log_share[len(seen) :] = math.log(max(1, len(others)) / max(1, len(drawn)))
     targets = labels.masked_scatter(labels != IGNORED, places)
     return chunked_cross_entropy(hidden, weight[chosen], log_share if bias is None else bias[chosen] + log_share, targets)
@@ -237,7 +240,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 low_slope = slope.to(dtype)
                 of_hidden[start : start + size] = low_slope @ low_weight
                 if dtype == of_weight.dtype:
-                    of_weight.addmm_(low_slope.T, part)  # one pass over a large matrix fewer
+                    of_weight.addmm_(low_slope.T, part)  # saves one pass over a large matrix
                 else:
                     of_weight += low_slope.T @ part
                 if of_bias is not None:

@@ -1,4 +1,4 @@
-"""AdamW with the betas that each family of models wants, and rates set from outside as multiples of a base."""
+"""AdamW with common betas for each family of models, and learning rates set from outside as multiples of a base rate."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from typing import Any
 
 from torch.optim import SGD, AdamW, Optimizer
 
-# RoBERTa (fairseq examples/roberta): a second beta below Adam's 0.999 follows the gradient's size sooner.
+# RoBERTa (fairseq examples/roberta): a second beta below Adam's 0.999 adapts faster to the gradient's magnitude.
 TRANSFORMER_BETAS = (0.9, 0.98)
 TRANSFORMER_EPS = 1e-6
-# ULMFiT's language model and fastai's learner for text: less momentum than Adam's 0.9, because recurrent gradients turn quickly.
+# ULMFiT's language model and fastai's text learner: less momentum than 0.9, as recurrent gradients change direction quickly.
 RECURRENT_BETAS = (0.8, 0.99)
 RECURRENT_EPS = 1e-5
-RECURRENT_MOMENTUM = (0.8, 0.7)  # fastai's text learner: high where 1cycle's rate is low, and the other way
+RECURRENT_MOMENTUM = (0.8, 0.7)  # fastai's text learner: high when 1cycle's learning rate is low, and vice versa
 RECURRENT_WEIGHT_DECAY = 0.1  # fastai's ULMFiT example, of the language model
 RECURRENT_MAX_GRAD_NORM = 0.25  # AWD-LSTM
-# fastai's learner for images: 1cycle's momentum, and a second beta that follows the gradient sooner.
+# fastai's vision learner: 1cycle's momentum, and a second beta that adapts faster.
 IMAGE_BETAS = (0.95, 0.99)
 IMAGE_EPS = 1e-5
 IMAGE_MOMENTUM = (0.95, 0.85)
@@ -24,9 +24,9 @@ GROUP_RATIO = 2.6  # ULMFiT: from one layer group to the next
 
 
 def adamw(groups: list[dict[str, Any]], *, betas: tuple[float, float] = TRANSFORMER_BETAS, eps: float = TRANSFORMER_EPS) -> AdamW:
-    """Build AdamW over optimizer groups, in torch's fused kernel (on 2 CPU cores a fifth of the time of its loop).
+    """Build AdamW over optimizer groups, with torch's fused kernel (five times as fast as its loop on 2 CPU cores).
 
-    Decay and rate come from the groups; weight decay 0 would make it plain Adam (Loshchilov and Hutter 2017).
+    Weight decay and learning rates come from the groups; with weight decay 0 it is plain Adam (Loshchilov and Hutter 2017).
 
     >>> import torch
     >>> adamw([{"params": [torch.nn.Parameter(torch.zeros(2))], "lr": 0.1, "weight_decay": 0.01}]).defaults["betas"]
@@ -36,9 +36,9 @@ def adamw(groups: list[dict[str, Any]], *, betas: tuple[float, float] = TRANSFOR
 
 
 def sgd(groups: list[dict[str, Any]], *, momentum: float = 0.9) -> SGD:
-    """Build SGD with Nesterov's momentum over optimizer groups; their decay is part of the gradient here, as in torch.
+    """Build SGD with Nesterov momentum over optimizer groups; weight decay is an L2 penalty here (not decoupled), as in torch.
 
-    It wants rates some hundred times higher than AdamW's.
+    It needs learning rates about a hundred times those of AdamW.
 
     >>> import torch
     >>> sgd([{"params": [torch.nn.Parameter(torch.zeros(2))], "lr": 0.1}]).defaults["nesterov"]
@@ -48,7 +48,7 @@ def sgd(groups: list[dict[str, Any]], *, momentum: float = 0.9) -> SGD:
 
 
 def set_rates(optimizer: Optimizer, multiplier: float) -> None:
-    """Set every group's rate to `multiplier` times its `base_lr` (remembered from `lr` when first seen).
+    """Set every group's learning rate to `multiplier` times its `base_lr` (which is taken from `lr` on the first call).
 
     >>> import torch
     >>> optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)

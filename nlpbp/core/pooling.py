@@ -1,4 +1,4 @@
-"""Pooling of a sequence of vectors to one, blind to padding."""
+"""Pooling of a sequence of vectors to one vector, ignoring padding."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ Pooling = Literal["last", "mean", "max", "cls", "concat"]
 
 
 def pool(hidden: Tensor, mask: Tensor, *, kind: Pooling) -> Tensor:
-    """Make one vector of each sequence, [batch, length, width] to [batch, width]; concat is `concat_pool`, [batch, 3 * width].
+    """Pool each sequence, [batch, length, width] to [batch, width]; concat is `concat_pool`, [batch, 3 * width].
 
-    last and cls take the last and the first vector under the mask, max the greatest and mean the mean of each feature, summed in
-    fp32. `mask` [batch, length] is true for tokens; they need not stand on the left. A row without any gives zeros.
-    Raises `ValueError` for another kind.
+    last and cls take the last and the first vector under the mask, max and mean the maximum and the mean of each feature, the mean
+    in fp32. `mask` [batch, length] is true for tokens, with padding on any side. A row without tokens gives zeros. Raises
+    `ValueError` for another kind.
 
     >>> hidden, mask = torch.tensor([[[9.0], [-1.0], [-3.0], [9.0]]]), torch.tensor([[False, True, True, False]])
     >>> [pool(hidden, mask, kind=kind).item() for kind in ("last", "mean", "max", "cls")]
@@ -36,14 +36,14 @@ def pool(hidden: Tensor, mask: Tensor, *, kind: Pooling) -> Tensor:
         total = torch.where(mask.unsqueeze(-1), hidden, 0.0).sum(dim=1, dtype=torch.float32)
         pooled = (total / mask.sum(dim=1, keepdim=True).clamp(min=1)).to(hidden.dtype)
     else:
-        raise ValueError(f"pooling is last, mean, max, cls or concat, not {kind!r}")
+        raise ValueError(f"pooling must be last, mean, max, cls or concat, not {kind!r}")
     return torch.where(mask.any(dim=1, keepdim=True), pooled, 0.0)
 
 
 def concat_pool(hidden: Tensor, mask: Tensor) -> Tensor:
-    """Join the last, the greatest and the mean vector under the mask, [batch, length, width] to [batch, 3 * width].
+    """Concatenate the last vector, the maximum and the mean under the mask, [batch, length, width] to [batch, 3 * width].
 
-    What the last vector has forgotten, the greatest finds; see `pool`. Concat pooling of ULMFiT (Howard and Ruder 2018).
+    Concat pooling of ULMFiT (Howard and Ruder 2018): the maximum keeps what the last state may have forgotten. See `pool`.
 
     >>> hidden = torch.tensor([[[-1.0], [-3.0], [9.0]]])
     >>> concat_pool(hidden, torch.tensor([[True, True, False]])).tolist()

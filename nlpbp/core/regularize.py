@@ -9,22 +9,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # as wide as a number of so many bytes
+_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # of the same width in bytes
 _LEVELS = 1 << 16  # a mask is drawn from 16 random bits an element: p is kept to within 1/131072
 
 
 def scale_dropouts(config: Any, scale: float) -> dict[str, float]:
-    """Multiply every dropout probability of a transformers config by `scale`; return the new ones by name.
+    """Multiply every dropout probability of a transformers config by `scale`; return the new probabilities by name.
 
-    Hidden, attention and head dropouts keep their ratio (the idea of the one multiplier of AWD-LSTM and ULMFiT). Build the
-    model from the config afterwards. Raises `ValueError` for a negative scale or one that takes a probability to 1.
+    Hidden, attention and head dropouts keep their ratios, like AWD-LSTM's and ULMFiT's single dropout multiplier. Build the model
+    from the config afterwards. Raises `ValueError` for a negative scale, or one that raises a probability to 1 or more.
 
     >>> from types import SimpleNamespace
     >>> scale_dropouts(SimpleNamespace(hidden_dropout_prob=0.1, attn_pdrop=0.2, hidden_size=8), 0.5)
     {'hidden_dropout_prob': 0.05, 'attn_pdrop': 0.1}
     """
     if scale < 0.0:
-        raise ValueError(f"the dropout scale must not be negative, and is {scale}")
+        raise ValueError(f"the dropout scale must not be negative, not {scale}")
     scaled = {}
     for name, value in vars(config).items():
         if ("dropout" in name or "pdrop" in name) and isinstance(value, float):
@@ -37,10 +37,10 @@ def scale_dropouts(config: Any, scale: float) -> dict[str, float]:
 
 
 def activation_penalty(hidden: Tensor, *, mask: Tensor | None = None) -> Tensor:
-    """Return the mean square of activations [batch, length, width]: AR of AWD-LSTM (Merity, McCann and Socher 2017).
+    """Return the mean square of activations [batch, length, width]: activation regularisation (AR; Merity, McCann and Socher 2017).
 
-    `mask` [batch, length] is true for tokens; padding does not count. Give the last layer's outputs after dropout; its
-    factor alpha is 2 there.
+    `mask` [batch, length] is true for tokens; padding does not count. Pass the last layer's outputs after dropout; AWD-LSTM's
+    factor alpha is 2.
 
     >>> activation_penalty(torch.tensor([[[1.0], [3.0]]])).item()
     5.0
@@ -49,10 +49,11 @@ def activation_penalty(hidden: Tensor, *, mask: Tensor | None = None) -> Tensor:
 
 
 def temporal_penalty(hidden: Tensor, *, mask: Tensor | None = None) -> Tensor:
-    """Return the mean square of the change from one time step to the next, of activations [batch, length, width]: TAR.
+    """Return the mean square of the difference between consecutive time steps of activations [batch, length, width] (temporal AR,
+    TAR).
 
-    Both steps must be tokens by `mask` [batch, length]. Give the last layer's outputs before dropout; its factor beta is 1 in
-    AWD-LSTM. A sequence of one step has no change: 0.
+    Only pairs of tokens by `mask` [batch, length] count. Pass the last layer's outputs before dropout; AWD-LSTM's factor beta is 1.
+    For a sequence of one step it is 0.
 
     >>> temporal_penalty(torch.tensor([[[1.0], [3.0], [3.0]]])).item()
     2.0
@@ -70,9 +71,9 @@ def _masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def gradient_only(penalty: Tensor) -> Tensor:
-    """Return a zero whose gradient is that of `penalty`: added to a loss, it trains and does not show.
+    """Return a zero with the gradient of `penalty`: adding it to a loss regularises training without changing the reported loss.
 
-    A perplexity from a loss with penalties in it would be false. A penalty that is not finite still shows, as a loss that is not.
+    The perplexity of a loss that includes penalties would be wrong. A penalty that is not finite still makes the loss not finite.
 
     >>> weight = torch.ones(1, requires_grad=True)
     >>> loss = 5 * weight + gradient_only(3 * weight); loss.backward(); loss.item(), weight.grad.item()
@@ -82,7 +83,7 @@ def gradient_only(penalty: Tensor) -> Tensor:
 
 
 def byte_dropout(input: Tensor, p: float) -> Tensor:
-    """Drop elements with probability `p`, scale the rest by 1 / (1 - p); the mask comes from random bytes, on a CPU only.
+    """Drop elements with probability `p` and scale the rest by 1 / (1 - p), with a mask from random bytes; on a CPU only.
 
     >>> bool((byte_dropout(torch.ones(1000), 0.5).unique() == torch.tensor([0.0, 2.0])).all())
     True
@@ -92,9 +93,9 @@ def byte_dropout(input: Tensor, p: float) -> Tensor:
 
 
 class ByteDropout(nn.Dropout):
-    """Dropout whose mask comes from random bytes: on a CPU about a third of the time of torch's, forward and backward.
+    """Dropout with a mask from random bytes: on a CPU it takes about a third of the time of torch's, forward and backward.
 
-    It draws from torch's default generator, so seeding it repeats the mask. On other devices it is `nn.Dropout`.
+    It uses torch's default generator, so that masks are reproducible by seed. On other devices it is `nn.Dropout`.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -105,7 +106,7 @@ class ByteDropout(nn.Dropout):
 
 
 class _MaskedDropout(torch.autograd.Function):
-    """Masks are integers of all ones or zeros, and dropping is a bitwise and: on a CPU faster than any use of booleans."""
+    """Masks are integers of all ones or all zeros, applied by a bitwise and, which is faster on a CPU than booleans."""
 
     @staticmethod
     def forward(ctx: Any, input: Tensor, p: float) -> Tensor:

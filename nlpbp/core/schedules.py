@@ -1,7 +1,7 @@
-"""Learning-rate schedules as functions of progress: stateless, so resuming one is knowing a number.
+"""Learning-rate schedules as stateless functions of progress, so that resuming needs only the step number.
 
-A `Schedule` maps progress in [0, 1] to a multiplier of the base rate. In a foreign loop:
-`LambdaLR(optimizer, lambda step: schedule(step / total_steps))`.
+A `Schedule` maps progress in [0, 1] to a multiplier of the base rate. In any other training loop: `LambdaLR(optimizer, lambda step:
+schedule(step / total_steps))`.
 """
 
 from __future__ import annotations
@@ -10,8 +10,25 @@ import bisect
 import itertools
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 Schedule = Callable[[float], float]
+
+
+@dataclass(frozen=True)
+class WithMomentum:
+    """A schedule of the learning rate with one of Adam's first beta (values, no multipliers), for `train_steps`.
+
+    >>> WithMomentum(one_cycle(), one_cycle_momentum())(0.25)
+    1.0
+    """
+
+    rate: Schedule
+    momentum: Schedule
+
+    def __call__(self, progress: float) -> float:
+        """Return the multiplier of the learning rate."""
+        return self.rate(progress)
 
 
 def constant() -> Schedule:
@@ -24,7 +41,7 @@ def constant() -> Schedule:
 
 
 def linear(*, end: float = 0.0) -> Schedule:
-    """Fall in a straight line from 1 to `end`.
+    """Decay linearly from 1 to `end`.
 
     >>> linear()(0.25)
     0.75
@@ -33,7 +50,7 @@ def linear(*, end: float = 0.0) -> Schedule:
 
 
 def cosine(*, end: float = 0.0) -> Schedule:
-    """Fall along half a cosine from 1 to `end` (Loshchilov and Hutter 2016, without restarts).
+    """Cosine decay from 1 to `end` (Loshchilov and Hutter 2016, without restarts).
 
     >>> [round(cosine()(p), 3) for p in (0.0, 0.25, 0.5, 1.0)]
     [1.0, 0.854, 0.5, 0.0]
@@ -42,7 +59,7 @@ def cosine(*, end: float = 0.0) -> Schedule:
 
 
 def warm_up(schedule: Schedule, *, share: float) -> Schedule:
-    """Rise in a straight line from 0 during the first `share` of training, then run the whole of `schedule`.
+    """Warm up linearly from 0 during the first `share` of training, then run the whole of `schedule`.
 
     Raises `ValueError` unless 0 <= share < 1.
 
@@ -59,9 +76,9 @@ def warm_up(schedule: Schedule, *, share: float) -> Schedule:
 
 
 def slanted_triangular(*, peak: float = 0.1, ratio: float = 32.0) -> Schedule:
-    """Rise in a straight line from 1 / `ratio` to 1 in the first `peak` of training, then fall back in a straight line.
+    """Slanted triangular: rise linearly from 1 / `ratio` to 1 in the first `peak` of training, then decay linearly back.
 
-    ULMFiT's schedule (Howard and Ruder 2018), with its numbers. It ends at 1 / `ratio`, not at 0.
+    ULMFiT's schedule (Howard and Ruder 2018), with its default values. It ends at 1 / `ratio`, not at 0.
 
     >>> [slanted_triangular(peak=0.5, ratio=4.0)(p) for p in (0.0, 0.25, 0.5, 0.75, 1.0)]
     [0.25, 0.625, 1.0, 0.625, 0.25]
@@ -75,9 +92,9 @@ def slanted_triangular(*, peak: float = 0.1, ratio: float = 32.0) -> Schedule:
 
 
 def one_cycle(*, peak: float = 0.25, start: float = 1 / 25, end: float = 1e-5) -> Schedule:
-    """Rise along half a cosine from `start` to 1 in the first `peak` of training, then fall along another one to `end`.
+    """1cycle: rise along a cosine from `start` to 1 in the first `peak` of training, then decay along another one to `end`.
 
-    Smith's 1cycle as fastai has it (pct_start 0.25, div 25, div_final 1e5). The momentum that goes the other way is
+    Smith's 1cycle with fastai's defaults (pct_start 0.25, div 25, div_final 1e5). The inverse cycle of the momentum is
     `one_cycle_momentum`.
 
     >>> [round(one_cycle(peak=0.5, start=0.2)(p), 3) for p in (0.0, 0.25, 0.5, 0.75, 1.0)]
@@ -93,9 +110,10 @@ def one_cycle(*, peak: float = 0.25, start: float = 1 / 25, end: float = 1e-5) -
 
 
 def one_cycle_momentum(*, peak: float = 0.25, high: float = 0.8, low: float = 0.7) -> Schedule:
-    """Fall along half a cosine from `high` to `low` while 1cycle's rate rises, and go back while it falls; values, no multipliers.
+    """The momentum for 1cycle: from `high` to `low` along a cosine while the rate rises, and back while it decays; values, not
+    multipliers.
 
-    0.8 - 0.7 - 0.8 is what fastai gives a text learner's first Adam beta.
+    0.8 - 0.7 - 0.8 is what fastai uses as the first Adam beta of a text learner.
 
     >>> [round(one_cycle_momentum(peak=0.5)(p), 3) for p in (0.0, 0.25, 0.5, 1.0)]
     [0.8, 0.75, 0.7, 0.8]
@@ -109,7 +127,7 @@ def one_cycle_momentum(*, peak: float = 0.25, high: float = 0.8, low: float = 0.
 
 
 def flat_cosine(*, flat: float = 0.72) -> Schedule:
-    """Keep the base rate for the first `flat` of training, then fall to 0 along half a cosine (fastai's fit_flat_cos).
+    """Keep the base rate for the first `flat` of training, then decay to 0 along a cosine (fastai's fit_flat_cos).
 
     >>> [round(flat_cosine(flat=0.5)(p), 3) for p in (0.0, 0.5, 0.75, 1.0)]
     [1.0, 1.0, 0.5, 0.0]
@@ -118,7 +136,7 @@ def flat_cosine(*, flat: float = 0.72) -> Schedule:
 
 
 def joined(*parts: tuple[Schedule, float]) -> Schedule:
-    """Run schedules one after the other; each comes with the share of training that it takes, and sees its own progress.
+    """Run schedules one after the other; each is given with its share of training, and gets its own progress from 0 to 1.
 
     Raises `ValueError` for shares that are not positive or do not sum to 1.
 
@@ -127,7 +145,7 @@ def joined(*parts: tuple[Schedule, float]) -> Schedule:
     """
     shares = [share for _, share in parts]
     if not all(share > 0.0 for share in shares) or not math.isclose(sum(shares), 1.0):
-        raise ValueError(f"the shares of joined schedules are positive and sum to 1, and are {shares}")
+        raise ValueError(f"the shares of joined schedules must be positive and sum to 1, not {shares}")
     starts = [0.0, *itertools.accumulate(shares)][:-1]
 
     def run(progress: float) -> float:
@@ -145,13 +163,13 @@ def cycle_ends(*, cycles: int, mult: float = 1.0) -> tuple[float, ...]:
     [1.0, 3.0, 7.0]
     """
     if cycles < 1 or not mult > 0.0:
-        raise ValueError(f"{cycles} cycles, each {mult} times as long as the last, are no schedule")
+        raise ValueError(f"cycles and mult must be positive, not {cycles} and {mult}")
     lengths = [mult**index for index in range(cycles)]
     return tuple(end / sum(lengths) for end in itertools.accumulate(lengths))
 
 
 def warm_restarts(*, cycles: int, mult: float = 1.0, decay: float = 1.0) -> Schedule:
-    """Fall to 0 along half a cosine in each of `cycles`, and start the next one at its peak again.
+    """Cosine decay to 0 in each of `cycles`, with a warm restart at the peak of the next one.
 
     SGDR (Loshchilov and Hutter 2016). Each cycle is `mult` times as long as the one before it, and its peak `decay` times as high.
     fast.ai's two setups are 3 cycles with mult 2 in 7 epochs, and 3 cycles with mult 1 in 6 epochs.

@@ -1,6 +1,6 @@
-"""Test-time views: answer for several forms of an input and take the mean of the probabilities (practice D6).
+"""Test-time augmentation: predict for several views of an input and average the probabilities (practice D6).
 
-It costs an answer for each view. Where the input is read whole anyway it seldom helps: measure, on data with labels.
+It costs one prediction for each view. It seldom helps when the model reads the whole input anyway: measure it on labelled data.
 
 Shapes: v views, n examples, k labels.
 """
@@ -14,17 +14,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-CLEAN_WEIGHT = 0.25  # of the input as it is, beside any number of views: fastai's beta
+CLEAN_WEIGHT = 0.25  # of the original input, with any number of views: fastai's beta
 
 
 def view_weights(num_views: int, *, clean_weight: float = CLEAN_WEIGHT) -> Tensor:
-    """Return weights [1 + views] that sum to 1: `clean_weight` for the input as it is, which is first, the rest in equal parts.
+    """Return weights [1 + views] that sum to 1: `clean_weight` for the original input, which comes first, and equal ones for the
+    views.
 
     >>> view_weights(3).tolist(), view_weights(0).tolist()
     ([0.25, 0.25, 0.25, 0.25], [1.0])
     """
     if not 0.0 <= clean_weight <= 1.0:
-        raise ValueError(f"a weight is between 0 and 1, unlike {clean_weight}")
+        raise ValueError(f"clean_weight must be between 0 and 1, not {clean_weight}")
     if num_views == 0:
         return torch.ones(1)
     return torch.tensor([clean_weight, *[(1.0 - clean_weight) / num_views] * num_views])
@@ -33,7 +34,7 @@ def view_weights(num_views: int, *, clean_weight: float = CLEAN_WEIGHT) -> Tenso
 def average(views: Sequence[Tensor], *, weights: Tensor) -> Tensor:
     """Return the weighted mean of views' probabilities [n, k] each, or values [n]; of probabilities, never of logits.
 
-    Raises `ValueError` for weights that are negative, do not sum to 1, or are not one a view.
+    Raises `ValueError` unless there is one weight for each view, none is negative, and they sum to 1.
 
     >>> average([torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])], weights=torch.tensor([0.25, 0.75])).tolist()
     [[0.25, 0.75]]
@@ -46,8 +47,8 @@ def average(views: Sequence[Tensor], *, weights: Tensor) -> Tensor:
 def fit_view_weights(views: Sequence[Tensor], targets: Tensor, *, num_steps: int = 500) -> Tensor:
     """Find the weights [v] with the lowest log loss of the mean (give it the validation part, never the test part).
 
-    views: probabilities [n, k] each; targets int64 [n], or 0 and 1 [n, k] for several labels. A mixture's weights have one
-    best choice, and expectation maximisation climbs to it without a rate to choose.
+    views: probabilities [n, k] each; targets int64 [n], or 0 and 1 [n, k] for several labels. The loss is convex in the weights of
+    a mixture, and expectation maximisation finds the optimum without a step size.
 
     >>> good, bad = torch.tensor([[0.9, 0.1], [0.2, 0.8]]), torch.tensor([[0.5, 0.5], [0.5, 0.5]])
     >>> fit_view_weights([bad, good], torch.tensor([0, 1])).round(decimals=3).tolist()
@@ -67,9 +68,9 @@ def fit_view_weights(views: Sequence[Tensor], targets: Tensor, *, num_steps: int
 
 @contextmanager
 def dropout_active(model: nn.Module) -> Iterator[None]:
-    """Let dropout act in every forward pass, whatever mode the model is put in: each is another view.
+    """Monte Carlo dropout: keep dropout active in every forward pass, in evaluation mode too, so that each pass is another view.
 
-    Gal and Ghahramani 2016. Batch normalisation keeps its statistics. Afterwards the model is in the mode it was in.
+    Gal and Ghahramani 2016. Batch normalisation keeps its statistics. The model's mode is restored afterwards.
 
     >>> model = nn.Sequential(nn.Dropout(0.5)).eval()
     >>> with dropout_active(model):

@@ -1,1 +1,1 @@
-"""Strict readers, columns and labels, splits, samples, and the order in which examples are seen."""
+"""Strict readers, columns and labels, splits, samples, and the order of examples in training."""

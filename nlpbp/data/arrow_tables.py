@@ -1,4 +1,4 @@
-"""Tables that come as Arrow: Parquet files and data sets of the hub, with class numbers turned into class names."""
+"""Arrow tables: Parquet files and datasets of the hub, with class numbers converted to class names."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ NETWORK_PACKAGES = {"httpx", "httpcore", "requests", "urllib3"}
 
 
 def read_parquet(path: Path) -> tuple[dict[str, list[Any]], tuple[str, ...]]:
-    """Return the columns of a Parquet file and what was decided.
+    """Return the columns of a Parquet file, and notes on what was decided.
 
-    Raises `DataError` that says which bytes were expected and found for a file that is cut or is not Parquet.
+    Raises `DataError` with the expected and the actual bytes for a file that is truncated or is not Parquet.
 
     >>> import tempfile, pyarrow, pyarrow.parquet
     >>> path = Path(tempfile.mkdtemp()) / "films.parquet"
@@ -54,9 +54,9 @@ def _values(column: Any) -> list[Any]:
 
 
 def load_hub(name: str, *, split: str) -> tuple[dict[str, list[Any]], tuple[str, ...]]:
-    """Return the columns of one split of a data set on the hub and what was decided.
+    """Return the columns of one split of a dataset on the hub, and notes on what was decided.
 
-    Raises `DataError` if there is no network, no such data set, or no such split.
+    Raises `DataError` if there is no network, no such dataset, or no such split.
     """
     import datasets
 
@@ -64,13 +64,13 @@ def load_hub(name: str, *, split: str) -> tuple[dict[str, list[Any]], tuple[str,
     go_offline_if_out_of_reach()
     try:
         dataset = datasets.load_dataset(path, config or None, split=split)
-    except Exception as error:  # the library raises many types, and each means that the data did not come
+    except Exception as error:  # the library raises many types, and each means that loading failed
         raise hub_error(name, error) from error
     return name_classes(dataset.to_dict(), dataset.features.to_dict(), file=name)
 
 
 def load_split_names(name: str) -> list[str]:
-    """Return the names of the splits of a data set on the hub; raises as `load_hub` does."""
+    """Return the names of the splits of a dataset on the hub; raises as `load_hub` does."""
     import datasets
 
     path, _, config = name.partition(":")
@@ -82,7 +82,7 @@ def load_split_names(name: str) -> list[str]:
 
 
 def hub_error(name: str, error: Exception) -> DataError:
-    """Tell why a data set did not come.
+    """Return an error that says why a dataset could not be loaded.
 
     >>> print(hub_error("imdb", ConnectionError("Couldn't reach 'imdb' on the Hub")))
     imdb: no network: Couldn't reach 'imdb' on the Hub. Fix: give a local file
@@ -92,7 +92,7 @@ def hub_error(name: str, error: Exception) -> DataError:
     if isinstance(error, ConnectionError | TimeoutError) or modules & NETWORK_PACKAGES:
         return DataError(f"no network: {reason}", file=name, hint="give a local file")
     return DataError(
-        f"the hub does not give it: {reason}",
+        f"it cannot be loaded from the hub: {reason}",
         file=name,
         hint="check the name, the split, and the configuration ('glue:sst2' is sst2 of glue)",
     )
@@ -101,7 +101,7 @@ def hub_error(name: str, error: Exception) -> DataError:
 def name_classes(
     columns: dict[str, list[Any]], features: dict[str, Any], *, file: str
 ) -> tuple[dict[str, list[Any]], tuple[str, ...]]:
-    """Replace the class numbers in `columns` by the names that `features` (in the data sets' own form) has for them.
+    """Replace class numbers in `columns` by the names in `features` (in the form that datasets uses).
 
     >>> name_classes({"label": [1, -1]}, {"label": {"_type": "ClassLabel", "names": ["neg", "pos"]}}, file="imdb")
     ({'label': ['pos', None]}, ("class names of column 'label' taken from the file",))
@@ -116,7 +116,7 @@ def name_classes(
                     row=row,
                     column=column,
                     excerpt=value,
-                    hint="write it anew",
+                    hint="write the file again",
                 )
         columns[column] = [_named(value, names) for value in columns[column]]
     return columns, tuple(f"class names of column '{column}' taken from the file" for column in named)

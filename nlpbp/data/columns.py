@@ -1,7 +1,7 @@
-"""From a table to examples: which columns are the text and the label, and what the labels mean.
+"""Convert a table to examples: find the text and label columns, and the task that the labels imply.
 
-What is not given is inferred on the training table, and every choice is noted to be printed. Other tables are read with
-the fields of the training table, so that class ids mean the same everywhere.
+What is not given is inferred from the training table, and every choice is noted for printing. Other tables are read with the fields
+of the training table, so that class ids mean the same everywhere.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from nlpbp.core.errors import ConfigError, DataError, escape
+from nlpbp.core.task import TASKS, TargetType, target_type
 from nlpbp.data.decoding import nearest
 from nlpbp.data.fields import compose_fields, infer_kinds, read_column
 from nlpbp.data.find_columns import column_of, find_label, find_text, note_other_texts
@@ -34,19 +35,18 @@ from nlpbp.data.labels import (
 )
 from nlpbp.data.readers import Table
 
-TASKS = ("single_label", "multi_label", "regression")
 MAX_FLOAT32 = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
 class Fields:
-    """Which columns hold what, fixed on the training table and used for every other.
+    """The roles of the columns, determined from the training table and used for every other one.
 
-    `text` is one column, or two for a pair. `task` is `single_label`, `multi_label` or `regression`; `labels` are the class
+    `text` is one column, or two for a pair. `task` is one of `nlpbp.core.task.TASKS`; `labels` are the class
     names in the order of their ids; `separator` stands between labels in one cell (`None` if cells are lists). `notes`
     says what was inferred and why.
 
-    Where `kinds` has any, the columns of `text` make one text, as `compose_fields` writes it with these kinds and `statistics`.
+    If `kinds` is not empty, the columns of `text` are joined to one text by `compose_fields`, with these kinds and `statistics`.
     """
 
     text: tuple[str, ...]
@@ -58,13 +58,18 @@ class Fields:
     kinds: Mapping[str, str] = field(default_factory=dict)
     statistics: Mapping[str, float] = field(default_factory=dict)
 
+    @property
+    def target_type(self) -> TargetType:
+        """What the targets are, in scikit-learn's words."""
+        return target_type(self.task)
+
 
 @dataclass(frozen=True)
 class Examples:
-    """Texts and targets, each with the place where it stands in its source.
+    """Texts and targets, each with its location in the source.
 
-    `targets` is int64 [n] class ids, float32 [n, num_labels] zeros and ones, float32 [n] numbers, or `None` if there are no
-    labels. `references` are such as `reviews.csv:17` (the line) or `films/pos/3.txt`.
+    `targets` is int64 [n] class ids, float32 [n, num_labels] zeros and ones, float32 [n] numbers, or `None` if there are no labels.
+    `references` are like `reviews.csv:17` (the line) or `films/pos/3.txt`.
     """
 
     source: str
@@ -93,7 +98,7 @@ class Examples:
 
 
 def empty_texts(examples: Examples) -> list[str]:
-    """Return the references of examples whose text, or a half of whose pair, is empty or white space.
+    """Return the references of examples whose text, or one text of whose pair, is empty or white space.
 
     >>> empty_texts(Examples("list", ["a", " "], None, None, ["list:1", "list:2"]))
     ['list:2']
@@ -109,13 +114,15 @@ def infer_fields(
     compose: Sequence[str] = (),
     label: str | None = None,
     task: str = "auto",
+    label_order: Sequence[str] = (),
     require_label: bool = True,
 ) -> Fields:
-    """Find the text and label columns of a training table and what the labels mean; whatever is given is not guessed.
+    """Find the text and label columns of a training table and the task; only what is not given is inferred.
 
     The columns `compose`, in place of `text`, make one text together; their statistics are still to be fitted, on training rows.
     Raises `DataError` for a column that is not there, for columns that cannot be told apart, and, if `require_label`, for a
-    missing label, a single class, or classes that are no classes; `ConfigError` for a task that does not exist.
+    missing label, a single class, or classes that are no classes; `ConfigError` for a task that does not exist. `label_order` names
+    all classes in their order, where that of their numbers or names is not the right one.
 
     >>> from nlpbp.data.readers import read_table
     >>> table = read_table([{"review": "so good", "stars": 5}, {"review": "so bad", "stars": 1}])
@@ -142,7 +149,23 @@ def infer_fields(
             raise
         notes.append(f"label: not used, because {error.message}")
         fields = _fields_of_label(table, texts, None, task, notes, require_label=False)
-    return replace(fields, kinds=kinds)
+    return replace(fields, kinds=kinds, labels=_in_order(fields, label_order))
+
+
+def _in_order(fields: Fields, wanted: Sequence[str]) -> tuple[str, ...]:
+    """Return the classes, in the order that was asked for."""
+    if not wanted:
+        return fields.labels
+    if fields.target_type == "continuous":
+        raise ConfigError("a number to predict has no classes to order", column="data.label_order", hint="leave it out")
+    if len(set(wanted)) < len(wanted):
+        raise ConfigError("names a label twice", column="data.label_order", excerpt=" ".join(wanted), hint="name each once")
+    lacking = [name for name in fields.labels if name not in wanted]
+    if lacking:
+        raise ConfigError(
+            f"does not name the label {escape(lacking[0])}", column="data.label_order", hint=f"name all {len(fields.labels)} labels"
+        )
+    return tuple(wanted)
 
 
 def _given_fields(compose: Sequence[str], text: tuple[str, ...], label: str | None) -> tuple[str, ...]:
@@ -161,7 +184,7 @@ def _given_text(given: tuple[str, ...], label: str | None) -> tuple[str, ...]:
         raise ConfigError(
             "the text is one column, or two different ones for a pair, and not the label",
             excerpt=", ".join(given),
-            hint="name one or two columns; join more of them in the file",
+            hint="name one or two columns; to use more, join them in the file",
         )
     return given
 
@@ -179,16 +202,25 @@ def _fields_of_label(
     return Fields(texts, label, task, labels, separator, tuple(notes))
 
 
+def is_several(task: str) -> bool:
+    """Tell whether an example of this task may have several labels.
+
+    >>> is_several("multi_label"), is_several("ordinal")
+    (True, False)
+    """
+    return target_type(task) == "multilabel-indicator"
+
+
 def _missing_label(table: Table, index: int, label: str) -> DataError:
     return cell_error(table, index, label, "the label is missing", hint="fill it in, or remove the record")
 
 
 def _labelled(table: Table, label: str, task: str, *, require_label: bool) -> list[int]:
-    """Return the indices that have a label; an empty text cell is the multi-label way to say that there is none."""
+    """Return the indices that have a label; with several labels, an empty text cell means that no label applies."""
     missing = [
         index
         for index, value in enumerate(column_of(table, label))
-        if is_missing(value) and not (task == "multi_label" and isinstance(value, str))
+        if is_missing(value) and not (is_several(task) and isinstance(value, str))
     ]
     if missing and require_label:
         raise _missing_label(table, missing[0], label)
@@ -200,7 +232,7 @@ def _find_task(table: Table, label: str, present: list[int], task: str, notes: l
         task, separator, why = infer_task(table, label, present)
         notes.append(f"task: {task}, because of column '{label}': {why}")
         return task, separator
-    if refuse_mixed_types(table, label, present) != "text" or task != "multi_label":
+    if refuse_mixed_types(table, label, present) != "text" or not is_several(task):
         return task, None
     cells = [table.columns[label][index] for index in present]
     if are_printed_lists(cells):
@@ -214,7 +246,7 @@ def _find_classes(
     table: Table, label: str, task: str, separator: str | None, notes: list[str], *, require_label: bool
 ) -> tuple[str, ...]:
     present = _labelled(table, label, task, require_label=require_label)
-    if task == "regression":
+    if target_type(task) == "continuous":
         distinct: set[Any] = {_number(table, index, label) for index in present}
         counts: Counter[str] = Counter()
     else:
@@ -229,7 +261,7 @@ def _find_classes(
             excerpt=table.columns[label][0],
             hint="add records with another label, or name another column with 'label'",
         )
-    if require_label and task == "single_label":
+    if require_label and target_type(task) == "multiclass":
         _refuse_endless_classes(table, label, counts)
     notes += class_notes(counts) if counts else []
     return sort_names(counts)
@@ -239,7 +271,7 @@ def _refuse_endless_classes(table: Table, label: str, counts: Counter[str]) -> N
     num_single = sum(count == 1 for count in counts.values())
     if len(counts) > MAX_CLASSES and num_single * 2 > len(counts):
         raise DataError(
-            f"{len(counts)} classes, of which {num_single} have one example: this is no column of classes",
+            f"{len(counts)} classes, of which {num_single} have one example: this is not a column of classes",
             file=table.name,
             column=label,
             excerpt=table.columns[label][0],
@@ -248,7 +280,7 @@ def _refuse_endless_classes(table: Table, label: str, counts: Counter[str]) -> N
 
 
 def _names(table: Table, index: int, label: str, task: str, separator: str | None) -> list[str]:
-    if task == "multi_label":
+    if is_several(task):
         return cell_names(table, index, label, separator=separator)
     value = table.columns[label][index]
     if isinstance(value, list | tuple | set | dict):
@@ -266,11 +298,11 @@ def _number(table: Table, index: int, label: str) -> float:
 
 
 def read_examples(table: Table, fields: Fields, *, require_label: bool = True) -> Examples:
-    """Return the examples of a table, with the columns and labels that were fixed on the training table.
+    """Return the examples of a table, with the columns and labels of the training table.
 
-    With `require_label=False` a table without labels, or with some missing, gives examples without targets. Raises
-    `DataError` with file, row and column for a missing text, a text with NUL or half a surrogate pair, a missing, unknown
-    or malformed label, and a number that is not finite.
+    With `require_label=False`, a table with no labels, or with some missing, gives examples without targets. Raises `DataError`
+    with file, row and column for a missing text, a text with NUL or half a surrogate pair, a missing, unknown or malformed label,
+    and a number that is not finite.
 
     >>> fields = Fields(("text",), "label", "single_label", ("neg", "pos"), None, ())
     >>> examples = read_examples(Table("a/b.csv", {"text": ["so good"], "label": ["pos"]}, [2]), fields)
@@ -324,7 +356,7 @@ def _refuse_unprintable(table: Table, index: int, column: str, text: str) -> Non
     try:
         text.isascii() or text.encode()
     except UnicodeEncodeError as error:
-        message = "the text has half of a surrogate pair, which is no character"
+        message = "the text has half of a surrogate pair, which is not a character"
         raise cell_error(table, index, column, message, hint="remove it") from error
 
 
@@ -337,11 +369,11 @@ def _targets(table: Table, fields: Fields, *, require_label: bool) -> np.ndarray
     indices = _labelled(table, label, fields.task, require_label=require_label)
     if len(indices) < len(table):
         return None
-    if fields.task == "regression":
+    if fields.target_type == "continuous":
         return np.array([_number(table, index, label) for index in indices], dtype=np.float32)
     ids = {name: position for position, name in enumerate(fields.labels)}
     rows = [_ids(table, index, fields, label, ids) for index in indices]
-    if fields.task == "single_label":
+    if fields.target_type == "multiclass":
         return np.array([row[0] for row in rows], dtype=np.int64)
     targets = np.zeros((len(rows), len(ids)), dtype=np.float32)
     for target, row in zip(targets, rows, strict=True):

@@ -1,4 +1,4 @@
-"""The texts of a language model: read, split without leaks, sampled."""
+"""Texts for a language model: read, split without leaks, sampled."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from nlpbp.data.splits import nested_sample, split_examples
 
 @dataclass(frozen=True)
 class Corpus:
-    """The texts of a language model.
+    """Texts for a language model.
 
-    `tables` are the parts' rows as they stand in their sources, with all columns; those without a text, which are left out, stand
-    with the rows to train on. `fields` say which column is the text.
+    `tables` are the parts' rows as in their sources, with all columns; rows without a text, which are left out, are among those of
+    the training part. `fields` say which column is the text.
     """
 
     train: list[str]
@@ -79,12 +79,12 @@ def load_corpus(data: Texts) -> Corpus:
 
 
 def _notes_on_text(fields: Fields) -> list[str]:
-    """Leave out what was found of labels, which a language model does not look at."""
+    """Remove notes on labels, which a language model does not use."""
     return [note for note in fields.notes if note.startswith(("text:", "fields:", "warning: '"))]
 
 
 def load_texts(source: Any, *, delimiter: str | None = None) -> Examples:
-    """Read all texts of a source as documents, a pair joined by a line break, without the empty ones."""
+    """Read all texts of a source as documents, without empty ones; a pair is joined by a line break."""
     table = read_source(source, split="train", delimiter=delimiter)
     return _documents(table, infer_fields(table, require_label=False))[0]
 
@@ -97,7 +97,7 @@ def joined_texts(examples: Examples) -> list[str]:
 
 
 def _documents(table: Table, fields: Fields) -> tuple[Examples, Ints, list[str]]:
-    """Return the texts that are not empty, their positions in the table, and what is to be said of the others."""
+    """Return the texts that are not empty, their positions in the table, and notes on the others."""
     examples = read_examples(table, replace(fields, label=None), require_label=False)
     texts = joined_texts(examples)
     kept = [index for index, text in enumerate(texts) if text.strip()]

@@ -1,4 +1,4 @@
-"""Bytes of a file to text, strictly: every failure names the line and the byte, and nothing is replaced or dropped.
+"""Strict decoding of files: every failure names the line and the byte, and nothing is replaced or dropped.
 
 Lines are counted as text editors count them: they end with LF, CR LF or a lone CR, and with nothing else
 (U+2028 and the like are ordinary characters inside a text).
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from nlpbp.core.errors import DataError
 
-# UTF-32 first: its little-endian mark begins with that of UTF-16.
+# UTF-32 first: its little-endian byte order mark begins with that of UTF-16.
 BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
@@ -45,7 +45,7 @@ def read_text(path: Path) -> str:
 
 
 def read_bytes(path: Path) -> bytes:
-    """Return the bytes of a regular file; a pipe or a device is a `DataError`, because reading one may never end.
+    """Return the bytes of a regular file; a pipe or a device raises `DataError`, because reading it may never end.
 
     >>> len(read_bytes(Path(__file__))) > 0
     True
@@ -59,21 +59,21 @@ def read_bytes(path: Path) -> bytes:
 
 
 def unreadable(path: Path, error: OSError) -> DataError:
-    """Tell why the operating system does not open `path`; for one that is not there, name what stands beside it.
+    """Return an error that says why `path` cannot be opened; if it does not exist, name the most similar file beside it.
 
     >>> unreadable(Path("a.csv"), PermissionError(13, "Permission denied")).message
     'cannot be read: Permission denied'
     """
     if not isinstance(error, FileNotFoundError):
-        return DataError(f"cannot be read: {error.strerror or error}", file=str(path), hint="check the path and its rights")
+        return DataError(f"cannot be read: {error.strerror or error}", file=str(path), hint="check the path and its permissions")
     folder = path.parent
     if not folder.is_dir():
-        return DataError("there is no such file, nor its folder", file=str(path), hint="check the path")
+        return DataError("neither the file nor its folder exists", file=str(path), hint="check the path")
     return DataError("there is no such file", file=str(path), hint=nearest(path.name, os.listdir(folder), kind="file"))
 
 
 def nearest(name: str, known: Iterable[str], *, kind: str) -> str:
-    """Return a hint that names what is there and which of it comes nearest to `name`.
+    """Return a hint that lists the existing names and the one most similar to `name`.
 
     >>> nearest("lable", ["text", "label"], kind="column")
     "did you mean 'label'? Every column here: 'label', 'text'"
@@ -89,9 +89,9 @@ def nearest(name: str, known: Iterable[str], *, kind: str) -> str:
 
 
 def decode(raw: bytes, *, file: str) -> str:
-    r"""Return `raw` as text; the encoding is UTF-8 unless a byte order mark says otherwise.
+    r"""Decode `raw`; the encoding is UTF-8 unless a byte order mark says otherwise.
 
-    Raises `DataError` with the line, the offset of the byte and two encodings that are likely.
+    Raises `DataError` with the line, the offset of the byte and two likely encodings.
 
     >>> decode("\ufeffcafé".encode("utf-16-le"), file="menu.txt")
     'café'
@@ -117,7 +117,7 @@ def encoding_hint(raw: bytes) -> str:
     >>> encoding_hint("un café noir".encode("cp1252"))
     'save it as UTF-8; its encoding is probably cp1252 or mac_roman (iconv -f ENCODING -t UTF-8)'
     """
-    # Western texts have a foreign byte here and there; in other scripts most letters are such bytes.
+    # Western texts have few bytes beyond ASCII; in other scripts most letters are such bytes.
     letters = sum(byte > 64 for byte in raw)
     foreign = sum(byte > 127 for byte in raw)
     candidates = ("cp1252", "mac_roman") if foreign < 0.3 * letters else EAST_ASIAN_AND_CYRILLIC
@@ -152,7 +152,7 @@ def refuse_nul(text: str, *, file: str) -> None:
 
 
 def count_line_ends(text: str) -> int:
-    r"""Return how many lines end in `text`.
+    r"""Return the number of line ends in `text`.
 
     >>> count_line_ends("one\r\ntwo\rthree\nfour\u2028still four")
     3
@@ -161,7 +161,7 @@ def count_line_ends(text: str) -> int:
 
 
 def split_lines(text: str) -> Iterator[str]:
-    r"""Yield the lines of `text` without their ends.
+    r"""Yield the lines of `text` without line ends.
 
     >>> list(split_lines("one\r\ntwo\rthree\n"))
     ['one', 'two', 'three']

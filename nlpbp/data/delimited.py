@@ -1,4 +1,4 @@
-"""CSV and TSV files, strictly: cells stay the text they are, and each error names the line where the mistake begins."""
+"""Strict reading of CSV and TSV files: cells stay text, and each error names the line where the mistake begins."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ DELIMITERS = {",": "','", ";": "';'", "\t": "tab", "|": "'|'"}
 NUM_SNIFFED_RECORDS = 20
 SNIFFED_CHARACTERS = 200_000
 MAX_CELL = 2**31 - 1  # characters; the csv module by itself refuses a cell above 128 KiB
-EXCEL_LINE = re.compile(r'"?sep=([^"\r\n])"?[^\S\r\n]*(?:\r\n|\r|\n)', re.IGNORECASE)  # what Excel writes and reads, and no header
+EXCEL_LINE = re.compile(r'"?sep=([^"\r\n])"?[^\S\r\n]*(?:\r\n|\r|\n)', re.IGNORECASE)  # an Excel-specific line that is not a header
 QUOTED_CELL = re.compile(r'"[^"]*(?:""[^"]*)*"')
 
 Record = tuple[int, list[str]]  # (line where it starts, cells)
 
 
 def read_delimited(path: Path, *, delimiter: str | None = None) -> tuple[dict[str, list[Any]], list[int], tuple[str, ...]]:
-    r"""Return the columns of a CSV or TSV file, the line where each record starts, and what was decided.
+    r"""Return the columns of a CSV or TSV file, the line where each record starts, and notes on what was decided.
 
-    Raises `DataError` with the line for an empty file, a header that is missing, empty or double, a record with too
+    Raises `DataError` with the line for an empty file, a header that is missing, empty or has duplicate names, a record with too
     many or too few cells, and a quote that is never closed; `ConfigError` for a delimiter of several characters.
 
     >>> import tempfile
@@ -57,28 +57,28 @@ def read_delimited(path: Path, *, delimiter: str | None = None) -> tuple[dict[st
     (line, header), *body = _without_empty_columns([*records[:1], *body], notes)
     header = _header(header, line, str(path))
     if not body:
-        raise DataError("there is only a header, and no record", file=str(path), row=line, hint="add records")
+        raise DataError("there is only a header, without records", file=str(path), row=line, hint="add records")
     _check_widths(body, header, str(path), delimiter)
     columns = dict(zip(header, map(list, zip(*(cells for _, cells in body), strict=True)), strict=True))
     return _without_row_numbers(columns, str(path), notes), [line for line, _ in body], tuple(notes)
 
 
 def check_delimiter(delimiter: str) -> str:
-    r"""Return the delimiter, with `\t` as typed on a command line turned into a tab.
+    r"""Return the delimiter, with `\t` typed on a command line converted to a tab.
 
     >>> check_delimiter("\\t")
     '\t'
     """
     delimiter = "\t" if delimiter in ("\\t", "tab") else delimiter
     if len(delimiter) != 1 or delimiter in '"\r\n':
-        raise ConfigError("a delimiter is one character", excerpt=delimiter, hint=r"for example ',' or ';' or '\t'")
+        raise ConfigError("a delimiter must be one character", excerpt=delimiter, hint=r"for example ',' or ';' or '\t'")
     return delimiter
 
 
 def sniff_delimiter(text: str, *, default: str) -> str:
-    r"""Return the delimiter that cuts the header into cells and the first records into as many.
+    r"""Return the delimiter that gives the header and the first records the same number of cells.
 
-    The header decides, because names of columns hold no delimiters: a record that is broken stays an error.
+    The header decides, because column names contain no delimiters: a broken record remains an error.
 
     >>> sniff_delimiter("text;label\ngood, but long;1\n", default=",")
     ';'
@@ -108,7 +108,7 @@ def _long_cells() -> Iterator[None]:
 
 
 def _parse(text: str, delimiter: str, file: str) -> list[Record]:
-    # Without newline translation, so that a line break inside a cell stays the one it is.
+    # Without newline translation, so that line breaks inside cells are kept as they are.
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     records, line = [], 1
     try:
@@ -121,8 +121,8 @@ def _parse(text: str, delimiter: str, file: str) -> list[Record]:
 
 
 def _parse_tsv(text: str, file: str, notes: list[str]) -> list[Record]:
-    # Many TSV files (those of GLUE, for one) are written without quoting: a quote is then a character like any other,
-    # and reading it as quoting joins lines or fails. The lines themselves tell, unless doubled quotes speak against.
+    # Many TSV files (GLUE's, for example) are written without quoting: a quote is then an ordinary character,
+    # and reading it as quoting joins lines or fails. The cell counts of the lines tell, unless there are doubled quotes.
     try:
         records = _parse(text, "\t", file)
         if len(records) == count_line_ends(text.rstrip("\r\n")) + 1:
@@ -163,7 +163,7 @@ def _quote_error(text: str, line: int, delimiter: str, file: str) -> DataError:
 
 
 def _without_empty_columns(records: list[Record], notes: list[str]) -> list[Record]:
-    # Spreadsheets end every line with the delimiters of columns that were once in use.
+    # Spreadsheets end every line with the delimiters of columns that were once used.
     (_, header), *body = records or [(1, [])]
     num_named = max((number for number, cell in enumerate(header, 1) if cell.strip()), default=0)
     width = max((len(cells) for _, cells in body), default=0)
@@ -177,7 +177,7 @@ def _without_empty_columns(records: list[Record], notes: list[str]) -> list[Reco
 
 def _header(cells: list[str], line: int, file: str) -> list[str]:
     names = [cell.strip() for cell in cells]
-    # pandas writes its row numbers under an empty first name; whether they are that is seen once they are read.
+    # pandas writes its row numbers under an empty first name; whether these are row numbers is checked after reading.
     if not names or "" in names[1:] or names == [""]:
         raise DataError(
             "the header is missing or has an empty name",
@@ -203,7 +203,7 @@ def _check_widths(records: list[Record], header: list[str], file: str, delimiter
     if any(cell.startswith(' "') for cell in cells):
         hint = "remove the space before a quote that opens a cell"
     if expected == 1:
-        hint += "; if lines stand before the header, remove them; if another character is the delimiter, set 'delimiter' to it"
+        hint += "; if there are lines before the header, remove them; if another character is the delimiter, set 'delimiter' to it"
     raise DataError(
         f"too {'many' if len(cells) > expected else 'few'} cells: the header has {expected}, this record {len(cells)}",
         file=file,

@@ -1,6 +1,6 @@
-"""Text from data on its way out: into a spreadsheet, where it must not run, and onto a terminal, which it must not command.
+"""Escaping of text from data: in spreadsheets, where it must not run as a formula, and on terminals, which it must not control.
 
-JSON Lines and Parquet need neither: they keep values as they are.
+JSON Lines and Parquet need no escaping.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from typing import Any
 
 from nlpbp.core.errors import escape
 
-# OWASP, "CSV injection": what a spreadsheet takes for the beginning of a formula, also in the wide forms of East Asian keyboards.
+# OWASP, "CSV injection": what spreadsheets take as the start of a formula, also as full-width characters.
 FORMULA_STARTS = tuple("=+-@\t\r\n＝＋－＠")
 PLAIN_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
 def spreadsheet_cell(value: Any) -> Any:
-    """Put an apostrophe before a text that a spreadsheet would run; numbers, and texts that are numbers, stay as they are.
+    """Put an apostrophe before a text that a spreadsheet would run as a formula; numbers, also as text, are left unchanged.
 
     >>> [spreadsheet_cell(value) for value in ("=1+1", "-cmd", "fine", "-1", -0.5, None)]
     ["'=1+1", "'-cmd", 'fine', '-1', -0.5, None]
@@ -27,7 +27,7 @@ def spreadsheet_cell(value: Any) -> Any:
 
 
 def printable(text: str) -> str:
-    r"""Escape what could command a terminal, and keep line breaks: for text of ours with names from data in it.
+    r"""Escape control characters but keep line breaks, for messages that contain names from data.
 
     >>> printable("labels: a\x1b[2J\nrows: 3")
     'labels: a\\x1b[2J\nrows: 3'
@@ -36,7 +36,7 @@ def printable(text: str) -> str:
 
 
 def code_span(text: str) -> str:
-    r"""Write `text` as code in one line of Markdown, whatever backticks, tags or line breaks it holds.
+    r"""Format `text` as inline code in Markdown, whatever backticks, tags or line breaks it contains.
 
     >>> code_span("pos"), code_span("a`b"), code_span("<b>\n")
     ('`pos`', '`` a`b ``', '`<b>\\n`')

@@ -1,8 +1,8 @@
-"""One text of several columns: titles, numbers and dates, each behind a marker with its name, and what is missing said as such.
+"""Compose one text from several columns: titles, numbers and dates, each after a marker with its name, with missing values marked.
 
-A text model reads a date as digits, which tell it nothing of the weekday; and a gap that is filled in silently hides that it was
-one, which is often what predicts the target. So dates are taken apart, and a number that is missing is the training median with
-` [price missing]` behind it. The kinds of the columns and the medians are found on the training part, and kept for new data.
+A text model reads a date as digits, which do not show the weekday; and silently imputed values hide that they were missing, which
+is often predictive. So dates are split into their components, and a missing number is the training median followed by ` [price
+missing]`. The kinds of the columns and the medians are determined on the training part, and kept for new data.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from nlpbp.data.labels import as_number, cell_error, is_missing
 from nlpbp.data.readers import Table
 
 KINDS = ("text", "number", "date", "date_day_first", "date_month_first")
-MOSTLY = 0.9  # of a column's cells that are numbers or dates: the others are then probably mistakes, and named
-MISSING_WORDS = {"na", "n/a", "nan", "null", "none", "-", "?"}  # among numbers and dates; a text may well say "none"
+MOSTLY = 0.9  # of a column's cells that are numbers or dates: the others are then probably mistakes, and reported
+MISSING_WORDS = {"na", "n/a", "nan", "null", "none", "-", "?"}  # among numbers and dates; a text may contain the word "none"
 YEAR_FIRST = re.compile(r"(\d{4})[-/.](\d{1,2})[-/.](\d{1,2})(?!\d)(.*)", re.ASCII)
 YEAR_LAST = re.compile(r"(\d{1,2})([-/.])(\d{1,2})\2(\d{4})(?!\d)(.*)", re.ASCII)
 SHORT_HOUR = re.compile(r"^(\D+)(\d:)", re.ASCII)
@@ -32,17 +32,17 @@ FLAGS = tuple(f"{period}_{end}" for period in ("month", "quarter", "year") for e
 
 
 def parse_date(value: Any, *, day_first: bool | None = None) -> datetime | None:
-    """Return the moment that a cell names, `None` if it is missing; `ValueError` for what is no date.
+    """Parse a cell as a date, `None` if it is missing; `ValueError` if it is not a date.
 
-    ISO 8601 is read, also with `/` or `.`; where the year stands last, `day_first` has to say in which order the others are.
-    A time zone is kept.
+    ISO 8601 is accepted, also with `/` or `.`; if the year comes last, `day_first` tells the order of day and month. A time zone is
+    kept.
 
     >>> parse_date("2024-2-29"), parse_date("31.12.2024 9:05", day_first=True)
     (datetime.datetime(2024, 2, 29, 0, 0), datetime.datetime(2024, 12, 31, 9, 5))
     """
     if isinstance(value, np.datetime64):
         value = value.astype("datetime64[us]").item()
-    if _is_gap(value) or value != value:  # pandas' NaT is no moment, and unlike itself
+    if _is_gap(value) or value != value:  # pandas' NaT is not a date, and does not equal itself
         return None
     if isinstance(value, datetime):
         return value
@@ -55,7 +55,7 @@ def parse_date(value: Any, *, day_first: bool | None = None) -> datetime | None:
         if last and day_first is not None:
             one, _, two, year, rest = last.groups()
             return _moment(year, *((two, one) if day_first else (one, two)), rest)
-    raise ValueError(f"no date: {escape(str(value))!r}; write it as 2024-03-31")
+    raise ValueError(f"not a date: {escape(str(value))!r}; write it as 2024-03-31")
 
 
 def _moment(year: str, month: str, day: str, rest: str) -> datetime:
@@ -64,16 +64,17 @@ def _moment(year: str, month: str, day: str, rest: str) -> datetime:
 
 
 def _is_gap(value: Any) -> bool:
-    """Tell whether a cell of a column of numbers or dates holds none."""
+    """Tell whether a cell of a column of numbers or dates is missing."""
     return is_missing(value) or (isinstance(value, str) and value.strip().casefold() in MISSING_WORDS)
 
 
 def expand_datetime(values: Sequence[Any], *, time: bool = False) -> dict[str, np.ndarray[Any, np.dtype[np.float64]]]:
-    """Take dates apart into columns [n] that a model can learn cycles and trends from (practice X1); NaN where one is missing.
+    """Split dates into columns [n] from which a model can learn cycles and trends (practice X1); NaN where a date is missing.
 
-    `week` is that of ISO 8601 (1 to 53), `weekday` counts from Monday, 0; `month_start` and the like are 0 or 1; `elapsed_days` are
-    since 1970 in UTC, which a date without a zone is taken to be in; all else is in the date's own zone. With `time` there are
-    `hour`, `minute` and `second` too. Raises `ValueError` for what is no date. After fastai's `add_datepart`.
+    `week` is that of ISO 8601 (1 to 53), `weekday` counts from Monday, 0; `month_start` and the like are 0 or 1; `elapsed_days`
+    counts from 1970 in UTC, which is also assumed for dates without a time zone; everything else is in the date's own time zone.
+    With `time` there are `hour`, `minute` and `second` too. Raises `ValueError` for a value that is not a date. After fastai's
+    `add_datepart`.
 
     >>> parts = expand_datetime(["2024-02-29", None])
     >>> [parts[name].tolist() for name in ("weekday", "day_of_year", "month_end")]
@@ -100,7 +101,7 @@ def _parts(moment: datetime, *, time: bool) -> dict[str, float]:
 
 
 def _flags(moment: datetime) -> list[str]:
-    """Name the periods that begin or end on this day."""
+    """Return the names of the periods that begin or end on this day."""
     is_end = moment.date() == date.max or (moment + timedelta(days=1)).month != moment.month
     starts = [moment.day == 1, moment.day == 1 and moment.month % 3 == 1, moment.day == 1 and moment.month == 1]
     ends = [is_end, is_end and moment.month % 3 == 0, is_end and moment.month == 12]
@@ -110,10 +111,10 @@ def _flags(moment: datetime) -> list[str]:
 
 
 def infer_kinds(table: Table, names: Sequence[str], notes: list[str]) -> dict[str, str]:
-    """Tell by the cells which of the columns `names` hold numbers, which dates and which text, and add to `notes` what was found.
+    """Infer from the cells which of the columns `names` are numbers, dates or text, and add the result to `notes`.
 
-    Every cell of a column of numbers is one, or missing; so with dates. A column where nearly all are is text, and a note names the
-    first that is not. Raises `DataError` for dates such as 3/4/2024, whose order nothing tells.
+    In a column of numbers or dates, every cell is one, or is missing. A column where only nearly all cells are is text, and a note
+    names the first exception. Raises `DataError` for dates such as 3/4/2024, if day and month cannot be told apart.
 
     >>> table = Table("list", {"when": ["31.12.2024", ""], "price": ["12.5", "NA"], "title": ["Seven", "7"]}, [1, 2])
     >>> infer_kinds(table, ["when", "price", "title"], notes := []), notes
@@ -148,12 +149,12 @@ def _date_kind(table: Table, name: str, present: list[Any]) -> str:
     found = [match for value in present if isinstance(value, str) and (match := YEAR_LAST.fullmatch(value.strip()))]
     if not found or len(found) < MOSTLY * len(present):
         return "date"
-    if any(match[2] == "." or int(match[1]) > 12 for match in found):  # with dots the day is first wherever they are used
+    if any(match[2] == "." or int(match[1]) > 12 for match in found):  # dates with dots are written with the day first
         return "date_day_first"
     if any(int(match[3]) > 12 for match in found):
         return "date_month_first"
     raise DataError(
-        "nothing tells which is the day and which the month",
+        "the day and the month cannot be told apart",
         file=table.name,
         column=name,
         excerpt=found[0][0],
@@ -169,7 +170,7 @@ def _is_of_kind(value: Any, kind: str) -> bool:
 
 
 def read_cell(value: Any, kind: str) -> str | float | datetime | None:
-    """Return what a cell of a column of this kind holds, `None` if it is missing; `ValueError` for what is not of the kind.
+    """Convert a cell of a column of this kind, `None` if it is missing; `ValueError` if it is not of the kind.
 
     >>> read_cell(" 12.50", "number"), read_cell("n/a", "number"), read_cell("n/a", "text")
     (12.5, None, 'n/a')
@@ -181,13 +182,13 @@ def read_cell(value: Any, kind: str) -> str | float | datetime | None:
             return None
         number = as_number(value)
         if number is None:
-            raise ValueError(f"no number: {escape(str(value))!r}")
+            raise ValueError(f"not a number: {escape(str(value))!r}")
         return number
     return parse_date(value, day_first={"date_day_first": True, "date_month_first": False}.get(kind))
 
 
 def read_column(table: Table, name: str, kind: str) -> list[Any]:
-    """Read a column of numbers or dates, `None` where one is missing; `DataError` with the row for a cell that is none."""
+    """Read a column of numbers or dates, `None` for missing cells; `DataError` with the row for a cell that is neither."""
     cells = []
     for index, value in enumerate(table.columns[name]):
         try:
@@ -195,13 +196,13 @@ def read_column(table: Table, name: str, kind: str) -> list[Any]:
         except ValueError as error:
             what = _family(kind)
             raise cell_error(
-                table, index, name, f"this is no {what}, as in the training data", hint="repair it, or leave the cell empty"
+                table, index, name, f"this is not a {what}, unlike in the training data", hint="correct it, or leave the cell empty"
             ) from error
     return cells
 
 
 def read_moments(table: Table, name: str) -> list[float]:
-    """Read a column of dates as days since 1970, or of numbers as they are; each row must have one.
+    """Read a column of dates as days since 1970, or a column of numbers; no cell may be missing.
 
     Raises `DataError` for a column of text, and with the row for a cell that is missing.
 
@@ -212,7 +213,7 @@ def read_moments(table: Table, name: str) -> list[float]:
     kind = _kind(table, name, notes)
     if kind == "text":
         hint = f"name a column of dates such as 2024-03-31{'; ' + notes[0] if notes else ''}"
-        raise DataError("this is no column of dates or numbers", file=table.name, column=name, hint=hint)
+        raise DataError("this is not a column of dates or numbers", file=table.name, column=name, hint=hint)
     cells = read_column(table, name, kind)
     if None in cells:
         raise cell_error(table, cells.index(None), name, "the time is missing", hint="fill it in, or remove the record")
@@ -220,7 +221,7 @@ def read_moments(table: Table, name: str) -> list[float]:
 
 
 def fit_statistics(columns: Mapping[str, Sequence[Any]], *, kinds: Mapping[str, str]) -> dict[str, float]:
-    """Return the median of each column of numbers, to stand for those that are missing: give the training part and nothing else.
+    """Return the median of each column of numbers, to impute missing ones: pass only the training part.
 
     >>> fit_statistics({"price": ["1", None, "3", "90"]}, kinds={"price": "number"})
     {'price': 3.0}
@@ -231,10 +232,11 @@ def fit_statistics(columns: Mapping[str, Sequence[Any]], *, kinds: Mapping[str, 
 
 
 def compose_fields(columns: Mapping[str, Sequence[Any]], *, kinds: Mapping[str, str], statistics: Mapping[str, float]) -> list[str]:
-    """Make one text of each row: every field behind a marker with its name, dates taken apart, gaps marked (practices D7, X1).
+    """Compose one text for each row: every field after a marker with its name, dates split, missing values marked (practices D7,
+    X1).
 
-    Numbers and dates stand first and texts last, so that cutting off a long text costs nothing else. `kinds` are those of
-    `infer_kinds`, `statistics` those of `fit_statistics`; a number that is missing and has none is marked only.
+    Numbers and dates come first and texts last, so that truncation affects only long texts. `kinds` are those of `infer_kinds`,
+    `statistics` those of `fit_statistics`; a missing number without a statistic is only marked.
 
     >>> columns = {"title": ["Seven", ""], "when": ["2024-03-31", None], "price": [12.5, None]}
     >>> kinds = {"title": "text", "when": "date", "price": "number"}
@@ -270,7 +272,7 @@ def _date(moment: datetime) -> str:
 
 
 def pack_fields(kinds: Mapping[str, str], statistics: Mapping[str, float]) -> list[dict[str, Any]]:
-    """Return kinds and statistics as plain data for a JSON file, in order.
+    """Return kinds and statistics as plain data for a JSON file, in the order of the fields.
 
     >>> pack_fields({"price": "number"}, {"price": 9.0})
     [{'name': 'price', 'kind': 'number', 'median': 9.0}]
@@ -279,7 +281,7 @@ def pack_fields(kinds: Mapping[str, str], statistics: Mapping[str, float]) -> li
 
 
 def unpack_fields(packed: Any) -> tuple[dict[str, str], dict[str, float]]:
-    """Return the kinds and statistics that `pack_fields` has packed; `ConfigError` for anything else.
+    """Invert `pack_fields`: return kinds and statistics; `ConfigError` for anything else.
 
     >>> unpack_fields([{"name": "price", "kind": "number", "median": 9.0}])
     ({'price': 'number'}, {'price': 9.0})
@@ -288,7 +290,7 @@ def unpack_fields(packed: Any) -> tuple[dict[str, str], dict[str, float]]:
         kinds = {str(field["name"]): str(field["kind"]) for field in packed}
         statistics = {str(field["name"]): float(field["median"]) for field in packed if field["median"] is not None}
     except (KeyError, TypeError, ValueError) as error:
-        raise ConfigError("what the model was told of its fields cannot be read", hint="train it again") from error
+        raise ConfigError("the fields that are saved with the model cannot be read", hint="train it again") from error
     if not set(kinds.values()) <= set(KINDS):
-        raise ConfigError("the model has a field of no known kind", excerpt=", ".join(kinds.values()), hint="use a newer nlpbp")
+        raise ConfigError("the model has a field of an unknown kind", excerpt=", ".join(kinds.values()), hint="use a newer nlpbp")
     return kinds, statistics

@@ -1,6 +1,6 @@
-"""Which column is the text and which the label: by name first, then by what the cells look like.
+"""Detection of the text and label columns: by name first, then by their cells.
 
-Where two columns would do equally well, it is an error: a model trained on the wrong column looks like a model.
+An ambiguous choice is an error, because nothing else would reveal that a model was trained on the wrong column.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ LABEL_NAMES = (
     *("class_index", "class_id", "label_id", "category_id"),
 )
 IDENTIFIER_WORDS = {"id", "ids", "idx", "index", "uuid", "guid", "url", "link", "uri", "hash"}
-# They repeat as labels do, but tell where a text comes from: a label only if nothing else could be it.
+# These repeat like labels, but tell the origin of a text: they are a label only if no other column can be.
 ORIGIN_WORDS = {
     *("date", "time", "datetime", "timestamp", "created", "updated", "year", "month", "day", "timezone", "user", "username"),
     *("author", "lang", "language", "locale", "country", "source", "split", "fold", "domain", "platform"),
@@ -55,7 +55,7 @@ DATE = re.compile(r"\s*(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d
 
 
 def column_of(table: Table, name: str) -> list[Any]:
-    """Return the cells of a column, or raise `DataError` that lists the columns there are and the nearest.
+    """Return the cells of a column, or raise `DataError` that lists the columns and the most similar name.
 
     >>> column_of(Table("list", {"label": [1]}, [1]), "label")
     [1]
@@ -71,9 +71,9 @@ def _normalised(name: str) -> str:
 
 
 def find_text(table: Table, label: str | None, notes: list[str]) -> tuple[str, ...]:
-    """Return the column that is the text, or the two that are a pair, and add to `notes` why.
+    """Return the text column, or the two columns of a pair, and add the reason to `notes`.
 
-    Raises `DataError` that lists the columns if none looks like text, and if the first record was taken for names.
+    Raises `DataError` that lists the columns if none looks like text, or if the header seems to be missing.
 
     >>> find_text(Table("list", {"id": [7], "Review Text": ["so good"]}, [1]), None, [])
     ('Review Text',)
@@ -81,7 +81,7 @@ def find_text(table: Table, label: str | None, notes: list[str]) -> tuple[str, .
     columns = {_normalised(name): name for name in reversed(table.columns) if name != label}
     for first, second in PAIR_NAMES:
         pair = (columns.get(first), columns.get(second))
-        # Only an answer may also be the label; the other names say what they are, however few values they have.
+        # Of these names only "answer" may also be the label; the others are texts, however few values they have.
         if pair[0] and pair[1] and (_is_prose if second == "answer" else _is_text)(table.columns[pair[1]]):
             notes.append(f"text: columns '{pair[0]}' and '{pair[1]}' as a pair, by their names")
             return (pair[0], pair[1])
@@ -107,7 +107,7 @@ def find_text(table: Table, label: str | None, notes: list[str]) -> tuple[str, .
 
 
 def note_other_texts(table: Table, used: Iterable[str | None], notes: list[str]) -> None:
-    """Add to `notes` which columns hold text too, by name or content, and are not used.
+    """Add to `notes` which other columns contain text, by name or content, and are not used.
 
     >>> table = Table("list", {"text": ["so good"], "title": ["Seven"]}, [1])
     >>> note_other_texts(table, ["text"], notes := [])
@@ -135,7 +135,7 @@ def _is_prose(values: list[Any]) -> bool:
     if not _is_text(values):
         return False
     texts = [value for value in values if isinstance(value, str) and value]
-    # A column of a few short values that come again and again is a category, whatever its name.
+    # A column of a few short values that repeat often is a category, whatever its name.
     few = len(texts) > 3 and len(set(texts)) <= min(MAX_INTEGER_CLASSES, len(texts) / 2)
     return not few or _mean_length(texts) > MAX_LABEL_LENGTH / 2
 
@@ -169,9 +169,9 @@ def _mean_length(values: list[Any]) -> float:
 
 
 def find_label(table: Table, texts: tuple[str, ...], notes: list[str], *, require_label: bool) -> str | None:
-    """Return the column that is the label, and add to `notes` why; without `require_label` there may be none.
+    """Return the label column, and add the reason to `notes`; without `require_label` there may be none.
 
-    Raises `DataError` that lists the columns if none or several could be it, and if the first record was taken for names.
+    Raises `DataError` that lists the columns if none or several could be the label, or if the header seems to be missing.
 
     >>> find_label(Table("list", {"text": ["so good", "so bad"], "Stars": [5, 1]}, [1, 2]), ("text",), [], require_label=True)
     'Stars'
@@ -201,7 +201,7 @@ def _most_like_labels(table: Table, names: list[str]) -> list[str]:
 
 
 def _refuse_record_as_header(table: Table, label: str) -> None:
-    # Only a file with a header line has its first record further down; names of other columns can be numbers.
+    # Only in a file with a header does the first record start after line 1; in other tables, column names can be numbers.
     if table.rows[0] == 1 or label not in {str(value) for value in table.columns[label]}:
         return
     raise DataError(
@@ -227,6 +227,6 @@ def _label_rank(table: Table, name: str) -> int | None:
     if None in numbers:
         return 0 if few else None
     if set(numbers) == {0.0, 1.0}:
-        return 0  # as much a label as names that repeat
+        return 0  # as likely a label as names that repeat
     whole = all(number is not None and number.is_integer() for number in numbers)
     return 1 if whole and few and num_distinct <= MAX_INTEGER_CLASSES else 2

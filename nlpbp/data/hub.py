@@ -1,4 +1,4 @@
-"""Whether the hub can be reached at all: libraries that ask it try for most of a minute before they say that it cannot."""
+"""A quick check whether the hub can be reached: its libraries retry for most of a minute before they give up."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SECONDS = 2.0
 
 
 def go_offline_if_out_of_reach() -> None:
-    """Switch the hub's libraries to what is cached when no connection can be made; with a proxy set, leave it to them.
+    """Switch the hub's libraries to offline mode if no connection can be made; leave them as they are if a proxy is set.
 
     >>> go_offline_if_out_of_reach()
     """

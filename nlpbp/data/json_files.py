@@ -1,4 +1,4 @@
-"""JSON and JSON Lines: values keep their types, a broken line is named, and no record changes its shape unnoticed."""
+"""Strict reading of JSON and JSON Lines: values keep their types, and broken lines or records of another structure are errors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Record = tuple[int, Mapping[Any, Any]]  # (line or number, fields)
 
 
 class SpelledFloat(float):
-    """A JSON number that remembers how its file wrote it, because a text such as 1e5 is not 100000.0.
+    """A JSON number that keeps its notation in the file, because a text such as 1e5 is not 100000.0.
 
     >>> SpelledFloat("1e5").spelled
     '1e5'
@@ -26,10 +26,10 @@ class SpelledFloat(float):
 
 
 def read_json_lines(path: Path) -> tuple[Columns, list[int], tuple[str, ...]]:
-    r"""Return the columns of a file with one JSON object a line, the line of each record, and what was decided.
+    r"""Return the columns of a file with one JSON object per line, the line of each record, and notes on what was decided.
 
-    Raises `DataError` with the line for what is not an object, a key that stands twice, a lone surrogate, and a value
-    that is a list or an object where an earlier record has something else.
+    Raises `DataError` with the line for anything but an object, a duplicate key, a lone surrogate, and a value that is a list or an
+    object where an earlier record has another type.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "films.jsonl"
@@ -41,10 +41,10 @@ def read_json_lines(path: Path) -> tuple[Columns, list[int], tuple[str, ...]]:
 
 
 def read_json(path: Path) -> tuple[Columns, list[int], tuple[str, ...]]:
-    r"""Return the columns of a JSON file: a list of objects, such a list under one name, or one list a column.
+    r"""Return the columns of a JSON file: a list of objects, such a list under one key, or one list for each column.
 
-    Records are numbered from 1. A file that holds one object a line is read as JSON Lines, and a note says so.
-    Raises `DataError` as `read_json_lines` does.
+    Records are numbered from 1. A file with one object per line is read as JSON Lines, with a note. Raises `DataError` as
+    `read_json_lines` does.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "films.json"
@@ -58,7 +58,7 @@ def read_json(path: Path) -> tuple[Columns, list[int], tuple[str, ...]]:
     except json.JSONDecodeError as error:
         if error.msg == "Extra data" and error.lineno > 1:
             columns, rows, notes = _parse_lines(text, file)
-            return columns, rows, ("read as JSON Lines: one object a line", *notes)
+            return columns, rows, ("read as JSON Lines: one object per line", *notes)
         raise _not_json(error.msg, file, error.lineno, error.doc.split("\n")[error.lineno - 1]) from error
     except (ValueError, RecursionError) as error:
         raise _not_json(str(error), file, None, None) from error
@@ -71,10 +71,10 @@ def read_json(path: Path) -> tuple[Columns, list[int], tuple[str, ...]]:
 
 
 def gather_records(records: Iterable[tuple[int, Any]], *, file: str) -> tuple[Columns, list[int]]:
-    """Return the columns of numbered records; a key that a record lacks is `None` there.
+    """Return the columns of numbered records; missing keys are `None`.
 
-    Raises `DataError` with the number for a record that is no object, or whose value changes between a plain value, a
-    list and an object.
+    Raises `DataError` with the number for a record that is not an object, or if a value changes between a scalar, a list and an
+    object.
 
     >>> gather_records([(1, {"text": "good", "label": 1}), (2, {"text": "bad"})], file="list")
     ({'text': ['good', 'bad'], 'label': [1, None]}, [1, 2])
@@ -89,7 +89,7 @@ def gather_records(records: Iterable[tuple[int, Any]], *, file: str) -> tuple[Co
 
 
 def equal_columns(columns: Mapping[Any, list[Any]], *, file: str) -> tuple[Columns, list[int]]:
-    """Return columns that are given as lists, with their records numbered from 1.
+    """Return columns given as lists, with their records numbered from 1.
 
     Raises `DataError` for columns that differ in length or are empty.
 
@@ -135,7 +135,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     record = dict(pairs)
     if len(record) < len(pairs):
         keys = [key for key, _ in pairs]
-        raise ValueError(f"the key '{next(key for key in keys if keys.count(key) > 1)}' stands twice in one object")
+        raise ValueError(f"the key '{next(key for key in keys if keys.count(key) > 1)}' is duplicated in one object")
     return record
 
 
@@ -145,7 +145,7 @@ def _not_json(message: str, file: str, row: int | None, excerpt: str | None) -> 
         file=file,
         row=row,
         excerpt=excerpt,
-        hint='one object a line in .jsonl, a list of objects in .json, for example {"text": "good", "label": 1}',
+        hint='one object per line in .jsonl, a list of objects in .json, for example {"text": "good", "label": 1}',
     )
 
 
@@ -160,10 +160,10 @@ def _from_object(content: dict[str, Any], file: str) -> tuple[Columns, list[int]
         return *equal_columns(content, file=file), ()
     if values and all(isinstance(value, dict) and value.keys() == values[0].keys() for value in values):
         inner = list(values[0])
-        # A table has more records than columns; what pandas' to_json writes unless told otherwise is keyed by row inside.
+        # A table has more records than columns; by default, pandas' to_json writes an object with row keys for each column.
         if len(values) > len(inner) and inner != [str(row) for row in range(len(inner))]:
             columns, rows = gather_records(enumerate(values, 1), file=file)
-            return columns, rows, ("read as one object a record; the names of the records are left out",)
+            return columns, rows, ("read as one object per record; the keys of the records are left out",)
         return *equal_columns({name: list(value.values()) for name, value in content.items()}, file=file), ()
     raise DataError(
         "an object, but not one list for each column",
@@ -197,7 +197,7 @@ def _checked(record: Any, file: str, row: int) -> Mapping[Any, Any]:
     for name, value in record.items():
         if not _encodable(value):
             raise DataError(
-                "half of a surrogate pair, which is no character",
+                "half of a surrogate pair, which is not a character",
                 file=file,
                 row=row,
                 column=str(name).encode(errors="replace").decode(),
@@ -238,5 +238,5 @@ def _refuse_change_of_shape(name: Any, records: list[Record], file: str) -> None
             file=file,
             row=row,
             column=str(name),
-            hint="write every record in one shape",
+            hint="give every record the same structure",
         )

@@ -1,7 +1,6 @@
-"""Label cells: what kind of target a column holds, and the names that stand in one cell.
+"""Label cells: the task that a column implies, and the labels in each cell.
 
-Nothing is merged or repaired: two spellings are two classes (and a note says so), and a cell that can be read in two ways
-is an error with its row.
+Nothing is merged or corrected: two spellings are two classes (with a note), and an ambiguous cell is an error with its row.
 """
 
 from __future__ import annotations
@@ -17,11 +16,11 @@ from typing import Any
 from nlpbp.core.errors import DataError
 from nlpbp.data.readers import Table
 
-MAX_INTEGER_CLASSES = 20  # more distinct whole numbers than this are an amount, not classes
-MAX_CLASSES = 1000  # beyond it, classes that occur once are a sign of a wrong column
+MAX_INTEGER_CLASSES = 20  # more distinct whole numbers than this are a quantity, not classes
+MAX_CLASSES = 1000  # with more classes, those that occur once suggest a wrong column
 SEPARATORS = ("|", ";", ",")
 MAX_SHOWN = 10  # classes in the note that counts them
-MAX_LABEL_LENGTH = 40  # characters of one label among several in a cell
+MAX_LABEL_LENGTH = 40  # maximum characters of one label among several in a cell
 NOT_PLURAL = {"stars", "status", "news", "bias", "basis"}
 UNKNOWN_KIND = "neither text nor a number"
 NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
@@ -32,7 +31,7 @@ LIST_ITEM = re.compile(r"""\s*(?:'([^'\\]*)'|"([^"\\]*)"|([^\s'",\[\]]+))\s*(,|$
 
 
 def cell_error(table: Table, index: int, column: str, message: str, *, hint: str) -> DataError:
-    """Return the error of one cell, with the file, the row and what stands there.
+    """Return an error for one cell, with the file, the row and the cell's value.
 
     >>> table = Table("a.csv", {"label": ["?"]}, [2])
     >>> print(cell_error(table, 0, "label", "no label", hint="fill it in"))
@@ -44,7 +43,7 @@ def cell_error(table: Table, index: int, column: str, message: str, *, hint: str
 
 
 def is_missing(value: Any) -> bool:
-    """Tell whether a cell holds no label: nothing, white space, or not-a-number.
+    """Tell whether a cell has no label: None, white space, or NaN.
 
     >>> [is_missing(value) for value in (None, " ", float("nan"), "nan", 0)]
     [True, True, True, False, False]
@@ -55,7 +54,7 @@ def is_missing(value: Any) -> bool:
 
 
 def as_number(value: Any) -> float | None:
-    """Return the finite number that a cell holds as a number or as text, or `None`.
+    """Return the finite number in a cell, given as a number or as text, or `None`.
 
     >>> [as_number(value) for value in (3, "3.50", "1e2", "nan", "3,5", True)]
     [3.0, 3.5, 100.0, None, None, None]
@@ -72,7 +71,7 @@ def as_number(value: Any) -> float | None:
 
 
 def label_name(value: Any) -> str:
-    """Return the class name of a label: text as it stands, whole numbers without a point, `true` and `false`.
+    """Return the class name of a label: text unchanged, whole numbers without a decimal point, `true` and `false`.
 
     >>> [label_name(value) for value in ("007", 3, 3.0, 2.5, True)]
     ['007', '3', '3', '2.5', 'true']
@@ -85,21 +84,24 @@ def label_name(value: Any) -> str:
 
 
 def sort_names(names: Iterable[str]) -> tuple[str, ...]:
-    """Return each name once, by number if all are whole numbers, else by text.
+    """Return each name once, by number if all are numbers, else by text.
 
-    >>> sort_names(["10", "9", "9"]), sort_names(["b", "10", "9"])
-    (('9', '10'), ('10', '9', 'b'))
+    >>> sort_names(["10", "9", "9.5"]), sort_names(["b", "10", "9"])
+    (('9', '9.5', '10'), ('10', '9', 'b'))
     """
     unique = set(names)
     if all(INTEGER.fullmatch(name) for name in unique):
         return tuple(sorted(unique, key=lambda name: (int(name), name)))
+    numbers = {name: as_number(name) for name in unique}
+    if all(number is not None for number in numbers.values()):
+        return tuple(sorted(unique, key=lambda name: (numbers[name], name)))
     return tuple(sorted(unique))
 
 
 def cell_names(table: Table, index: int, column: str, *, separator: str | None) -> list[str]:
     """Return the label names in one multi-label cell; an empty cell has none.
 
-    Raises `DataError` with the row for a cell with an empty name between separators or values that are no labels.
+    Raises `DataError` with the row for a cell with an empty name between separators or values that cannot be labels.
 
     >>> cell_names(Table("a.csv", {"tags": ["war; peace"]}, [2]), 0, "tags", separator=";")
     ['war', 'peace']
@@ -123,7 +125,7 @@ def _split(cell: str, separator: str | None) -> list[str] | None:
 
 
 def are_printed_lists(cells: Sequence[str]) -> bool:
-    """Tell whether cells are lists as Python or JSON print them; those that are not well formed are errors later.
+    """Tell whether cells are lists printed by Python or JSON; malformed ones raise an error later.
 
     >>> are_printed_lists(["['war', 'love']", "[]"]), are_printed_lists(["war", "[love"])
     (True, False)
@@ -132,13 +134,13 @@ def are_printed_lists(cells: Sequence[str]) -> bool:
 
 
 def _is_printed_list(cell: str) -> bool:
-    # A tuple always has a comma, which a name in parentheses seldom has; sets in braces are also how PostgreSQL writes arrays.
+    # A tuple always has a comma, which a name in parentheses seldom has; braces are Python sets or PostgreSQL arrays.
     brackets = cell[:1] + cell[-1:]
     return len(cell) > 1 and (brackets in ("[]", "{}") or (brackets == "()" and ("," in cell or cell == "()")))
 
 
 def _parse_list(cell: str) -> list[str] | None:
-    # Python's and JSON's way to print a list. Not evaluated: numpy prints ['a' 'b'], which Python reads as ['ab'].
+    # Lists as Python and JSON print them. Not evaluated, because numpy prints ['a' 'b'], which Python reads as ['ab'].
     if not _is_printed_list(cell):
         return [] if cell == "set()" else None
     if "\\" in cell:
@@ -154,7 +156,7 @@ def _parse_list(cell: str) -> list[str] | None:
 
 
 def _parse_json_list(cell: str) -> list[str] | None:
-    # JSON writes what is not ASCII in escapes, unless told otherwise.
+    # JSON escapes non-ASCII characters by default.
     try:
         names = json.loads(cell)
     except (ValueError, RecursionError):
@@ -163,9 +165,9 @@ def _parse_json_list(cell: str) -> list[str] | None:
 
 
 def infer_task(table: Table, column: str, present: Sequence[int]) -> tuple[str, str | None, str]:
-    """Return the task that the labels at `present` call for, what separates several in one cell, and why.
+    """Return the task that the labels at `present` imply, the separator of several labels in one cell, and the reason.
 
-    Raises `DataError` naming both rows if labels of different types stand in one column.
+    Raises `DataError` with both rows if a column mixes labels of different types.
 
     >>> infer_task(Table("list", {"score": [0.5, 2]}, [1, 2]), "score", [0, 1])
     ('regression', None, 'it holds numbers that are not all whole')
@@ -194,7 +196,7 @@ def _infer_from_numbers(distinct: set[float]) -> tuple[str, None, str]:
     if len(distinct) > MAX_INTEGER_CLASSES:
         why = f"it holds {len(distinct)} different numbers; task 'single_label' makes each of them a class"
         return "regression", None, why
-    other = "; task 'regression' predicts them as amounts" if len(distinct) > 2 else ""
+    other = "; task 'regression' predicts them as quantities" if len(distinct) > 2 else ""
     return "single_label", None, f"it holds {len(distinct)} whole numbers, taken as classes{other}"
 
 
@@ -209,7 +211,7 @@ def _kind(value: Any) -> str:
 
 
 def refuse_mixed_types(table: Table, column: str, present: Sequence[int]) -> str:
-    """Return the one kind of all labels at `present`, or raise `DataError` naming two rows that differ.
+    """Return the common kind of all labels at `present`, or raise `DataError` with two rows that differ.
 
     >>> refuse_mixed_types(Table("list", {"label": ["a", "b"]}, [1, 2]), "label", [0, 1])
     'text'
@@ -250,16 +252,16 @@ def _refuse_written_amounts(table: Table, column: str, present: Sequence[int]) -
         raise cell_error(table, marked[0], column, message, hint=hint)
     are_classes = len(set(cells.values())) <= MAX_INTEGER_CLASSES and not any("," in cell for cell in cells.values())
     if not are_classes and all(AMOUNT.fullmatch(cell) for cell in cells.values()):
-        message = "an amount, but not written as a plain number"
+        message = "a quantity, but not written as a plain number"
         hint = "write 1234.5 for $1,234.5 and 45 for 45%; or set task to 'single_label' if each is a class"
         raise cell_error(table, marked[0], column, message, hint=hint)
 
 
 def find_separator(cells: Sequence[str], *, column: str, certain: bool = False) -> str | None:
-    """Return what separates several labels in one cell, or `None` if each cell is one label.
+    """Return the separator of several labels in one cell, or `None` if each cell is one label.
 
-    Cells count as several labels if the parts are short and stand in other cells too, or the column's name is a plural.
-    With `certain`, that there are several is known, and only the separator is looked for.
+    Cells are taken as several labels if the parts are short and occur in other cells too, or if the column's name is a plural. With
+    `certain`, the task is known to be multi-label, and only the separator is inferred.
 
     >>> find_separator(["war|love", "love", "war"], column="genre"), find_separator(["Sci, Tech"], column="topic")
     ('|', None)
@@ -288,14 +290,14 @@ def _is_plural(column: str) -> bool:
 
 
 def _parts_recur(parts: dict[str, list[str]]) -> bool:
-    # "Business, Finance" may be one class; in "war|love", "love", "war" the parts have a life of their own.
+    # "Business, Finance" may be one class; in "war|love", "love", "war" the parts also occur on their own.
     num_cells = Counter(part for cell in parts.values() for part in set(cell))
     of_several = {part for cell in parts.values() if len(cell) > 1 for part in cell}
     return sum(num_cells[part] > 1 for part in of_several) * 2 > len(of_several)
 
 
 def class_notes(counts: Counter[str]) -> list[str]:
-    """Return what is worth knowing about classes before training, one sentence each.
+    """Return notes on the classes that are worth knowing before training, one sentence each.
 
     >>> class_notes(Counter({"neg": 1, "pos": 3}))
     ["classes: 'neg' 1, 'pos' 3", "classes with one example: 'neg'"]

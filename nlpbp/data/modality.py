@@ -1,20 +1,17 @@
-"""What a classifier's examples are, texts or images: all that training, scoring and saving do differently with the two."""
+"""The modality of a classifier's examples, text or image: all that training, scoring and saving do differently with the two."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from torch import Tensor
 
 from nlpbp.core.batch import Batch, LossFn
 from nlpbp.data.order import Ints
-
-if TYPE_CHECKING:
-    from nlpbp.trainers.stages import Training
 
 Array = np.ndarray[Any, Any]
 MakeBatches = Callable[..., Iterator[list[Batch]]]  # (plan, labels=, first_step=, seed=) -> the micro-batches of each step
@@ -38,7 +35,7 @@ Answer = Callable[[Prepared], Array]  # the model's probabilities for examples
 
 @dataclass(frozen=True)
 class Card:
-    """What the card of a saved model says of its medium: lines of Python that use it, what it reads, and its limits."""
+    """What the card of a saved model says of its modality: lines of Python that use it, what it reads, and its limits."""
 
     base_model: str
     usage: Sequence[str]
@@ -46,27 +43,20 @@ class Card:
     limits: str
 
 
-def usage(call: str, options: str, *, task: str, value_range: tuple[float, float] | None = None) -> list[str]:
-    """Return the lines of a card that ask a pipeline `classify` for an answer, and make of it what the run's own would be."""
-    if task == "multi_label":
-        return [
-            f"answers = classify({call}{options}, top_k=None)",
-            "config = classify.model.config",
-            "limits = {label: config.decision_thresholds[index] for label, index in config.label2id.items()}",
-            'answer = [one["label"] for one in answers if one["score"] > limits[one["label"]]]',
-        ]
-    if value_range is not None:
-        low, high = value_range
-        return [
-            "import math",
-            f'score = classify({call}{options})[0]["score"]',
-            f"answer = {low:.6g} + {high - low:.6g} / (1 + math.exp(-score))  # the pipeline does not know the range",
-        ]
-    return [f"answer = classify({call}{options})"]
+@dataclass(frozen=True)
+class StageData:
+    """How a stage sees its training examples, where that is not as the rest of the run does: None, or False.
+
+    `max_length` is in tokens, `image_size` in pixels; `cache_frozen` keeps what frozen layers answer, so examples cannot change.
+    """
+
+    max_length: int | None = None
+    image_size: int | None = None
+    cache_frozen: bool = False
 
 
 @dataclass(frozen=True)
-class Medium:
+class Modality:
     """How examples of one kind become batches, and what else depends on their kind.
 
     `parts` are those that are scored and the training part, as a stage without wishes of its own trains on it; `collate` makes a
@@ -81,7 +71,7 @@ class Medium:
     parts: Mapping[str, Prepared]
     collate: Callable[[Any, Ints], Batch]
     max_cost: int
-    stage: Callable[[Training], tuple[Prepared, MakeBatches]]
+    stage: Callable[[StageData], tuple[Prepared, MakeBatches]]
     mix: Callable[[LossFn], LossFn]
     identity: Mapping[str, str]
     save: Callable[[Any, dict[str, Tensor], Path, str], None]

@@ -1,7 +1,7 @@
-"""The order in which examples are seen, as pure functions of (seed, epoch, position): nothing to save but three integers.
+"""The order of examples as pure functions of (seed, epoch, position), so that three integers are enough to resume.
 
-A *step* is the set of examples of one optimizer step; it is cut into *micro-batches*, and rank r of W takes micro-batches
-r, r + W, ... So the result does not depend on how many processes share the work.
+A *step* is the set of examples of one optimizer step; it is divided into *micro-batches*, and rank r of W takes micro-batches r, r
++ W, ... So the result does not depend on the number of processes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 def epoch_order(num_examples: int, *, seed: int, epoch: int) -> Ints:
-    """Return the permutation of examples that belongs to (seed, epoch).
+    """Return the permutation of examples for (seed, epoch).
 
     >>> epoch_order(4, seed=0, epoch=1).tolist() == epoch_order(4, seed=0, epoch=1).tolist()
     True
@@ -26,10 +26,10 @@ def epoch_order(num_examples: int, *, seed: int, epoch: int) -> Ints:
 
 
 def balanced_ids(targets: Ints, *, seed: int, epoch: int) -> Ints:
-    """Draw as many examples as there are so that every class comes equally often: rare ones are repeated, common ones take turns.
+    """Draw as many examples as there are, balanced by class: rare classes are oversampled, common ones undersampled.
 
-    `targets` [n] are the classes of single labels. The ids [n], in random order, are a function of (seed, epoch). Within a class
-    each example is drawn as often as any other, give or take one. For the order of steps, give `targets` to `training_plan`.
+    `targets` [n] are the classes of single labels. The ids [n], in random order, are a function of (seed, epoch). Within a class,
+    the numbers of draws of two examples differ by at most one. For the order of steps, pass `targets` to `training_plan`.
 
     >>> targets = np.array([0, 0, 0, 0, 0, 1])
     >>> ids = balanced_ids(targets, seed=0, epoch=0)
@@ -41,13 +41,13 @@ def balanced_ids(targets: Ints, *, seed: int, epoch: int) -> Ints:
 
 
 def _balanced(lengths: Ints, targets: Ints, *, seed: int, epoch: int) -> tuple[Ints, Ints]:
-    """Return balanced ids and, for each, a length that it does not exceed and that is the same in every epoch and for every seed.
+    """Return balanced ids and an upper bound of each one's length; the bounds are the same in every epoch and for every seed.
 
-    Each class, sorted by length, is cut into as many runs as it has draws, and the examples of a run take turns over the epochs.
-    A class with fewer examples than draws has runs of one example, several of them of the same.
+    Each class, sorted by length, is divided into as many runs as it has draws, and the examples of a run alternate over the epochs.
+    In a class with fewer examples than draws, each run is one example, and examples have several runs.
     """
     if targets.shape != lengths.shape:
-        raise ValueError(f"balancing takes one class for each example: targets {targets.shape} for lengths {lengths.shape}")
+        raise ValueError(f"balancing needs one class for each example, not targets {targets.shape} for lengths {lengths.shape}")
     rng = np.random.default_rng([seed, 0, 2])
     order = rng.permutation(len(lengths))
     order = order[np.argsort(lengths[order], kind="stable")]
@@ -65,14 +65,15 @@ def _balanced(lengths: Ints, targets: Ints, *, seed: int, epoch: int) -> tuple[I
 
 
 def grouped_steps(lengths: Ints, *, size: int, seed: int, epoch: int, min_size: int = 1, targets: Ints | None = None) -> list[Ints]:
-    """Cut an epoch into steps of similar length and about equal cost: many short examples or few long ones, `size` on average.
+    """Divide an epoch into steps of similar length and about equal cost: many short examples or few long ones, `size` on average.
 
     `lengths` [n] are in tokens. Returns arrays of example indices, each example once, none with fewer than `min_size`, in random
-    order. Which examples of a length meet in a step changes every epoch; the number of steps and their shapes do not, so that the
-    kernels made for them are used again.
+    order. Which examples of a length are in a step together changes every epoch; the number of steps and their shapes do not, so
+    that compiled kernels are reused.
 
-    With `targets` [n] an epoch holds every class equally often, as in `balanced_ids`; a step need not, and the copies of a rare
-    example have one length, so that they may meet. The number of steps is still the same, and their lengths at most so.
+    With `targets` [n] an epoch is balanced by class, as in `balanced_ids`, though a single step need not be: the copies of a rare
+    example have the same length, so that they may be in one step. The number of steps is still the same, and their lengths at most
+    the same.
 
     >>> steps = grouped_steps(np.array([1, 9, 1, 9, 1, 1]), size=3, seed=0, epoch=0)
     >>> sorted(len(step) for step in steps), sorted(np.concatenate(steps).tolist())
@@ -99,19 +100,20 @@ def steps_per_epoch(lengths: Ints, *, size: int, min_size: int = 1, targets: Int
 
 
 def _cuts(lengths: Ints, *, size: int, min_size: int) -> list[int]:
-    """Return where to cut lengths that fall, so that each part is as long as `size` examples of mean length."""
+    """Return where to divide lengths in descending order, so that each part has as many tokens as `size` examples of mean
+    length."""
     budget = size * float(lengths.mean())
     cuts, end = [0], 0
     while end < len(lengths):
         end += max(min_size, round(budget / float(lengths[end])), 1)
         cuts.append(end)
-    if len(cuts) > 2 and len(lengths) - cuts[-2] < min_size:  # the rest alone would be too few
+    if len(cuts) > 2 and len(lengths) - cuts[-2] < min_size:  # the remainder would be too small by itself
         del cuts[-2]
     return cuts[1:-1]
 
 
 def micro_batches(step: Ints, *, num: int) -> list[Ints]:
-    """Deal a step's examples into `num` micro-batches of nearly equal size and length.
+    """Distribute a step's examples over `num` micro-batches of nearly equal size and length.
 
     >>> [part.tolist() for part in micro_batches(np.arange(5), num=2)]
     [[0, 2, 4], [1, 3]]
@@ -120,7 +122,7 @@ def micro_batches(step: Ints, *, num: int) -> list[Ints]:
 
 
 def rank_share(items: Sequence[T], *, rank: int, world_size: int) -> list[T]:
-    """Return the items that `rank` works on, the same number on every rank: a short last round repeats the first item.
+    """Return the items of `rank`, the same number on every rank: an incomplete last round is filled by the first item.
 
     >>> rank_share("abcde", rank=1, world_size=2)
     ['b', 'd', 'a']
@@ -142,11 +144,11 @@ def training_plan(
     world_size: int = 1,
     targets: Ints | None = None,
 ) -> Iterator[list[Ints]]:
-    """Yield, step by step, the micro-batches of `rank` as arrays of example indices, over all epochs from `first_step` on.
+    """Yield the micro-batches of `rank` for each step, as arrays of example indices, over all epochs from `first_step` on.
 
-    Steps hold `min_size` examples or more (default: one for each micro-batch). Where there are more micro-batches than examples, a
-    step is cut into single examples, the same number for every rank. With `targets` [n] every class comes equally often in
-    an epoch, as in `balanced_ids`.
+    Steps have `min_size` examples or more (default: one for each micro-batch). If there are more micro-batches than examples, a
+    step is divided into single examples, the same number for every rank. With `targets` [n] an epoch is balanced by class, as in
+    `balanced_ids`.
 
     >>> plan = list(training_plan(np.ones(6, dtype=int), size=3, num_micro_batches=2, epochs=2, seed=0))
     >>> later = training_plan(np.ones(6, dtype=int), size=3, num_micro_batches=2, epochs=2, seed=0, first_step=3)
@@ -165,9 +167,10 @@ def training_plan(
 
 
 def evaluation_batches(lengths: Ints, *, max_tokens: int) -> list[Ints]:
-    """Cut all examples once into batches of similar length with at most `max_tokens` padded tokens, longest first.
+    """Divide all examples into batches of similar length with at most `max_tokens` padded tokens, longest first.
 
-    A single example longer than the limit is a batch of its own. The longest come first, so that memory trouble shows at once.
+    A single example longer than the limit is a batch of its own. The longest come first, so that running out of memory shows at
+    once.
 
     >>> [batch.tolist() for batch in evaluation_batches(np.array([2, 8, 4, 4]), max_tokens=8)]
     [[1], [2, 3], [0]]
@@ -182,7 +185,7 @@ def evaluation_batches(lengths: Ints, *, max_tokens: int) -> list[Ints]:
 
 
 def micro_seed(seed: int, step: int, micro_batch: int) -> int:
-    """Return the seed of everything random in one micro-batch (dropout, masks), 63 bits.
+    """Return the 63-bit seed of everything random in one micro-batch (dropout, masking).
 
     >>> micro_seed(0, 1, 2) == micro_seed(0, 1, 2) != micro_seed(0, 2, 1)
     True
@@ -192,7 +195,7 @@ def micro_seed(seed: int, step: int, micro_batch: int) -> int:
 
 
 def stage_seed(seed: int, stage: int) -> int:
-    """Return the seed of a stage's order and dropout; the first stage's is the run's own.
+    """Return the seed of a stage's order and dropout; the first stage uses the run's seed.
 
     >>> stage_seed(7, 0), stage_seed(7, 1) != stage_seed(7, 2)
     (7, True)

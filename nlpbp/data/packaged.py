@@ -1,6 +1,6 @@
-"""The real data and the pretrained model that the extra `demo` installs, found without importing their packages.
+"""The real data and the pretrained model that the extra `demo` installs, located without importing their packages.
 
-Both packages read everything they ship when they are imported, so only their files are used. The digits are scikit-learn's.
+Both packages read all their data on import, so only their files are used. The digits are from scikit-learn.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ REVIEW_SOURCES = ("rotten_tomatoes", "imdb")
 def packaged_reviews(source: str) -> Table:
     """Return labelled film reviews, the 8,530 sentences of `rotten_tomatoes` or the 25,000 long texts of `imdb`.
 
-    Raises `ConfigError` for another source, or if the package is not installed.
+    Raises `ConfigError` for an unknown source, or if the package is not installed.
     """
     if source not in REVIEW_SOURCES:
         hint = nearest(source, REVIEW_SOURCES, kind="source")
@@ -33,7 +33,7 @@ def packaged_reviews(source: str) -> Table:
 
 
 def packaged_digits() -> dict[str, Any]:
-    """Return scikit-learn's 1,797 handwritten digits: `image` uint8 [1797, 8, 8], 255 for ink, and `label`, their names.
+    """Return scikit-learn's 1,797 handwritten digits: `image` uint8 [1797, 8, 8], with ink at 255, and `label`, the digit as text.
 
     >>> packaged_digits()["image"].shape
     (1797, 8, 8)

@@ -1,4 +1,4 @@
-"""From what the user named to three parts of examples: read, understood, split without leaks, sampled."""
+"""Load the three parts of a labelled dataset: read the sources, infer the fields, split without leaks, sample."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from nlpbp.data.readers import Table
 from nlpbp.data.sources import _named_source, read_source
 from nlpbp.data.splits import nested_sample, shared_texts, split_examples, split_groups, split_time, text_keys
 
-SPLIT_SEED = 0  # not the run's seed: runs that differ in it are compared on the same test part
+SPLIT_SEED = 0  # not the run's seed, so that runs with different seeds are compared on the same test part
 
 Read = Callable[..., Table]  # (source, split=, delimiter=) -> its rows
 
 
 @dataclass(frozen=True)
 class Part:
-    """Some examples of one source; `ids` [n] are their positions in it, ascending."""
+    """Examples of one source; `ids` [n] are their positions in it, ascending."""
 
     examples: Examples
     ids: Ints
@@ -38,9 +38,9 @@ class Part:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a recipe trains on, chooses by and is scored on; `notes` say what was inferred, for printing.
+    """The data for training, model selection and testing; `notes` say what was inferred, for printing.
 
-    `tables` are the parts' rows as they stand in their sources, with all columns.
+    `tables` are the parts' rows as in their sources, with all columns.
     """
 
     fields: Fields
@@ -53,7 +53,7 @@ class Inputs:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The names of the classes, in order."""
+        """The names of the classes, in the order of their ids."""
         return self.fields.labels
 
     @property
@@ -63,15 +63,15 @@ class Inputs:
 
 
 def targets_of(part: Part) -> np.ndarray[Any, Any]:
-    """Return the labels of a part that has them: every part a recipe loads."""
+    """Return the targets of a labelled part, as all parts of a recipe are."""
     assert part.examples.targets is not None, "recipes read labelled examples"
     return part.examples.targets
 
 
 def load_inputs(data: Data | Images, *, read: Read | None = None) -> Inputs:
-    """Read the sources that `data` names and cut the missing parts from the training data; `read` is `read_source` unless given.
+    """Read the sources in `data` and split missing parts off the training data; `read` defaults to `read_source`.
 
-    Raises `DataError` with file, row and column for whatever cannot be read as it should.
+    Raises `DataError` with file, row and column for anything that cannot be read.
     """
     read = read or read_source
     table = read(data.train, split="train", delimiter=data.delimiter)
@@ -91,43 +91,48 @@ def load_inputs(data: Data | Images, *, read: Read | None = None) -> Inputs:
         everything = len(train_ids)
         train_ids = nested_sample(whole, train_ids, share=data.sample, seed=SPLIT_SEED)
         notes.append(f"training on a stratified sample: {len(train_ids):,} of {everything:,} {kind}")
-    if fields.kinds:  # what stands for a missing number is known only now, and from the training part alone
+    if fields.kinds:  # imputed values are fitted after the split, on the training part alone
         fields = _with_statistics(fields, table, train_ids)
         whole = read_examples(table, fields)
-    parts = {
-        name: _part(given_table, fields) if given_table else (Part(whole.select(ids), ids) if len(ids) else None)
-        for (name, given_table), ids in zip(given.items(), cut_ids, strict=True)
-    }
     train = Part(whole.select(train_ids), train_ids)
-    validation = parts["validation"]
-    assert validation is not None, "a validation part is given or cut"
-    if parts["test"] is not None:
-        _refuse_choosing_by_test(validation, parts["test"])
+    held_out = _held_out(whole, table, fields, given, dict(zip(given, cut_ids, strict=True)))
+    parts = {"train": train} | {name: part for name, (part, _) in held_out.items()}
+    validation, test = parts["validation"], parts.get("test")
+    if test is not None:
+        _refuse_choosing_by_test(validation, test)
     notes += [
-        *_leaks(train, validation, parts["test"], kind),
+        *_leaks(train, validation, test, kind),
         *_shared_groups(table, given, data.group),
         *_untrained(train, fields, kind),
     ]
-    sizes = [f"{name} {len(part):,}" for name, part in (("train", train), *parts.items()) if part]
-    notes.append(f"parts: {', '.join(sizes)}" + ("" if parts["test"] else "; no test part"))
+    sizes = [f"{name} {len(part):,}" for name, part in parts.items()]
+    notes.append(f"parts: {', '.join(sizes)}" + ("" if test else "; no test part"))
     return Inputs(
         fields,
         train,
         validation,
-        parts["test"],
-        fingerprint([part.examples if part else None for part in (train, validation, parts["test"])]),
+        test,
+        fingerprint([part.examples if part else None for part in (train, validation, test)]),
         tuple(notes),
-        {"train": table.select(train_ids)}
-        | {
-            name: given_table or table.select(ids)
-            for (name, given_table), ids in zip(given.items(), cut_ids, strict=True)
-            if parts[name]
-        },
+        {"train": table.select(train_ids)} | {name: rows for name, (_, rows) in held_out.items()},
     )
 
 
+def _held_out(
+    whole: Examples, table: Table, fields: Fields, given: Mapping[str, Table | None], cut_ids: Mapping[str, Ints]
+) -> dict[str, tuple[Part, Table]]:
+    """Return the validation and test parts with their rows: from tables of their own, or split off the training data."""
+    held_out = {}
+    for name, own in given.items():
+        if own is not None:
+            held_out[name] = Part(read_examples(own, fields), np.arange(len(own))), own
+        elif len(cut_ids[name]):
+            held_out[name] = Part(whole.select(cut_ids[name]), cut_ids[name]), table.select(cut_ids[name])
+    return held_out
+
+
 def _split(table: Table, whole: Examples, data: Data | Images, shares: Mapping[str, float]) -> tuple[Ints, Ints, Ints]:
-    """Cut off the parts that are not given: by groups, by time, or stratified."""
+    """Split off the parts that are not given: by groups, by time, or stratified."""
     by = {name: column for name, column in (("group", data.group), ("time", data.time)) if column is not None}
     if len(by) > 1:
         raise ConfigError(
@@ -146,12 +151,12 @@ def _split(table: Table, whole: Examples, data: Data | Images, shares: Mapping[s
 
 
 def _whole_groups(table: Table, data: Data | Images, cut: Mapping[str, tuple[float, int]]) -> list[str]:
-    """Say where parts, given with their share and size, are of another size because groups or moments stay whole."""
+    """Warn of parts whose size differs from their share, because groups or points in time are not divided."""
     column = data.group or data.time
     if column is None:
         return []
     without = sum(map(is_missing, table.columns[column])) if data.group else 0
-    notes = [f"warning: {without:,} rows have no '{column}', and each is taken for a group of its own"] if without else []
+    notes = [f"warning: {without:,} rows have no '{column}', and each is treated as a group of its own"] if without else []
     for name, (share, size) in cut.items():
         actual = size / len(table)
         if share and not share / 2 <= actual <= share * 2:
@@ -161,26 +166,26 @@ def _whole_groups(table: Table, data: Data | Images, cut: Mapping[str, tuple[flo
 
 
 def _refuse_choosing_by_test(validation: Part, test: Part) -> None:
-    """Raise `ConfigError` for a test part that is the validation part: its score would be of what was chosen by it."""
+    """Raise `ConfigError` if the test part is the validation part: its score would be biased by model selection."""
     if set(text_keys(validation.examples)) == set(text_keys(test.examples)):
         raise ConfigError(
-            "holds the examples of the validation data, by which the weights are chosen: its score would flatter them",
+            "holds the examples of the validation data, by which the weights are chosen: its score would be too optimistic",
             column="data.test",
-            hint="give other data, or leave one of the two out: it is then cut from the training data",
+            hint="give other data, or leave one of the two out: it is then split off the training data",
         )
 
 
 def _shared_groups(table: Table, given: Mapping[str, Table | None], group: str | None) -> list[str]:
-    """Warn of groups that stand in the training data and in a part that was given; parts that are cut here share none."""
+    """Warn of groups that are in the training data and in a part that was given; parts that are split off here share none."""
     if group is None:
         return []
     known = set(table.columns[group])
     shared = {name: known & set(part.columns[group]) for name, part in given.items() if part is not None and group in part.columns}
-    return [f"warning: {len(both)} groups of '{group}' stand in the {name} data too" for name, both in shared.items() if both]
+    return [f"warning: {len(both)} groups of '{group}' are in the {name} data too" for name, both in shared.items() if both]
 
 
 def _untrained(train: Part, fields: Fields, kind: str) -> list[str]:
-    """Warn of classes without an example to train on, as a cut by time may leave them."""
+    """Warn of classes without training examples, which a split by time can leave."""
     if fields.task != "single_label":
         return []
     seen = set(targets_of(train).tolist())
@@ -189,32 +194,28 @@ def _untrained(train: Part, fields: Fields, kind: str) -> list[str]:
 
 
 def _with_statistics(fields: Fields, table: Table, train_ids: Ints) -> Fields:
-    """Fit what stands for a missing number, on the rows to train on alone."""
+    """Fit the imputation of missing numbers on the training rows alone."""
     trained_on = {name: [table.columns[name][index] for index in train_ids] for name in fields.kinds}
     return replace(fields, statistics=fit_statistics(trained_on, kinds=fields.kinds))
 
 
 def _given(data: Data | Images, name: str, fields: Fields, notes: list[str], read: Read) -> Table | None:
-    """Read the table of a part that the user named, or that the hub keeps beside the training data with its labels."""
+    """Read the table of a part that is given, or that is a labelled split of the training data's dataset on the hub."""
     source = _named_source(data, name)
     if source is None:
         return None
     table = read(source, split=name, delimiter=data.delimiter)
     of_hub = getattr(data, name) is None
     if of_hub and fields.label is not None and all(is_missing(value) for value in column_of(table, fields.label)):
-        notes.append(f"{table.name}: not used, because its labels are kept secret")  # the way of benchmarks such as GLUE
+        notes.append(f"{table.name}: not used, because its labels are kept secret")  # as in benchmarks such as GLUE
         return None
     if not len(table):
         raise DataError(f"the {name} data hold no examples", file=table.name)
     return table
 
 
-def _part(table: Table, fields: Fields) -> Part:
-    return Part(read_examples(table, fields), np.arange(len(table)))
-
-
 def _oddities(examples: Examples, kind: str) -> list[str]:
-    """Tell of examples that are empty, that stand there twice, and that do so with different labels; all are kept."""
+    """Return notes on examples that are empty, duplicated, or duplicated with different labels; all are kept."""
     notes = []
     if empty := empty_texts(examples):
         notes.append(f"warning: {len(empty)} texts are empty or white space: {', '.join(empty[:5])}")
@@ -227,29 +228,29 @@ def _oddities(examples: Examples, kind: str) -> list[str]:
     if len(first) < len(examples):
         num = len(examples) - len(first)
         but = " (but for case and white space)" if kind == "texts" else ""
-        notes.append(f"copies{but} of other {kind}: {num:,}; equal {kind} stand in one part")
+        notes.append(f"copies{but} of other {kind}: {num:,}; equal {kind} are in one part")
     if pairs:
-        notes.append(f"warning: {len(pairs)} {kind} stand there again with another label: {'; '.join(pairs[:5])}")
+        notes.append(f"warning: {len(pairs)} {kind} are duplicated with another label: {'; '.join(pairs[:5])}")
     return notes
 
 
 def _leaks(train: Part, validation: Part, test: Part | None, kind: str) -> list[str]:
-    """Warn of examples that stand in two parts; it cannot happen to parts that were cut here, unless by time."""
+    """Warn of examples that are in two parts; parts that are split off here share none, unless split by time."""
     notes = []
     for name, part in (("validation", validation), ("test", test)):
         pairs = shared_texts(train.examples, part.examples) if part else []
         if pairs:
             shown = ", ".join(f"{a} = {b}" for a, b in pairs[:5])
-            notes.append(f"warning: {len(pairs)} {name} {kind} stand in the training part too, which flatters the score: {shown}")
+            notes.append(f"warning: {len(pairs)} {name} {kind} are in the training part too, so scores are too optimistic: {shown}")
     chosen_by = shared_texts(validation.examples, test.examples) if test else []
     if chosen_by:
         shown = ", ".join(f"{a} = {b}" for a, b in chosen_by[:5])
-        notes.append(f"warning: {len(chosen_by)} test {kind} stand in the validation part too, which chooses the weights: {shown}")
+        notes.append(f"warning: {len(chosen_by)} test {kind} are in the validation part too, which selects the weights: {shown}")
     return notes
 
 
 def fingerprint(parts: Sequence[Examples | None]) -> str:
-    """Hash every text and target, so that a result can be tied to its data."""
+    """Hash all texts and targets, to identify the data of a result."""
     digest = hashlib.sha256()
     for part in parts:
         for text in [*part.texts, *(part.pairs or ())] if part else ():

@@ -1,4 +1,4 @@
-"""Pretrained models, tokenizers and processors by folder or hub id, with a word on why one cannot be loaded."""
+"""Load pretrained models, tokenizers and processors by folder or hub id, with clear errors."""
 
 from __future__ import annotations
 
@@ -15,15 +15,9 @@ from nlpbp.core.errors import ConfigError
 from nlpbp.core.layers import output_layer
 from nlpbp.data.hub import go_offline_if_out_of_reach
 
-PROBLEM_TYPES = {
-    "single_label": "single_label_classification",
-    "multi_label": "multi_label_classification",
-    "regression": "regression",
-}
-
 
 def from_pretrained(auto: Any, name: str, **options: Any) -> Any:
-    """Load from a folder or the hub; say in one line why it cannot be."""
+    """Load from a folder or the hub; a failure raises `ConfigError` with the reason in one line."""
     looks_local = exists(name) or name.startswith((".", "/", "~")) or name.count("/") > 1
     if looks_local and not exists(f"{name}/config.json"):
         hint = "give a folder saved by save_pretrained, or a hub id"
@@ -37,9 +31,7 @@ def from_pretrained(auto: Any, name: str, **options: Any) -> Any:
         return auto.from_pretrained(name, trust_remote_code=False, **options)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, SafetensorError, RecursionError) as error:
         if looks_local:
-            raise ConfigError(
-                f"{name} cannot be loaded: {_first_line(error)}", hint="see whether the folder is complete"
-            ) from error
+            raise ConfigError(f"{name} cannot be loaded: {_first_line(error)}", hint="check that the folder is complete") from error
         offline = huggingface_hub.constants.HF_HUB_OFFLINE or "connect" in str(error).lower()
         reason = "no network" if offline else _first_line(error)
         raise ConfigError(f"{name} cannot be loaded from the hub: {reason}", hint="give a local folder, or check the id") from error
@@ -51,9 +43,9 @@ def from_pretrained(auto: Any, name: str, **options: Any) -> Any:
 
 
 def renew_head(model: PreTrainedModel, name: str, *, labels: Sequence[str]) -> PreTrainedModel:
-    """Begin the last layer of `model` anew, unless what `name` holds was trained for these labels, in this order, or names none.
+    """Newly initialise the last layer of `model`, unless the checkpoint was trained for these labels in this order, or names none.
 
-    A head for as many other labels would be loaded as it is, and begin with all of them wrong.
+    Otherwise a head for the same number of other labels would be loaded, and training would start with the wrong classes.
     """
     names = from_pretrained(AutoConfig, name).id2label
     known = [names[index] for index in sorted(names)]  # in whatever order the file lists them
@@ -63,7 +55,7 @@ def renew_head(model: PreTrainedModel, name: str, *, labels: Sequence[str]) -> P
 
 
 def exists(name: str) -> bool:
-    """Tell whether a path exists; one that no file system could hold does not.
+    """Tell whether a path exists; False also for names that no file system allows.
 
     >>> exists("a" * 5000)
     False

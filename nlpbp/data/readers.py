@@ -1,7 +1,7 @@
-"""One door for every source of examples: a file or folder, a data set of the hub, a data frame, plain Python lists.
+"""Reads any source of examples: a file or folder, a dataset of the hub, a data frame, plain Python lists.
 
-The readers are our own because a text must stay what it is: "NA" is no missing value, 007 is no number, and a broken
-file is an error with its line. What each format does is in `delimited`, `json_files` and `arrow_tables`.
+The readers are strict because texts must not change: "NA" is not a missing value, 007 is not a number, and a broken file is an
+error with its line. The formats are implemented in `delimited`, `json_files` and `arrow_tables`.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ KNOWN_SUFFIXES = (*DELIMITED_SUFFIXES, ".txt", ".json", ".jsonl", ".ndjson", ".p
 
 @dataclass(frozen=True)
 class Table:
-    """What a source holds, as it stands there.
+    """The content of a source, unchanged.
 
-    `name` is what errors call the source. `columns` has the cells: text from CSV, TSV and text files, typed values from
-    all else, `None` for a missing one. `rows` has for each record the line where it starts, or its number from 1 where
-    there are no lines; `files` its file, for a folder of texts. `notes` says what was decided while reading.
+    `name` is how errors refer to the source. `columns` has the cells: text from CSV, TSV and text files, typed values from all
+    other sources, `None` for a missing one. `rows` has for each record the line where it starts, or its number from 1 if the source
+    has no lines; `files` has its file, for a folder of texts. `notes` says what was decided while reading.
 
     >>> len(Table(name="list", columns={"text": ["good", "bad"]}, rows=[1, 2]))
     2
@@ -63,9 +63,9 @@ class Table:
 def read_table(source: Any, *, delimiter: str | None = None, text_column: str = "text", label_column: str = "label") -> Table:
     """Read a file, a folder with one sub-folder of .txt files for each label, a data frame, a `Dataset`, or lists.
 
-    The suffix of a file decides how it is read. `text_column` and `label_column` name the columns of sources that name
-    none: text files and folders. Raises `DataError` with file and row for whatever is broken, `ConfigError` for a
-    `delimiter` that does not apply.
+    The suffix of a file decides how it is read. `text_column` and `label_column` name the columns of sources without column names:
+    text files and folders. Raises `DataError` with file and row for broken data, `ConfigError` for a `delimiter` that does not
+    apply.
 
     >>> read_table([{"text": "good", "label": 1}, {"text": "bad", "label": 0}]).columns
     {'text': ['good', 'bad'], 'label': [1, 0]}
@@ -76,7 +76,7 @@ def read_table(source: Any, *, delimiter: str | None = None, text_column: str = 
         try:
             return _read_path(path, delimiter, text_column, label_column)
         except MemoryError as error:
-            raise DataError("too large for this machine's memory", file=str(path), hint="give a part of it") from error
+            raise DataError("too large for this machine's memory", file=str(path), hint="use a part of it") from error
     if delimiter is not None:
         raise ConfigError("a delimiter applies to .csv and .tsv files only", hint="leave it out")
     if hasattr(source, "columns") and hasattr(source, "to_dict"):
@@ -97,9 +97,9 @@ def read_table(source: Any, *, delimiter: str | None = None, text_column: str = 
 
 
 def read_hub(name: str, *, split: str) -> Table:
-    """Read one split of a data set on the hub; `glue:sst2` is the configuration sst2 of glue.
+    """Read one split of a dataset on the hub; `glue:sst2` is the configuration sst2 of glue.
 
-    Class numbers become class names. Raises `DataError` if there is no network, no such data set or no such split.
+    Class numbers become class names. Raises `DataError` if there is no network, no such dataset or no such split.
     """
     columns, notes = load_hub(name, split=split)
     columns, rows = equal_columns(columns, file=name)
@@ -107,7 +107,7 @@ def read_hub(name: str, *, split: str) -> Table:
 
 
 def hub_splits(name: str) -> list[str]:
-    """Return the names of the splits of a data set on the hub; raises as `read_hub` does."""
+    """Return the names of the splits of a dataset on the hub; raises as `read_hub` does."""
     return load_split_names(name)
 
 
@@ -115,7 +115,7 @@ def _refuse_what_is_no_path(source: str) -> None:
     if not source.strip():
         raise DataError("the path is empty", hint="name a file or a folder; '.' is this folder")
     if re.match(r"[a-z][a-z0-9+]+://", source, re.IGNORECASE):
-        raise DataError("an address, and only files of this machine are read", file=source, hint="download it, and give the file")
+        raise DataError("this is a URL, and only local files are read", file=source, hint="download it, and give the file")
 
 
 def _read_path(path: Path, delimiter: str | None, text_column: str, label_column: str) -> Table:
@@ -158,7 +158,7 @@ def _is_folder(path: Path) -> bool:
 def _lines_of(path: Path) -> list[str]:
     lines = list(split_lines(read_text(path)))
     if not lines:
-        raise DataError("the file is empty", file=str(path), hint="give a file with one text a line")
+        raise DataError("the file is empty", file=str(path), hint="give a file with one text per line")
     return lines
 
 
@@ -198,7 +198,7 @@ def _is_text(entry: Path) -> bool:
 
 def _visible(folder: Path) -> list[Path]:
     try:
-        # The order in which a file system lists a folder is its own affair; ours has to be the same everywhere.
+        # File systems list folders in different orders; ours must be the same everywhere.
         return sorted((entry for entry in folder.iterdir() if not entry.name.startswith(".")), key=lambda e: e.name)
     except OSError as error:
         raise unreadable(folder, error) from error
@@ -227,7 +227,7 @@ def _refuse_splits(source: Mapping[Any, Any]) -> None:
     splits = [str(name) for name, value in source.items() if hasattr(value, "features") and hasattr(value, "to_dict")]
     if splits:
         raise DataError(
-            f"several data sets in one: {', '.join(splits)}",
+            f"several splits in one: {', '.join(splits)}",
             file=type(source).__name__,
             hint=f"give one of them, such as data['{splits[0]}'], and the others as validation and test",
         )
@@ -247,7 +247,7 @@ def _as_list(values: Any, name: Any) -> list[Any]:
 
 
 def _plain(value: Any) -> Any:
-    # pandas and numpy have their own scalars, and three ways to say that a value is missing.
+    # pandas and numpy have their own scalars, and three representations of missing values.
     if type(value).__name__ in ("NAType", "NaTType"):
         return None
     value = value.tolist() if hasattr(value, "tolist") else value

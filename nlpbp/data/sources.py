@@ -1,4 +1,4 @@
-"""What the user named, read as a table: a file, a folder, a packaged data set, a hub id, or data in memory."""
+"""Read any source that a user can name: a file, a folder, a packaged dataset, a hub id, or data in memory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?(:[\w.-]+)?")
 
 
 def read_source(source: Any, *, split: str, delimiter: str | None = None) -> Table:
-    """Read a file, a folder, a packaged data set, a hub id, or data given in memory."""
+    """Read a file, a folder, a packaged dataset, a hub id, or data given in memory."""
     if not isinstance(source, str) or exists(source) or not source.strip():
         return read_table(source, delimiter=delimiter)
     kind, _, name = source.partition(":")
@@ -30,7 +30,7 @@ def read_source(source: Any, *, split: str, delimiter: str | None = None) -> Tab
 
 
 def is_hub_id(source: Any) -> bool:
-    """Tell a hub id (`name`, `owner/name`, with `:config`) from a path that is not there.
+    """Distinguish a hub id (`name`, `owner/name`, with `:config`) from a path that does not exist.
 
     >>> is_hub_id("owner/reviews:small"), is_hub_id("data/reviews.csv")
     (True, False)
@@ -42,6 +42,6 @@ def is_hub_id(source: Any) -> bool:
 
 
 def _named_source(data: Data | Images | Texts, name: str) -> Any:
-    """Return the source of a part, if it has one of its own."""
+    """Return the source of a part, if it has its own."""
     source = getattr(data, name)
     return data.train if source is None and is_hub_id(data.train) and name in hub_splits(data.train) else source

@@ -1,7 +1,7 @@
-"""Train, validation and test parts without leaks, as a pure function of the texts and a seed; or by groups, or by time.
+"""Splits into train, validation and test parts without leaks, as a pure function of the texts and a seed; or by groups, or by time.
 
-Which part a text belongs to is decided by its hash and not by its place in the file, so the split stays when rows are
-shuffled; and texts that are equal but for case and white space are one text, so no part sees what another is tested on.
+A text's hash and not its position in the file decides its part, so the split does not change when rows are shuffled; and texts that
+are equal except for case and white space are in the same part, so that no part leaks into another.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from nlpbp.core.errors import ConfigError, DataError
 from nlpbp.data.columns import Examples
 from nlpbp.data.labels import is_missing
 
-NUM_BINS = 10  # of a real-valued target, each about as large as the others
-MIN_BIN = 10  # examples; smaller bins say nothing
+NUM_BINS = 10  # quantile bins of a real-valued target
+MIN_BIN = 10  # examples; smaller bins are useless
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 
 
 @dataclass(frozen=True)
 class _Group:
-    """The examples that are one text: they stay together."""
+    """The examples with the same text: they stay together."""
 
     rank: bytes
     members: list[int]
@@ -37,9 +37,9 @@ class _Group:
 def split_examples(examples: Examples, *, validation_share: float, test_share: float, seed: int) -> tuple[Ints, Ints, Ints]:
     """Return the indices of the train, validation and test parts: ascending, disjoint, and together all examples.
 
-    The parts have the classes (or the label sets by their rarest label, or the amounts by quantile) in equal shares. Equal
-    texts stand in one part. Every class stays in the train part; one that has a single example is there only. Raises
-    `DataError` if a part that was asked for would be empty, `ConfigError` for shares that leave nothing to train on.
+    The parts are stratified by class (label sets by their rarest label, numbers by quantile). Equal texts are in one part. Every
+    class is in the train part; a class with a single example is only there. Raises `DataError` if a requested part would be empty,
+    `ConfigError` for shares that leave nothing to train on.
 
     >>> texts = [f"text {i}" for i in range(20)]
     >>> examples = Examples("list", texts, None, np.arange(20) % 2, texts)
@@ -68,11 +68,11 @@ def split_examples(examples: Examples, *, validation_share: float, test_share: f
 def split_groups(
     examples: Examples, groups: Sequence[Hashable], *, validation_share: float, test_share: float, seed: int
 ) -> tuple[Ints, Ints, Ints]:
-    """Return train, validation and test parts as `split_examples` does, of which no two hold examples of one group (practice D2).
+    """Return train, validation and test parts as `split_examples` does, but with each group in one part only (practice D2).
 
-    Give authors, patients, documents as `groups` [n] where the model will meet new ones; an example without a group is alone.
-    Groups that share a text stay together. The shares of every class are met as nearly as whole groups can, and every class stays
-    in the train part. Raises `DataError` where the groups are too few, `ConfigError` for shares that leave nothing to train on.
+    `groups` [n] are authors, patients or documents, if the model will be used on new ones; an example without a group is a group of
+    its own. Groups that share a text stay together. The parts are stratified as well as whole groups allow, and every class is in
+    the train part. Raises `DataError` if there are too few groups, `ConfigError` for shares that leave nothing to train on.
 
     >>> texts = [f"text {i}" for i in range(20)]
     >>> examples = Examples("list", texts, None, np.arange(20) % 2, texts)
@@ -102,10 +102,10 @@ def split_groups(
 def split_time(
     examples: Examples, times: Sequence[float], *, validation_share: float, test_share: float
 ) -> tuple[Ints, Ints, Ints]:
-    """Return the earliest examples to train on, later ones to validate by and the latest as the test part (practice D2).
+    """Split by time: the earliest examples for training, later ones for validation and the latest for testing (practice D2).
 
-    For models that will read what is written after their training. Examples of one moment stand in one part, so parts may be
-    larger than their shares. `times` [n] are numbers, such as days. Raises `DataError` where nothing earlier is left.
+    For models that will be used on texts written after their training. Examples of the same time are in one part, so parts may be
+    larger than their shares. `times` [n] are numbers, such as days. Raises `DataError` if nothing is left to train on.
 
     >>> texts = ["a", "b", "c", "d", "e"]
     >>> examples = Examples("list", texts, None, None, texts)
@@ -122,7 +122,7 @@ def split_time(
         left = left[moments[left] < since]
     if not len(left):
         raise DataError(
-            f"{len(set(times))} moments are too few to cut by time: nothing earlier is left to train on",
+            f"{len(set(times))} distinct times are too few to split by time: nothing earlier is left to train on",
             file=examples.source,
             hint="name a column of finer times, give validation and test files, or set their shares to 0",
         )
@@ -131,10 +131,10 @@ def split_time(
 
 
 def nested_sample(examples: Examples, indices: Ints, *, share: float, seed: int) -> Ints:
-    """Return a share of `indices` with its classes in equal shares, ascending; a smaller share is part of a larger one.
+    """Return a stratified share of `indices`, ascending; a smaller share is a subset of a larger one.
 
-    Each class has its share of examples, rounded, and at least one. For multi-label targets the classes are the rarest
-    labels of each example, and an example of every label is there.
+    Each class has its share of examples, rounded, and at least one. For multi-label targets the class is the rarest label of each
+    example, and every label has at least one example.
 
     >>> texts = [f"text {i}" for i in range(20)]
     >>> examples = Examples("list", texts, None, np.arange(20) % 2, texts)
@@ -143,7 +143,7 @@ def nested_sample(examples: Examples, indices: Ints, *, share: float, seed: int)
     (2, 10, True)
     """
     if not 0 < share <= 1:
-        raise ConfigError("a share is above 0 and at most 1", excerpt=share, hint="for example 0.1")
+        raise ConfigError("the share must be above 0 and at most 1", excerpt=share, hint="for example 0.1")
     chosen = examples.select(indices)
     if not len(chosen):
         return _ascending([])
@@ -167,7 +167,7 @@ def nested_sample(examples: Examples, indices: Ints, *, share: float, seed: int)
 
 
 def shared_texts(a: Examples, b: Examples) -> list[tuple[str, str]]:
-    """Return for each example of `b` whose text also stands in `a` the references of the first such in `a` and of itself.
+    """For each example of `b` whose text is also in `a`, return the references of its first occurrence in `a` and of itself.
 
     >>> train = Examples("list", ["So good"], None, None, ["train.csv:2"])
     >>> shared_texts(train, Examples("list", ["bad", "so  good"], None, None, ["test.csv:2", "test.csv:3"]))
@@ -179,7 +179,7 @@ def shared_texts(a: Examples, b: Examples) -> list[tuple[str, str]]:
 
 
 def text_keys(examples: Examples) -> list[bytes]:
-    """Return for each example a hash of its text (and pair) that case and white space do not change.
+    """Return for each example a hash of its text (and pair) that ignores case and white space.
 
     >>> keys = text_keys(Examples("list", ["So  good", "so good ", "bad"], None, None, ["1", "2", "3"]))
     >>> keys[0] == keys[1], keys[0] == keys[2]
@@ -187,7 +187,7 @@ def text_keys(examples: Examples) -> list[bytes]:
     """
     if examples.pairs is None:
         return [_hash(_normalise(text)) for text in examples.texts]
-    # No normalised text holds a line break, so it cannot be confused with a part of one.
+    # Normalised texts have no line breaks, so this joins the two without ambiguity.
     halves = zip(examples.texts, examples.pairs, strict=True)
     return [_hash(f"{_normalise(text)}\n{_normalise(pair)}") for text, pair in halves]
 
@@ -211,7 +211,7 @@ def _ascending(indices: Iterable[int]) -> Ints:
 def _check_shares(validation_share: float, test_share: float) -> None:
     if min(validation_share, test_share) < 0 or not validation_share + test_share < 1:
         raise ConfigError(
-            "shares are not negative and leave something to train on",
+            "shares must not be negative and must leave something to train on",
             excerpt=f"validation {validation_share}, test {test_share}",
             hint="for example 0.1 and 0.1",
         )
@@ -223,7 +223,7 @@ def _groups(examples: Examples, seed: int) -> list[_Group]:
         members[key].append(index)
     strata = _strata(examples)
     sizes = Counter(strata)
-    # A text with two labels counts for the rarer class, which has fewer others to be trained on.
+    # A text with two labels counts as its rarer class, which has fewer training examples.
     return [
         _Group(_rank(key, seed), same, min((strata[index] for index in same), key=lambda stratum: (sizes[stratum], stratum)))
         for key, same in members.items()
@@ -231,7 +231,7 @@ def _groups(examples: Examples, seed: int) -> list[_Group]:
 
 
 def _connected(*columns: Sequence[Hashable]) -> list[list[int]]:
-    """Return the sets of positions that have a key in common, directly or by way of others."""
+    """Return the connected components of positions that share a key, directly or through others."""
     parent = list(range(len(columns[0])))
 
     def root(index: int) -> int:
@@ -250,9 +250,9 @@ def _connected(*columns: Sequence[Hashable]) -> list[list[int]]:
 
 
 def _take_sets(waiting: list[list[int]], strata: list[int], *, num: float) -> list[int]:
-    """Move about `num` examples out of `waiting`, in whole sets and at least one, and leave every class an example there.
+    """Move about `num` examples out of `waiting`, as whole sets and at least one, and leave every class at least one example.
 
-    A set goes where the part is nearer to its share of every class with it than without.
+    A set is moved if that brings the part closer to its share of every class.
     """
     left = Counter(strata[index] for members in waiting for index in members)
     wanted = {stratum: num * count / left.total() for stratum, count in left.items()}
@@ -275,12 +275,12 @@ def _take_sets(waiting: list[list[int]], strata: list[int], *, num: float) -> li
 
 
 def _strata(examples: Examples) -> list[int]:
-    """Return for each example the class by which it is divided."""
+    """Return for each example the class for stratification."""
     targets = examples.targets
     if targets is None:
         return [0] * len(examples)
     if targets.ndim == 2:
-        # The rarest label of each row; rows without any are a class of their own.
+        # The rarest label of each row; rows without labels are a class of their own.
         rarity = np.where(targets > 0, targets.sum(axis=0), np.inf)
         return [int(row.argmin()) if np.isfinite(row).any() else -1 for row in rarity]
     if targets.dtype.kind == "f":
@@ -295,7 +295,7 @@ def _bins(targets: np.ndarray[Any, Any]) -> list[int]:
 
 
 def _classes(examples: Examples, index: int) -> list[int]:
-    """Return the classes that a sample has to show an example of."""
+    """Return the classes of which a sample must have an example."""
     targets = examples.targets
     if targets is None or (targets.ndim == 1 and targets.dtype.kind == "f"):
         return []
@@ -303,13 +303,13 @@ def _classes(examples: Examples, index: int) -> list[int]:
 
 
 def _take(waiting: dict[int, list[_Group]], sizes: dict[int, int], *, share: float, seed: int) -> list[int]:
-    """Move a share of each stratum out of `waiting`, as nearly as whole groups can, and leave at least one group there."""
+    """Move a share of each stratum out of `waiting`, as closely as whole groups allow, and leave at least one group."""
     taken: list[int] = []
     for stratum, quota in _quotas(waiting, sizes, share=share, seed=seed).items():
         kept: list[_Group] = []
         for position, group in enumerate(waiting[stratum]):
             is_last = not kept and position + 1 == len(waiting[stratum])
-            # Taken if that comes nearer to the quota than leaving it.
+            # Moved if that is closer to the quota than leaving it.
             if len(group.members) <= 2 * quota and not is_last:
                 quota -= len(group.members)
                 taken += group.members
@@ -320,7 +320,7 @@ def _take(waiting: dict[int, list[_Group]], sizes: dict[int, int], *, share: flo
 
 
 def _quotas(waiting: dict[int, list[_Group]], sizes: dict[int, int], *, share: float, seed: int) -> dict[int, int]:
-    """Divide a share of all examples among the strata by size: whole parts first, then by the largest remainders."""
+    """Allocate a share of all examples to the strata by size, with the largest remainder method."""
     exact = {stratum: share * size for stratum, size in sizes.items()}
     quotas = {stratum: math.floor(quota) for stratum, quota in exact.items()}
     able = [stratum for stratum, groups in waiting.items() if len(groups) - 1 > quotas[stratum]]

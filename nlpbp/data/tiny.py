@@ -1,4 +1,4 @@
-"""Sentences and images made by rule, for the seconds-long form of each recipe: no package, no file, no network."""
+"""Synthetic sentences and images for the tiny form of each recipe, which takes seconds: no packages, files or network needed."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ def tiny_reviews(*, num_examples: int = 240, seed: int = 0) -> Table:
 
 
 def tiny_shapes(*, num_examples: int = 240, size: int = 8, seed: int = 0) -> dict[str, Any]:
-    """Make labelled images, uint8 [n, size, size], of a line that lies or stands, in noise: a small net learns them in a few steps.
+    """Make labelled images, uint8 [n, size, size], of a horizontal or vertical line in noise, which a small net learns in a few
+    steps.
 
     >>> shapes = tiny_shapes(num_examples=4); shapes["image"].shape, shapes["label"]
     ((4, 8, 8), ['lies', 'stands', 'lies', 'stands'])

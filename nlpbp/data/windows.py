@@ -1,6 +1,6 @@
-"""Examples that are read in several windows each: which values belong to a window, and what an example's windows say together.
+"""Examples that are read in several windows: values for each window, and the combined outputs of an example's windows.
 
-`owners` [windows] is the example of each window, ascending; None where every example is read as one.
+`owners` [windows] is the example of each window, ascending; None if every example is one window.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from nlpbp.data.order import Ints
 
 
 def of_windows(values: Sequence[Any] | np.ndarray[Any, Any], owners: Ints | None) -> Any:
-    """Give every window the value of its example.
+    """Repeat the value of each example for all its windows.
 
     >>> of_windows(np.array([5, 7]), np.array([0, 0, 1])).tolist(), of_windows(["a", "b"], None)
     ([5, 5, 7], ['a', 'b'])
@@ -25,7 +25,7 @@ def of_windows(values: Sequence[Any] | np.ndarray[Any, Any], owners: Ints | None
 
 
 def means_of_windows(outputs: np.ndarray[Any, Any], owners: Ints | None) -> np.ndarray[Any, Any]:
-    """Return the mean of the outputs [windows, ...] of each example's windows, [examples, ...].
+    """Average the outputs [windows, ...] over each example's windows, [examples, ...].
 
     >>> means_of_windows(np.array([[1.0, 0.0], [0.0, 1.0], [0.25, 0.75]]), np.array([0, 0, 1])).tolist()
     [[0.5, 0.5], [0.25, 0.75]]

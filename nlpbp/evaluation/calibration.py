@@ -18,6 +18,7 @@ from scipy import optimize
 from scipy.special import expit, log_softmax, softmax
 
 from nlpbp.core.errors import NumericError
+from nlpbp.core.task import target_type
 from nlpbp.evaluation.metrics import NUM_BINS, Floats
 
 MAX_TEMPERATURE = 20.0  # and 1 / 20 the lowest: beyond, the validation part is too small or too easy to tell
@@ -65,7 +66,7 @@ def probabilities(logits: np.ndarray, *, task: str, temperature: float = 1.0) ->
     [[0.75, 0.25]]
     """
     scaled = np.asarray(logits, dtype=np.float64) / temperature
-    return softmax(scaled, axis=1) if task == "single_label" else expit(scaled)
+    return softmax(scaled, axis=1) if target_type(task) == "multiclass" else expit(scaled)
 
 
 def cross_fitted(
@@ -99,7 +100,7 @@ def log_loss(logits: np.ndarray, targets: np.ndarray, *, task: str) -> float:
     """
     logits = _checked_logits(logits)
     truth = _one_hot(targets, logits.shape[1], task=task)
-    if task == "single_label":
+    if target_type(task) == "multiclass":
         return float(-(log_softmax(logits, axis=1) * truth).sum(axis=1).mean())
     return float(np.logaddexp(0.0, np.where(truth > 0, -logits, logits)).mean())
 
@@ -113,7 +114,7 @@ def brier_score(targets: np.ndarray, outputs: np.ndarray, *, task: str) -> float
     0.25
     """
     squares = (np.asarray(outputs, dtype=np.float64) - _one_hot(targets, outputs.shape[1], task=task)) ** 2
-    return float(squares.sum(axis=1).mean() if task == "single_label" else squares.mean())
+    return float(squares.sum(axis=1).mean() if target_type(task) == "multiclass" else squares.mean())
 
 
 def confidences(targets: np.ndarray, outputs: np.ndarray, *, task: str) -> tuple[Floats, Bools]:
@@ -124,7 +125,7 @@ def confidences(targets: np.ndarray, outputs: np.ndarray, *, task: str) -> tuple
     ([0.75, 0.75], [True, False])
     """
     targets, outputs = np.asarray(targets), np.asarray(outputs, dtype=np.float64)
-    if task == "single_label":
+    if target_type(task) == "multiclass":
         return outputs.max(axis=1), outputs.argmax(axis=1) == targets
     return np.maximum(outputs, 1.0 - outputs).ravel(), ((outputs > 0.5) == (targets > 0)).ravel()
 
@@ -188,10 +189,10 @@ def _slope(inverse: float, *, logits: Floats, truth: Floats, task: str) -> float
 
 
 def _one_hot(targets: np.ndarray, num_labels: int, *, task: str) -> Floats:
-    if task not in ("single_label", "multi_label"):
+    if target_type(task) == "continuous":
         raise ValueError(f"only probabilities can be calibrated, and the task is {task}")
     targets = np.asarray(targets)
-    return np.eye(num_labels)[targets] if task == "single_label" else targets.astype(np.float64)
+    return np.eye(num_labels)[targets] if target_type(task) == "multiclass" else targets.astype(np.float64)
 
 
 def _checked_logits(logits: np.ndarray) -> Floats:

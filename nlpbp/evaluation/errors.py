@@ -2,7 +2,7 @@
 
 Look at the errors of the validation part: whoever changes something after a look at those of the test part has used it up.
 
-Shapes: n examples, k labels; targets, outputs and thresholds are those of `nlpbp.evaluation.metrics`.
+Shapes: n examples, k labels; targets, outputs and thresholds are those of `nlpbp.tasks.task_metrics`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from nlpbp.evaluation.metrics import Floats, decide
+from nlpbp.core.task import target_type
+from nlpbp.evaluation.metrics import Floats
 
 MIN_COUNT = 5  # examples of a slice: of fewer no rate can be told
 SIGNIFICANT = 0.05  # of the adjusted p-value: the slices below it come first
@@ -48,38 +49,36 @@ def example_losses(task: str, targets: np.ndarray, outputs: np.ndarray) -> Float
     [0.0, 0.6931]
     """
     surprise: Floats = -np.log(np.maximum(_probability_of_truth(task, targets, outputs), np.finfo(np.float64).tiny))
-    return np.abs(surprise if task == "single_label" else surprise.mean(axis=1))  # not the -0.0 of a certain answer
+    return np.abs(surprise if surprise.ndim == 1 else surprise.mean(axis=1))  # not the -0.0 of a certain answer
 
 
-def wrong_examples(
-    task: str, targets: np.ndarray, outputs: np.ndarray, *, thresholds: np.ndarray | None = None
-) -> np.ndarray[Any, np.dtype[np.bool_]]:
+def wrong_examples(targets: np.ndarray, decisions: np.ndarray) -> np.ndarray[Any, np.dtype[np.bool_]]:
     """Tell which examples are wrong, bool [n]; of several labels one wrong one is enough.
 
-    >>> wrong_examples("multi_label", np.array([[1, 0], [1, 1]]), np.array([[0.9, 0.2], [0.9, 0.2]])).tolist()
+    >>> wrong_examples(np.array([[1, 0], [1, 1]]), np.array([[1, 0], [1, 0]])).tolist()
     [False, True]
     """
-    wrong = decide(task, outputs, thresholds) != np.asarray(targets)
-    return wrong if task == "single_label" else wrong.any(axis=1)
+    wrong = np.asarray(decisions) != np.asarray(targets)
+    return wrong if wrong.ndim == 1 else wrong.any(axis=1)
 
 
 def most_confident_errors(
-    task: str, targets: np.ndarray, outputs: np.ndarray, *, thresholds: np.ndarray | None = None, num: int = 10
+    targets: np.ndarray, outputs: np.ndarray, decisions: np.ndarray, *, num: int = 10
 ) -> tuple[np.ndarray[Any, np.dtype[np.int64]], Floats]:
     """Find the errors that the model is surest of: their positions and the probabilities it gives them, at most `num`.
 
     Of several labels it is the wrong one that is surest. Those at one probability keep their order.
 
-    >>> ids, probabilities = most_confident_errors("single_label", np.array([0, 0, 1]), np.array([[0.4, 0.6], [0.1, 0.9], [0, 1]]))
+    >>> outputs = np.array([[0.4, 0.6], [0.1, 0.9], [0, 1]])
+    >>> ids, probabilities = most_confident_errors(np.array([0, 0, 1]), outputs, np.array([1, 1, 1]))
     >>> ids.tolist(), probabilities.tolist()
     ([1, 0], [0.9, 0.6])
     """
-    decisions, outputs = decide(task, outputs, thresholds), np.asarray(outputs, dtype=np.float64)
-    if task == "single_label":
-        confidence = np.where(decisions != targets, outputs.max(axis=1), -1.0)
+    outputs, wrong = np.asarray(outputs, dtype=np.float64), wrong_examples(targets, decisions)
+    if decisions.ndim == 1:
+        confidence = np.where(wrong, outputs[np.arange(len(outputs)), decisions], -1.0)
     else:
         confidence = np.where(decisions != targets, np.where(decisions, outputs, 1.0 - outputs), -1.0).max(axis=1)
-    wrong = wrong_examples(task, targets, outputs, thresholds=thresholds)
     ids = np.argsort(-confidence, kind="stable")[: min(num, int(wrong.sum()))]
     return ids, confidence[ids]
 
@@ -155,8 +154,8 @@ def _slice(name: str, value: str, count: int, errors: int, *, overall: float, p_
 
 def _probability_of_truth(task: str, targets: np.ndarray, outputs: np.ndarray) -> Floats:
     targets, outputs = np.asarray(targets), np.asarray(outputs, dtype=np.float64)
-    if task == "single_label":
+    if target_type(task) == "multiclass":
         return outputs[np.arange(len(targets)), targets]
-    if task == "multi_label":
+    if target_type(task) == "multilabel-indicator":
         return np.where(targets > 0, outputs, 1.0 - outputs)
     raise ValueError(f"only probabilities have a cross-entropy, and the task is {task}")

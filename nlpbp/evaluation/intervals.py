@@ -5,44 +5,36 @@ It tells the luck of the draw of the examples only, not that of the training see
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from nlpbp.evaluation.metrics import Floats, weighted_metrics
+from nlpbp.evaluation.metrics import Floats
+
+Measure = Callable[[Floats], dict[str, Floats]]  # how often each example counts [r, n] -> each metric [r]
 
 MAX_WEIGHTS = 1_000_000  # at once: 8 MB each for the two or three arrays of that size
 
 
 def bootstrap_intervals(
-    task: str,
-    targets: np.ndarray,
-    outputs: np.ndarray,
-    *,
-    thresholds: np.ndarray | None = None,
-    num_resamples: int = 1000,
-    confidence: float = 0.95,
-    seed: int = 0,
+    measure: Measure, num_examples: int, *, num_resamples: int = 1000, confidence: float = 0.95, seed: int = 0
 ) -> dict[str, list[float] | None]:
-    """Give each number of `task_metrics` the interval [low, high] that holds it in `confidence` of all resamples.
+    """Give each metric of `measure` the interval [low, high] that holds it in `confidence` of all resamples.
 
-    Shapes and errors are those of `task_metrics`. The same seed gives the same intervals. A resample on which a metric
-    is undefined is left out of its interval; None where none is left, and for a single example, which tells nothing
-    about others. A metric at its end, like an accuracy of 1, gets the interval [1, 1] however few the examples: the
-    bootstrap sees no error it could draw. That of ece leans upwards, since a resample adds noise to every bin.
+    The same seed gives the same intervals. A resample on which a metric is undefined (NaN) is left out of its interval; None where
+    none is left, and for a single example, which tells nothing about others. A metric at its end, like an accuracy of 1, gets
+    the interval [1, 1] however few the examples: the bootstrap sees no error it could draw. That of a calibration error leans
+    upwards, since a resample adds noise to every bin.
 
-    >>> probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.6, 0.4]])
-    >>> bootstrap_intervals("single_label", np.array([0, 0, 1, 1]), probabilities)["accuracy"]
+    >>> right = np.array([1.0, 1.0, 1.0, 0.0])
+    >>> bootstrap_intervals(lambda weights: {"accuracy": weights @ right / weights.sum(axis=1)}, 4)["accuracy"]
     [0.25, 1.0]
     """
     if num_resamples < 1 or not 0 < confidence < 1:
         raise ValueError(f"num_resamples {num_resamples} must be 1 or more, confidence {confidence} between 0 and 1")
-    parts = [
-        weighted_metrics(task, targets, outputs, weights, thresholds=thresholds)
-        for weights in resample_weights(len(targets), num_resamples=num_resamples, seed=seed)
-    ]
+    parts = [measure(weights) for weights in resample_weights(num_examples, num_resamples=num_resamples, seed=seed)]
     values = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    return {name: None if len(targets) == 1 else _interval(value, confidence) for name, value in values.items()}
+    return {name: None if num_examples == 1 else _interval(value, confidence) for name, value in values.items()}
 
 
 def mean_interval(

@@ -14,7 +14,6 @@ from accelerate import Accelerator
 
 from nlpbp.core.batch import Batch
 from nlpbp.core.errors import ConfigError, DataError
-from nlpbp.core.losses import task_outputs
 from nlpbp.core.tta import average, dropout_active, fit_view_weights, view_weights
 from nlpbp.data.columns import Examples, infer_fields, read_examples
 from nlpbp.data.decoding import decode, refuse_nul, split_lines
@@ -24,11 +23,10 @@ from nlpbp.data.order import Ints, evaluation_batches
 from nlpbp.data.readers import Table
 from nlpbp.data.sources import read_source
 from nlpbp.data.windows import means_of_windows
-from nlpbp.evaluation.intervals import bootstrap_intervals
-from nlpbp.evaluation.metrics import task_metrics
 from nlpbp.inference.trained import Classifier, label_columns_of
 from nlpbp.modalities.images import read_images
-from nlpbp.runs.results import prediction_table
+from nlpbp.runs.predictions import prediction_table
+from nlpbp.tasks import bootstrap_intervals, task_metrics, task_outputs
 from nlpbp.text.batches import Cut, Encoded, collate, encode
 from nlpbp.train.evaluate import predict
 from nlpbp.vision.augment import PRESETS, Preset
@@ -86,7 +84,7 @@ def read_data(
 ) -> Table:
     """Read what is to be answered for, from a source as of training, or without one from what was piped in, a text or path a line.
 
-    Of images the classifiers get what was read onto their shelves, and the table holds digests.
+    For images, the table holds digests, and the images are added to the classifiers' stores.
     """
     if classifiers[0].processor is None:
         return read_source(source, split=split) if source else read_lines(piped, name="standard input")
@@ -94,9 +92,9 @@ def read_data(
     if source is None:
         lines = read_lines(piped, name="standard input")
         given = replace(lines, columns={IMAGE: lines.columns["text"]})
-    table, shelf = read_images(given, split=split, column=next(iter(column), None), max_pixels=MAX_PIXELS)
+    table, store = read_images(given, split=split, column=next(iter(column), None), max_pixels=MAX_PIXELS)
     for classifier in classifiers:
-        classifier.shelf.update(shelf)
+        classifier.store.update(store)
     return table
 
 
@@ -178,7 +176,7 @@ def _image_outputs(classifier: Classifier, examples: Examples, *, accelerator: A
         raise ConfigError(f"{view} is of texts", column="views", hint=f"give {', '.join(IMAGE_VIEWS)} or dropout")
     model: Any = classifier.model
     pictures = prepare_pictures(
-        [classifier.shelf[digest] for digest in examples.texts],
+        [classifier.store[digest] for digest in examples.texts],
         processor=classifier.processor,
         num_channels=channels_of(model),
         max_pixels=MAX_PIXELS,
@@ -271,7 +269,7 @@ def fitted_weights(
 
     Raises `ConfigError` for examples without labels, and for numbers.
     """
-    if examples.targets is None or classifiers[0].fields.task == "regression":
+    if examples.targets is None or classifiers[0].fields.target_type == "continuous":
         reason = "its texts have no labels" if examples.targets is None else "numbers have no log loss"
         raise ConfigError(f"{reason} to fit weights by", column="fit_weights", hint="leave it out")
     outputs, _ = outputs_of_members(classifiers, examples, views=views, accelerator=accelerator)

@@ -13,12 +13,13 @@ from accelerate import Accelerator
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nlpbp.core.errors import ConfigError
+from nlpbp.core.task import target_type
 from nlpbp.data.columns import Fields
 from nlpbp.data.fields import unpack_fields
-from nlpbp.data.pretrained import PROBLEM_TYPES
+from nlpbp.tasks.task import task_of_config
 from nlpbp.text.transformer import load_tokenizer, load_trained
 from nlpbp.vision.pretrained import load_processor, load_trained_image_classifier
-from nlpbp.vision.sources import IMAGE, Shelf
+from nlpbp.vision.sources import IMAGE, ImageStore
 
 Array = np.ndarray[Any, Any]
 
@@ -27,7 +28,7 @@ Array = np.ndarray[Any, Any]
 class Classifier:
     """A trained model with what it needs to read texts, or images, and to answer in words.
 
-    One of texts has a tokenizer, one of images a processor, and on the shelf the images that have been read, by digest.
+    A text classifier has a tokenizer; an image classifier has a processor, and a store of the images read so far, by digest.
     """
 
     model: PreTrainedModel
@@ -35,7 +36,7 @@ class Classifier:
     thresholds: Array | None
     tokenizer: PreTrainedTokenizerBase | None = None
     processor: Any = None
-    shelf: Shelf = field(default_factory=dict)
+    store: ImageStore = field(default_factory=dict)
 
 
 def load_run(path: str | Path, *, accelerator: Accelerator) -> Classifier:
@@ -120,10 +121,9 @@ def label_columns_of(classifier: Classifier, first: Classifier) -> list[int]:
 
 def _trained_fields(result: Path, model: PreTrainedModel) -> Fields:
     """Read which columns the run was trained on; a model folder alone knows only its task and labels."""
-    tasks = {problem_type: task for task, problem_type in PROBLEM_TYPES.items()}
-    task = tasks.get(str(model.config.problem_type), "single_label")
+    task = task_of_config(model.config)
     names: Any = model.config.id2label
-    labels = () if task == "regression" else tuple(names[index] for index in range(len(names)))
+    labels = () if target_type(task) == "continuous" else tuple(names[index] for index in range(len(names)))
     try:
         data = json.loads(result.read_text(encoding="utf-8"))["data"] if result.is_file() else {}
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:

@@ -1,4 +1,4 @@
-"""What the recipes with recurrent nets share: their tokenizer, their sizes, the encoding of documents, a classifier's stages."""
+"""Whole documents, of any length, for recurrent models: their tokenizer and their tokens."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -25,7 +26,7 @@ WHOLE = 10_000_000  # tokens: documents of a language model are not cut
 
 
 def tokenizer_for(
-    run: Run, texts: Sequence[str], wanted: sections.Tokenizer, *, given: PreTrainedTokenizerBase | None = None
+    run: Run[Any], texts: Sequence[str], wanted: sections.Tokenizer, *, given: PreTrainedTokenizerBase | None = None
 ) -> PreTrainedTokenizerBase:
     """Return `given` unless another kind is wanted, else a tokenizer trained on `texts`: once, and then from the cache."""
     if given is not None and wanted.kind is None:
@@ -53,7 +54,7 @@ def _save_whole(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
         shutil.rmtree(temporary)
 
 
-def encode_documents(run: Run, parts: dict[str, Sequence[str]], *, tokenizer: PreTrainedTokenizerBase) -> dict[str, Encoded]:
+def encode_documents(run: Run[Any], parts: dict[str, Sequence[str]], *, tokenizer: PreTrainedTokenizerBase) -> dict[str, Encoded]:
     """Tokenize whole documents for a language model, and say how well the tokenizer fits them."""
     encoded = {}
     for name, texts in parts.items():
@@ -70,7 +71,7 @@ def encode_documents(run: Run, parts: dict[str, Sequence[str]], *, tokenizer: Pr
 
 
 def start_from(
-    run: Run, given: tuple[AWDLSTMForCausalLM, PreTrainedTokenizerBase], tokenizer: PreTrainedTokenizerBase
+    run: Run[Any], given: tuple[AWDLSTMForCausalLM, PreTrainedTokenizerBase], tokenizer: PreTrainedTokenizerBase
 ) -> AWDLSTMForCausalLM:
     """Return a loaded language model, its vocabulary changed to that of `tokenizer` if it is another one."""
     model, old = given

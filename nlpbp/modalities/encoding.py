@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
 from transformers import PreTrainedTokenizerBase
 
+from nlpbp.config import TextClassifierSettings
 from nlpbp.core.errors import ConfigError
 from nlpbp.data.parts import Inputs, Part
 from nlpbp.runs.folder import CACHE, Run
@@ -18,13 +23,24 @@ READ = {
 }
 
 
+@dataclass(frozen=True)
+class EncodedTexts:
+    """The texts of a classifier's parts, by name, as `tokenizer` makes tokens of them: at most `max_length`, after `cut`."""
+
+    parts: Mapping[str, Encoded]
+    tokenizer: PreTrainedTokenizerBase
+    max_length: int
+    cut: Cut
+
+
 def encode_parts(
-    run: Run, inputs: Inputs, *, tokenizer: PreTrainedTokenizerBase, max_length: int, cut: Cut = "head"
-) -> dict[str, Encoded]:
+    run: Run[TextClassifierSettings], inputs: Inputs, tokenizer: PreTrainedTokenizerBase, *, max_length: int
+) -> EncodedTexts:
     """Tokenize every part (the main process first, the others from its cache), and say what was cut off.
 
     Raises `ConfigError` for pairs of texts, which cannot be read in windows or by their two ends.
     """
+    cut = run.settings.data.cut
     if inputs.train.examples.pairs is not None and cut in ("head_tail", "windows"):
         raise ConfigError(f"a pair of texts has no {cut}", column="data.cut", hint="give head or tail")
     encoded = {
@@ -37,11 +53,11 @@ def encode_parts(
             f"warning: the tokenizer does not know {share:.0%} of the training tokens, so the model cannot tell them apart; "
             "choose a model or a tokenizer that was made for this language or these signs"
         )
-    return encoded
+    return EncodedTexts(encoded, tokenizer, max_length, cut)
 
 
 def encode_part(
-    run: Run, name: str, part: Part, *, tokenizer: PreTrainedTokenizerBase, max_length: int, cut: Cut = "head"
+    run: Run[Any], name: str, part: Part, *, tokenizer: PreTrainedTokenizerBase, max_length: int, cut: Cut = "head"
 ) -> Encoded:
     """Tokenize one part, and say what was cut off."""
     with run.accelerator.main_process_first():

@@ -1,4 +1,4 @@
-"""Images as the medium of a classifier."""
+"""Images as the modality of a classifier."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import base64
 import io
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,24 +22,25 @@ from nlpbp import config as sections
 from nlpbp.core.batch import LossFn
 from nlpbp.core.errors import ConfigError, DataError
 from nlpbp.data.decoding import nearest
-from nlpbp.data.modality import Answer, Array, Card, MakeBatches, Medium, usage
+from nlpbp.data.modality import Answer, Array, Card, MakeBatches, Modality, StageData
 from nlpbp.data.packaged import packaged_digits
 from nlpbp.data.parts import Inputs, Part, load_inputs, targets_of
 from nlpbp.data.readers import Table
 from nlpbp.data.sources import is_hub_id, read_source
 from nlpbp.data.tiny import tiny_shapes
 from nlpbp.evaluation.errors import quartiles
-from nlpbp.runs.agreement import the_same_everywhere
+from nlpbp.runs.audit import audit_images
 from nlpbp.runs.diagnosis import label_columns, wrong_record
 from nlpbp.runs.folder import CACHE, Run
-from nlpbp.runs.results import save_model
-from nlpbp.trainers.stages import Training
+from nlpbp.runs.inputs import check_labels, the_same_everywhere
+from nlpbp.runs.model_folder import save_model
+from nlpbp.tasks.task import get_task
 from nlpbp.vision.augment import PRESETS, mixed_images_loss
 from nlpbp.vision.images import MAX_PIXELS, Pixels
 from nlpbp.vision.pictures import Pictures, collate_pictures, picture_steps, prepare_pictures, with_size
 from nlpbp.vision.pretrained import channels_of
 from nlpbp.vision.residual import ResidualConfig
-from nlpbp.vision.sources import Shelf, Shelved, image_table, pixels_of
+from nlpbp.vision.sources import ImageStore, StoredImage, image_table, pixels_of
 
 PACKAGED = {"demo:digits": packaged_digits, "tiny:shapes": tiny_shapes}
 LARGEST = 64  # pixels a side that a net from scratch is given, unless it is told otherwise
@@ -47,146 +49,116 @@ FEATURES = 16  # cells a side that the linear baseline sees a picture in
 BLOCK = 1024  # pictures
 
 
-class ImageConfig(Protocol):
-    """The fields of a Config that images need."""
-
-    @property
-    def data(self) -> sections.Images: ...  # noqa: D102
-    @property
-    def batch(self) -> sections.ImageBatch: ...  # noqa: D102
-    @property
-    def augment(self) -> sections.ImageAugment: ...  # noqa: D102
-    @property
-    def report(self) -> sections.Report: ...  # noqa: D102
-
-
-def load_images(run: Run, data: sections.Images) -> tuple[Inputs, Shelf]:
-    """Read the sources that `data` names, split what is not split, and return with the parts all images by digest.
+def load_images(run: Run[sections.ImageClassifierSettings]) -> tuple[Inputs, ImageStore]:
+    """Read the sources that the settings name, split what is not split, and return with the parts all images by digest.
 
     Raises `DataError` with the place of an image that is missing, is none, or is too large.
     """
-    shelf: Shelf = {}
+    store: ImageStore = {}
+    data = run.settings.data
 
     def read(source: Any, *, split: str, delimiter: str | None) -> Table:
         table, images = read_images(source, split=split, column=data.image, delimiter=delimiter, max_pixels=data.max_pixels)
         for digest, one in images.items():
-            shelf.setdefault(digest, one)
+            store.setdefault(digest, one)
         return table
 
     inputs = the_same_everywhere(run, lambda: load_inputs(data, read=read))
-    for note in inputs.notes:
-        run.say(note)
-    if inputs.fields.task == "regression":
+    if inputs.fields.target_type == "continuous":
         hint = "name the column of classes with --data.label, or say --data.task single_label if the numbers are names"
         raise DataError("numbers are not predicted from images", file=str(data.train)[:200], column=inputs.fields.label, hint=hint)
-    return inputs, shelf
+    check_labels(inputs, data.label_order)
+    audit_images(run, inputs, store)
+    return inputs, store
 
 
-def say_what_is_seen(run: Run, shelf: Shelf, *, channels: int, size: int) -> None:
+def say_what_is_seen(run: Run[Any], store: ImageStore, *, channels: int, size: int) -> None:
     """Say at which size the net sees the images, and what of them it does not see."""
-    lost = "; their colours are lost, for the net sees grey" if channels < num_channels(shelf) else ""
+    lost = "; their colours are lost, for the net sees grey" if channels < num_channels(store) else ""
     run.say(f"images: {'grey' if channels == 1 else 'colours'}, seen in {size} x {size} pixels{lost}")
-    middle = np.mean([min(one.height, one.width) / max(one.height, one.width) for one in shelf.values()])
+    middle = np.mean([min(one.height, one.width) / max(one.height, one.width) for one in store.values()])
     if middle < 0.9:
         run.say(f"their middle squares alone are seen: {1 - middle:.0%} of the pixels are left out")
 
 
 def read_images(
     source: Any, *, split: str, column: str | None = None, delimiter: str | None = None, max_pixels: int = MAX_PIXELS
-) -> tuple[Table, Shelf]:
+) -> tuple[Table, ImageStore]:
     """Read a folder, a file, a packaged set, a hub id, or data given in memory."""
     if isinstance(source, str) and source.startswith(("demo:", "tiny:")):
         if source not in PACKAGED:
             hint = nearest(source, list(PACKAGED), kind="source")
             raise ConfigError("there are no such packaged images", excerpt=source, hint=hint)
-        table, shelf = image_table(PACKAGED[source](), column=column, max_pixels=max_pixels)
+        table, store = image_table(PACKAGED[source](), column=column, max_pixels=max_pixels)
         named = Table(source, table.columns, table.rows, notes=())
-        return named, shelf
+        return named, store
     given = read_source(source, split=split, delimiter=delimiter) if is_hub_id(source) else source
     return image_table(given, column=column, delimiter=delimiter, max_pixels=max_pixels)
 
 
-def shelved(part: Part, shelf: Shelf) -> list[Shelved]:
+def stored_images(part: Part, store: ImageStore) -> list[StoredImage]:
     """Return the images of a part, in its order; its `texts` are their digests."""
-    return [shelf[digest] for digest in part.examples.texts]
+    return [store[digest] for digest in part.examples.texts]
 
 
-def own_size(images: Mapping[str, Shelved]) -> int:
+def own_size(images: Mapping[str, StoredImage]) -> int:
     """Return the side of a net's pictures: the images' own where all are small squares of one size, else 64 pixels."""
     sizes = {(one.height, one.width) for one in images.values()}
     ((height, width), *others) = sizes
     return height if not others and height == width and height <= LARGEST else LARGEST
 
 
-def num_channels(images: Mapping[str, Shelved]) -> int:
+def num_channels(images: Mapping[str, StoredImage]) -> int:
     """Return 1 for images that are all grey, else 3."""
     return 1 if all(one.is_grey for one in images.values()) else 3
 
 
-def image_medium(
-    run: Run,
-    config: ImageConfig,
-    inputs: Inputs,
-    shelf: Shelf,
-    *,
-    model: PreTrainedModel,
-    processor: Any,
-    channels: int,
-    base_model: str,
-) -> Medium:
-    """Return how images are trained on, scored and saved: brought to the processor's size, or in a stage to the stage's own."""
-    refuse_mix_settings(config.augment)
-    views = PRESETS[config.augment.preset]
-    prepared: dict[tuple[str, int | None], Pictures] = {}
+@dataclass(frozen=True)
+class PreparedImages:
+    """The images of a run: in a store by digest, and how a model with `channels` sees them through its `processor`.
 
-    def pictures(name: str, part: Part, size: int | None = None) -> Pictures:
-        if (name, size) not in prepared:
-            with run.accelerator.main_process_first():
-                prepared[name, size] = prepare_pictures(
-                    shelved(part, shelf),
-                    processor=processor if size is None else with_size(processor, size),
-                    num_channels=channels,
-                    max_pixels=config.data.max_pixels,
+    Pictures of a part and a size are prepared when they are first asked for.
+    """
+
+    run: Run[sections.ImageClassifierSettings]
+    inputs: Inputs
+    store: ImageStore
+    processor: Any
+    channels: int
+    prepared: dict[tuple[str, int | None], Pictures] = field(default_factory=dict)
+
+    def pictures(self, name: str, size: int | None = None) -> Pictures:
+        """Return a part's pictures, in the processor's size or in another one."""
+        part = {"train": self.inputs.train, **self.inputs.scored}[name]
+        if (name, size) not in self.prepared:
+            with self.run.accelerator.main_process_first():
+                self.prepared[name, size] = prepare_pictures(
+                    stored_images(part, self.store),
+                    processor=self.processor if size is None else with_size(self.processor, size),
+                    num_channels=self.channels,
+                    max_pixels=self.run.settings.data.max_pixels,
                     cache=CACHE / "pictures",
-                    show_progress=run.accelerator.is_main_process,
+                    show_progress=self.run.accelerator.is_main_process,
                 )
-        return prepared[name, size]
+        return self.prepared[name, size]
 
-    def stage(training: Training) -> tuple[Pictures, MakeBatches]:
-        of_stage = pictures("train", inputs.train, training.image_size)
-        return of_stage, partial(picture_steps, pictures=of_stage, views=views)
 
-    def mix(loss_fn: LossFn) -> LossFn:
-        kind = config.augment.mix
-        return loss_fn if kind is None else mixed_images_loss(loss_fn, kind=kind, alpha=config.augment.alpha)
-
-    def save(plain: Any, state: dict[str, Tensor], folder: Path, card: str) -> None:
-        plain.config.views = config.augment.preset
-        save_model(plain, processor, state, folder=folder, card=card)
-
-    parts = {name: pictures(name, part) for name, part in {"train": inputs.train, **inputs.scored}.items()}
-
-    def errors(outputs: Array, answer: Answer) -> dict[str, Any]:
-        return image_error_record(
-            inputs,
-            outputs,
-            parts["validation"],
-            image_of=lambda index: pixels_of(shelf[inputs.validation.examples.texts[index]], max_pixels=config.data.max_pixels),
-            by=config.data.slices,
-            with_images=config.report.texts != "none",
-        )
-
-    settings = json.dumps(processor.to_dict(), sort_keys=True, default=str)
-    return Medium(
+def image_modality(images: PreparedImages, *, model: PreTrainedModel, base_model: str) -> Modality:
+    """Return how images are trained on, scored and saved: brought to the processor's size, or in a stage to the stage's own."""
+    settings, inputs = images.run.settings, images.inputs
+    refuse_mix_settings(settings.augment)
+    parts = {name: images.pictures(name) for name in ("train", *inputs.scored)}
+    processor = json.dumps(images.processor.to_dict(), sort_keys=True, default=str)
+    return Modality(
         kind="image",
         parts=parts,
         collate=collate_pictures,
-        max_cost=config.batch.evaluation_size,
-        stage=stage,
-        mix=mix,
-        identity={"data": inputs.fingerprint, "labels": json.dumps(inputs.labels), "processor": settings},
-        save=save,
-        errors=errors,
+        max_cost=settings.batch.evaluation_size,
+        stage=partial(_stage_examples, images),
+        mix=partial(_mixed, augment=settings.augment),
+        identity={"data": inputs.fingerprint, "labels": json.dumps(inputs.labels), "processor": processor},
+        save=partial(_save, images),
+        errors=partial(_errors, images, parts["validation"]),
         linear_baseline=partial(linear_of_pixels, inputs, parts),
         card=image_card(
             parts["validation"],
@@ -195,6 +167,34 @@ def image_medium(
             registered=model.config.model_type == ResidualConfig.model_type,
         ),
         min_examples=2,  # batch normalisation needs two values
+    )
+
+
+def _stage_examples(images: PreparedImages, wanted: StageData) -> tuple[Pictures, MakeBatches]:
+    """Return the training images of a stage, and what makes batches of them."""
+    of_stage = images.pictures("train", wanted.image_size)
+    return of_stage, partial(picture_steps, pictures=of_stage, views=PRESETS[images.run.settings.augment.preset])
+
+
+def _mixed(loss_fn: LossFn, *, augment: sections.ImageAugment) -> LossFn:
+    return loss_fn if augment.mix is None else mixed_images_loss(loss_fn, kind=augment.mix, alpha=augment.alpha)
+
+
+def _save(images: PreparedImages, plain: Any, state: dict[str, Tensor], folder: Path, card: str) -> None:
+    plain.config.views = images.run.settings.augment.preset
+    save_model(plain, images.processor, state, folder=folder, card=card)
+
+
+def _errors(images: PreparedImages, pictures: Pictures, outputs: Array, answer: Answer) -> dict[str, Any]:
+    """Make errors.json from the validation part's probabilities."""
+    settings, digests = images.run.settings, images.inputs.validation.examples.texts
+    return image_error_record(
+        images.inputs,
+        outputs,
+        pictures,
+        image_of=lambda index: pixels_of(images.store[digests[index]], max_pixels=settings.data.max_pixels),
+        by=settings.data.slices,
+        with_images=settings.report.texts != "none",
     )
 
 
@@ -236,7 +236,7 @@ def thumbnail(pixels: Pixels) -> str:
 
 def linear_of_pixels(inputs: Inputs, parts: Mapping[str, Pictures]) -> tuple[str, dict[str, Array]]:
     """Return the outputs, by part, of a linear model that sees each picture in 16 x 16 cells."""
-    from nlpbp.evaluation.baselines import linear_baseline
+    from nlpbp.tasks.baselines import linear_baseline
 
     train, *others = (cells_of(parts[name]) for name in ("train", *inputs.scored))
     outputs = linear_baseline(inputs.fields.task, train, targets_of(inputs.train), others, num_labels=len(inputs.labels))
@@ -258,7 +258,7 @@ def image_card(pictures: Pictures, base_model: str, *, task: str, registered: bo
         *(["import nlpbp.vision  # makes transformers know nlpbp_residual"] if registered else []),
         "from transformers import pipeline",
         'classify = pipeline("image-classification", model="PATH/TO/THIS/FOLDER")',
-        *usage('"image.png"', "", task=task),
+        *get_task(task).usage('"image.png"', ""),
     ]
     return Card(base_model, lines, "", f"It sees an image in {height} x {width} pixels, its middle if it is not square.")
 

@@ -19,8 +19,8 @@ def model_path(name: str) -> str:
     return str(tiny_bert(CACHE / "tiny-bert")) if name == "tiny:bert" else name
 
 
-def default_rate(model: nn.Module) -> float:
-    """Return the rate of a model whose config says nothing of it: large ones want a lower one."""
+def default_lr(model: nn.Module) -> float:
+    """Return the learning rate of a model whose config says nothing of it: large ones want a lower one."""
     return 3e-5 if sum(p.numel() for p in model.parameters()) > LARGE_MODEL else 1e-4
 
 

@@ -1,10 +1,11 @@
-"""Texts as the medium of a classifier."""
+"""Texts as the modality of a classifier."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,121 +20,116 @@ from nlpbp.core.layers import widened
 from nlpbp.data.corpus import joined_texts
 from nlpbp.data.exports import code_span
 from nlpbp.data.fields import pack_fields
-from nlpbp.data.modality import Answer, Array, Card, MakeBatches, Medium, usage
+from nlpbp.data.modality import Answer, Array, Card, MakeBatches, Modality, StageData
 from nlpbp.data.order import Ints
 from nlpbp.data.parts import Inputs, targets_of
 from nlpbp.data.windows import of_windows
-from nlpbp.modalities.encoding import encode_part
-from nlpbp.runs.agreement import Loaded
+from nlpbp.modalities.encoding import EncodedTexts, encode_part
 from nlpbp.runs.diagnosis import error_record
 from nlpbp.runs.folder import Run
-from nlpbp.runs.results import save_model
+from nlpbp.runs.inputs import Loaded
+from nlpbp.runs.model_folder import save_model
+from nlpbp.tasks.task import get_task
 from nlpbp.text.augment import NEGATIONS, POLICIES, Augment, augmented_steps, label_words, read_synonyms
 from nlpbp.text.batches import Encoded, batched_steps, collate, encode
 from nlpbp.text.mixup import mixup_loss
-from nlpbp.trainers.stages import TextConfig, Training
-
-AS_THEY_ARE = sections.Augment()
 
 
-def text_medium(
-    run: Run,
-    config: TextConfig,
+def text_modality(
+    run: Run[sections.TextClassifierSettings],
     inputs: Inputs,
+    texts: EncodedTexts,
     *,
     model: nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
-    encoded: Mapping[str, Encoded],
-    max_length: int,
     base_model: str,
     names: Mapping[str, str] | None = None,
-    augment: sections.Augment = AS_THEY_ARE,
-) -> Medium:
-    """Return how texts are trained on, scored and saved; `encoded` is by part, as `encode_parts` makes it.
+) -> Modality:
+    """Return how texts are trained on, scored and saved.
 
     `names` are what checkpoints belong to, where that is more than the data and the tokenizer; `base_model` is for the card.
     """
-    worded, cut = augmentation(augment, inputs, tokenizer), config.data.cut
-    if augment.mixup:
+    settings, tokenizer = run.settings, texts.tokenizer
+    if settings.augment.mixup:
         refuse_mixup_of_recurrent(model)
-
-    def stage(training: Training) -> tuple[Encoded, MakeBatches]:
-        refuse_augmented_parts(training, augment, cut)
-        of_stage, length = encoded["train"], training.max_length or max_length
-        if training.max_length is not None:
-            of_stage = encode_part(run, "train", inputs.train, tokenizer=tokenizer, max_length=length, cut=cut)
-        batches = partial(_batches, inputs, of_stage, augment=worded, tokenizer=tokenizer, max_length=length, cut=cut)
-        return of_stage, batches
-
-    def mix(loss_fn: LossFn) -> LossFn:
-        return mixup_loss(loss_fn, alpha=augment.mixup) if augment.mixup else loss_fn
-
-    def save(plain: Any, state: dict[str, Tensor], folder: Path, card: str) -> None:
-        remember_reading(plain, tokenizer, inputs, cut=cut, max_length=max_length)
-        save_model(plain, tokenizer, state, folder=folder, card=card)
-
-    def errors(outputs: Array, answer: Answer) -> dict[str, Any]:
-        return error_record(
-            inputs,
-            outputs,
-            encoded["validation"],
-            tokenizer=tokenizer,
-            max_length=max_length if cut == "head" else None,
-            answer=lambda texts, pairs: answer(encode(texts, pairs, tokenizer=tokenizer, max_length=max_length, cut=cut)),
-            by=config.data.slices,
-            with_texts=config.report.texts != "none",
-        )
-
-    model_config: Any = model.config
-    return Medium(
+    augment = augmentation(settings.augment, inputs, tokenizer)
+    return Modality(
         kind="text",
-        parts=encoded,
+        parts=texts.parts,
         collate=partial(collate, tokenizer=tokenizer),
-        max_cost=config.batch.evaluation_tokens,
-        stage=stage,
-        mix=mix,
+        max_cost=settings.batch.evaluation_tokens,
+        stage=partial(_stage_examples, run, inputs, texts, augment),
+        mix=partial(_mixed, alpha=settings.augment.mixup),
         identity=names or identity(inputs, tokenizer),
-        save=save,
-        errors=errors,
+        save=partial(_save, inputs, texts),
+        errors=partial(_errors, run, inputs, texts),
         linear_baseline=partial(tfidf, inputs),
-        card=text_card(
-            inputs,
-            base_model,
-            cut=cut,
-            max_length=max_length,
-            model_type=model_config.model_type,
-            value_range=config.data.value_range,
-        ),
+        card=text_card(inputs, texts, base_model=base_model, model=model, value_range=settings.data.value_range),
     )
+
+
+def _stage_examples(
+    run: Run[sections.TextClassifierSettings], inputs: Inputs, texts: EncodedTexts, augment: Augment | None, wanted: StageData
+) -> tuple[Encoded, MakeBatches]:
+    """Return the training texts of a stage, and what makes batches of them."""
+    refuse_augmented_parts(wanted, run.settings.augment, texts.cut)
+    length, encoded = wanted.max_length or texts.max_length, texts.parts["train"]
+    if wanted.max_length is not None:
+        encoded = encode_part(run, "train", inputs.train, tokenizer=texts.tokenizer, max_length=length, cut=texts.cut)
+    mine = replace(texts, parts={"train": encoded}, max_length=length)
+    return encoded, partial(_batches, inputs, mine, augment)
 
 
 def _batches(
     inputs: Inputs,
-    encoded: Encoded,
+    texts: EncodedTexts,
+    augment: Augment | None,
     plan: Iterator[list[Ints]],
     *,
-    augment: Augment | None,
-    tokenizer: PreTrainedTokenizerBase,
-    max_length: int,
-    cut: sections.Cut,
     labels: Array,
     first_step: int,
     seed: int,
 ) -> Iterator[list[Batch]]:
     """Turn a plan into batches: of the texts as they are, or of another wording of them in every step."""
     if augment is None:
-        return batched_steps(plan, encoded, tokenizer=tokenizer, labels=of_windows(labels, encoded.owners))
+        encoded = texts.parts["train"]
+        return batched_steps(plan, encoded, tokenizer=texts.tokenizer, labels=of_windows(labels, encoded.owners))
     return augmented_steps(
         plan,
         inputs.train.examples.texts,
         inputs.train.examples.pairs,
         augment=augment,
-        tokenizer=tokenizer,
-        max_length=max_length,
-        cut=cut,
+        tokenizer=texts.tokenizer,
+        max_length=texts.max_length,
+        cut=texts.cut,
         labels=labels,
         seed=seed,
         first_step=first_step,
+    )
+
+
+def _mixed(loss_fn: LossFn, *, alpha: float) -> LossFn:
+    return mixup_loss(loss_fn, alpha=alpha) if alpha else loss_fn
+
+
+def _save(inputs: Inputs, texts: EncodedTexts, plain: Any, state: dict[str, Tensor], folder: Path, card: str) -> None:
+    remember_reading(plain, texts.tokenizer, inputs, cut=texts.cut, max_length=texts.max_length)
+    save_model(plain, texts.tokenizer, state, folder=folder, card=card)
+
+
+def _errors(
+    run: Run[sections.TextClassifierSettings], inputs: Inputs, texts: EncodedTexts, outputs: Array, answer: Answer
+) -> dict[str, Any]:
+    """Make errors.json from the validation part's probabilities and what asks for more of them."""
+    encode_more = partial(encode, tokenizer=texts.tokenizer, max_length=texts.max_length, cut=texts.cut)
+    return error_record(
+        inputs,
+        outputs,
+        texts.parts["validation"],
+        tokenizer=texts.tokenizer,
+        max_length=texts.max_length if texts.cut == "head" else None,
+        answer=lambda more, pairs: answer(encode_more(more, pairs)),
+        by=run.settings.data.slices,
+        with_texts=run.settings.report.texts != "none",
     )
 
 
@@ -160,11 +156,11 @@ def refuse_mixup_of_recurrent(model: nn.Module) -> None:
         raise ConfigError("is for transformers", column="augment.mixup", hint="leave it out")
 
 
-def refuse_augmented_parts(training: Training, augment: sections.Augment, cut: sections.Cut) -> None:
+def refuse_augmented_parts(wanted: StageData, augment: sections.Augment, cut: sections.Cut) -> None:
     """Raise `ConfigError` for texts that are to change in every epoch and are read in a way that cannot follow."""
     if augment.policy is None:
         return
-    if training.cache_frozen:
+    if wanted.cache_frozen:
         raise ConfigError(
             "keeps what texts that change gave", column="stages.cache_frozen", hint="leave it or --augment.policy out"
         )
@@ -192,7 +188,7 @@ def identity(loaded: Loaded, tokenizer: PreTrainedTokenizerBase) -> dict[str, st
 
 def tfidf(inputs: Inputs) -> tuple[str, dict[str, Array]]:
     """Return the outputs of TF-IDF with a linear model, by part."""
-    from nlpbp.evaluation.baselines import tfidf_baseline
+    from nlpbp.tasks.baselines import tfidf_baseline
 
     texts = [joined_texts(part.examples) for part in inputs.scored.values()]
     train = joined_texts(inputs.train.examples)
@@ -201,20 +197,34 @@ def tfidf(inputs: Inputs) -> tuple[str, dict[str, Array]]:
 
 
 def text_card(
-    inputs: Inputs, base_model: str, *, cut: sections.Cut, max_length: int, model_type: str, value_range: tuple[float, float] | None
+    inputs: Inputs, texts: EncodedTexts, *, base_model: str, model: nn.Module, value_range: tuple[float, float] | None
 ) -> Card:
     """Return what the card of a text classifier says; our own kind of model needs an import first, and keeps to a range itself."""
-    registered = model_type == "awd_lstm"
-    outside = None if registered or value_range is None else widened(*value_range)
+    config: Any = model.config
+    registered = config.model_type == "awd_lstm"
+    call, options = '"Some text."', ", truncation=True"
+    usage = get_task(inputs.fields.task).usage(call, options)
+    if value_range is not None and not registered:
+        usage = usage_within(call, options, widened(*value_range))
     composed = ", ".join(map(code_span, inputs.fields.kinds))
     lines = [
         *(["import nlpbp.text  # makes transformers know awd_lstm"] if registered else []),
         "from transformers import pipeline",
         'classify = pipeline("text-classification", model="PATH/TO/THIS/FOLDER")',
-        *usage('"Some text."', ", truncation=True", task=inputs.fields.task, value_range=outside),
+        *usage,
     ]
     columns = f"It reads the columns {composed} as one text, which `scripts/predict.py` makes of them." if composed else ""
-    return Card(base_model, lines, columns, what_it_reads(cut, max_length))
+    return Card(base_model, lines, columns, what_it_reads(texts.cut, texts.max_length))
+
+
+def usage_within(call: str, options: str, value_range: tuple[float, float]) -> list[str]:
+    """Return the lines of a card that ask for a number of known range."""
+    low, high = value_range
+    return [
+        "import math",
+        f'score = classify({call}{options})[0]["score"]',
+        f"answer = {low:.6g} + {high - low:.6g} / (1 + math.exp(-score))  # the pipeline does not know the range",
+    ]
 
 
 def what_it_reads(cut: sections.Cut, max_length: int) -> str:

@@ -6,22 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from nlpbp.core.task import TASKS
+from nlpbp.tasks.task import get_task, metric_words
+
 BASELINES = {
     "tfidf": "TF-IDF with a linear model",
     "pixels": "a linear model of the pixels",
-    "majority": "the most frequent answer",
     "unigram": "token frequencies alone",
     "before": "the model before training",
-}
-METRICS = {
-    "macro_f1": "macro F1",
-    "micro_f1": "micro F1",
-    "log_loss": "log loss, nats",
-    "ece": "calibration error",
-    "rmse": "root mean squared error",
-    "mae": "mean absolute error",
-    "spearman": "Spearman's correlation",
-    "loss": "loss, nats a token",
 }
 MAX_TEXT = 2000  # characters of an example that a page shows
 
@@ -61,6 +53,17 @@ def number(value: float | None, form: str | None = None) -> Cell:
     return Cell((form or ("{:,}" if isinstance(value, int) else "{:.4g}")).format(value), float(value))
 
 
+def baseline_words(task: str, kind: str) -> str:
+    """Return what a person calls a baseline of a run with this task.
+
+    >>> baseline_words("single_label", "majority"), baseline_words("single_label", "tfidf")
+    ('the most frequent answer', 'TF-IDF with a linear model')
+    """
+    if task in TASKS and kind == get_task(task).constant_name:
+        return get_task(task).constant_words
+    return BASELINES.get(kind, kind)
+
+
 def words(value: Any) -> str:
     """Show any plain value: a metric by its name in words, a list by its items, None as a dash.
 
@@ -75,7 +78,7 @@ def words(value: Any) -> str:
         return ", ".join(f"{name} {words(item)}" for name, item in value.items())
     if isinstance(value, list | tuple):
         return ("; " if any(isinstance(item, Mapping) for item in value) else ", ").join(map(words, value)) or "none"
-    return METRICS.get(value, value) if isinstance(value, str) else f"{value:g}" if isinstance(value, float) else str(value)
+    return metric_words().get(value, value) if isinstance(value, str) else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

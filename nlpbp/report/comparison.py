@@ -10,9 +10,12 @@ import numpy as np
 from scipy import stats
 
 from nlpbp.core.errors import ConfigError
+from nlpbp.core.task import target_type
 from nlpbp.evaluation.intervals import resample_weights
-from nlpbp.evaluation.metrics import MAIN_METRIC, Floats, higher_is_better, weighted_metrics
+from nlpbp.evaluation.metrics import Floats
 from nlpbp.evaluation.run_folder import RunFolder
+from nlpbp.tasks.scores import weighted_metrics
+from nlpbp.tasks.task import Metric, get_task
 
 Array = np.ndarray[Any, Any]
 
@@ -59,14 +62,14 @@ def compare_runs(first: RunFolder, second: RunFolder, *, num_resamples: int = 10
     metrics = _differences(first.task, targets, outputs, num_resamples=num_resamples, seed=seed)
     gained, lost = _flips(first, second)
     exact = stats.binomtest(len(gained), len(gained) + len(lost)).pvalue if gained or lost else 1.0
-    p_value = None if first.task == "regression" else float(exact)
-    metric = MAIN_METRIC[first.task]
-    better = _better(metric, metrics[metric])
+    p_value = None if target_type(first.task) == "continuous" else float(exact)
+    main = get_task(first.task).main
+    better = _better(main, metrics[main.name])
     num = len(first.predictions["id"])
-    verdict = _verdict(metric, metrics[metric], better, where=f"{num:,} {first.part} examples")
+    verdict = _verdict(main, metrics[main.name], better, where=f"{num:,} {first.part} examples")
     if p_value is not None:
         verdict += f" {len(gained):,} answers became right and {len(lost):,} wrong (McNemar's exact p = {p_value:.2g})."
-    return Comparison(first.part, metric, num, metrics, gained, lost, p_value, better, verdict)
+    return Comparison(first.part, main.name, num, metrics, gained, lost, p_value, better, verdict)
 
 
 def _refuse_other_data(first: RunFolder, second: RunFolder) -> None:
@@ -91,12 +94,13 @@ def _refuse_other_data(first: RunFolder, second: RunFolder) -> None:
 
 
 def _aligned(first: RunFolder, second: RunFolder) -> tuple[Array, tuple[Array, Array]]:
-    """Return the targets and both runs' outputs, as `nlpbp.evaluation.metrics` takes them."""
+    """Return the targets and both runs' outputs, as `nlpbp.tasks.task_metrics` takes them."""
     labels = list(first.result["data"]["labels"])
     target, (one, two) = first.predictions["label"], (first.predictions, second.predictions)
-    if first.task == "regression":
+    kind = target_type(first.task)
+    if kind == "continuous":
         return np.array(target, dtype=np.float64), (np.array(one["prediction"]), np.array(two["prediction"]))
-    if first.task == "multi_label":  # decided answers in place of probabilities: each run has thresholds of its own
+    if kind == "multilabel-indicator":  # decided answers in place of probabilities: each run has thresholds of its own
         return _indicators(target, labels), (_indicators(one["prediction"], labels), _indicators(two["prediction"], labels))
     columns = [f"probability_{label}" for label in labels]
     probabilities = (np.array([one[name] for name in columns]).T, np.array([two[name] for name in columns]).T)
@@ -133,7 +137,7 @@ def _defined(value: float) -> float | None:
 
 
 def _flips(first: RunFolder, second: RunFolder) -> tuple[list[int], list[int]]:
-    if first.task == "regression":
+    if target_type(first.task) == "continuous":
         return [], []
     one, two = first.predictions, second.predictions
     rows = list(zip(one["id"], one["label"], one["prediction"], two["prediction"], strict=True))
@@ -141,14 +145,14 @@ def _flips(first: RunFolder, second: RunFolder) -> tuple[list[int], list[int]]:
     return gained, [number for number, label, before, after in rows if before == label and after != label]
 
 
-def _better(metric: str, difference: Difference) -> int | None:
+def _better(metric: Metric, difference: Difference) -> int | None:
     if difference.interval is None or difference.interval[0] <= 0.0 <= difference.interval[1]:
         return None
-    return 2 if (difference.interval[0] > 0.0) == higher_is_better(metric) else 1
+    return 2 if (difference.interval[0] > 0.0) == metric.higher_is_better else 1
 
 
-def _verdict(metric: str, difference: Difference, better: int | None, *, where: str) -> str:
-    name = metric.replace("_", " ").replace("f1", "F1")
+def _verdict(metric: Metric, difference: Difference, better: int | None, *, where: str) -> str:
+    name = metric.words
     if difference.change is None or difference.interval is None:
         return f"The {name} is undefined on these {where}."
     low, high = difference.interval

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from nlpbp.evaluation.metrics import MAIN_METRIC, higher_is_better
+from nlpbp.core.task import TASKS, target_type
 from nlpbp.evaluation.run_folder import RunFolder, at, finite
 from nlpbp.report import plots
-from nlpbp.report.cells import BASELINES, MAX_TEXT, Cell, Drawing, Table, number, words
+from nlpbp.report.cells import MAX_TEXT, Cell, Drawing, Table, baseline_words, number, words
+from nlpbp.tasks.task import LANGUAGE_MODEL, metric_of
 
 MAX_MATRIX = 12  # labels whose confusions can be read from a drawing
 SIGNIFICANT = 0.05  # of a slice's adjusted p
@@ -55,10 +56,10 @@ def verdict(run: RunFolder) -> list[str]:
 
     The first sentence is the headline.
     """
-    metric = "perplexity" if run.task == "language_model" else MAIN_METRIC[run.task]
+    metric = "perplexity" if run.task == LANGUAGE_MODEL else metric_of(run.task).name
     value, interval = run.result["metrics"][run.part][metric], run.result["intervals"][run.part][metric]
     num = run.result["data"]["examples"][run.part]
-    where = f"On {num:,} {run.part} {'texts' if run.task == 'language_model' else 'examples'}"
+    where = f"On {num:,} {run.part} {'texts' if run.task == LANGUAGE_MODEL else 'examples'}"
     if value is None:
         return [f"{where} the {words(metric)} is undefined."]
     held = f" (95 % interval {shown(metric, interval[0])} to {shown(metric, interval[1])})" if interval else ""
@@ -70,12 +71,12 @@ def verdict(run: RunFolder) -> list[str]:
 
 def is_better(run: RunFolder) -> bool | None:
     """Tell whether the model is better than its best baseline; None where the interval holds that one, or there is none."""
-    metric = MAIN_METRIC[run.task]
+    metric = metric_of(run.task).name
     value, interval = (at(run.result, kind, run.part, metric) for kind in ("metrics", "intervals"))
     best = _best_baseline(run, metric)
     if value is None or best is None:
         return None
-    sign = 1.0 if higher_is_better(metric) else -1.0
+    sign = 1.0 if metric_of(run.task, metric).higher_is_better else -1.0
     low, high = sorted(sign * bound for bound in interval or [value, value])
     return None if low <= sign * best[1] <= high else sign * best[1] < low
 
@@ -88,7 +89,7 @@ def scores(run: RunFolder) -> dict[str, list[Score]]:
 
 def baselines(run: RunFolder) -> list[str]:
     """Name the baselines, in the order of the cells of a score."""
-    return [BASELINES.get(kind, kind) for kind in run.result["baselines"]]
+    return [baseline_words(run.task, kind) for kind in run.result["baselines"]]
 
 
 def wrong_answers(run: RunFolder) -> list[dict[str, Any]]:
@@ -171,7 +172,7 @@ def slices(run: RunFolder) -> tuple[Drawing, Table] | None:
 
 def confusions(run: RunFolder) -> tuple[Drawing | None, Table | None] | None:
     """Return which label was answered as which: a drawing where there are few labels, and the most frequent errors."""
-    if run.task != "single_label" or not run.predictions:
+    if run.task not in TASKS or target_type(run.task) != "multiclass" or not run.predictions:
         return None
     labels = [str(label) for label in run.result["data"]["labels"]]
     counts = Counter(zip(run.predictions["label"], run.predictions["prediction"], strict=True))
@@ -241,7 +242,7 @@ def _best_baseline(run: RunFolder, metric: str) -> tuple[str, float] | None:
         for kind, by_part in run.result["baselines"].items()
         if (value := finite(at(by_part, run.part, metric))) is not None
     ]
-    direction = 1.0 if higher_is_better(metric) else -1.0
+    direction = 1.0 if metric_of(run.task, metric).higher_is_better else -1.0
     return max(found, key=lambda one: direction * one[1], default=None)
 
 
@@ -249,7 +250,7 @@ def _beside_baseline(run: RunFolder, metric: str, value: float, interval: Sequen
     best = _best_baseline(run, metric)
     if best is None:
         return ""
-    name, theirs = BASELINES.get(best[0], best[0]), shown(metric, best[1])
+    name, theirs = baseline_words(run.task, best[0]), shown(metric, best[1])
     better = is_better(run)
     if better is None:
         return (

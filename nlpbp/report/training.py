@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+from nlpbp.core.task import TASKS, target_type
 from nlpbp.evaluation.run_folder import Record, RunFolder, at, finite, section
 from nlpbp.report import plots
 from nlpbp.report.cells import MAX_TEXT, Cell, Drawing, Table, flat, number, words
@@ -207,7 +208,7 @@ def stage_ends(run: RunFolder, *, last: bool = False) -> list[int]:
 
 
 def _scored_balance(run: RunFolder) -> dict[str, dict[str, int]]:
-    labels = run.predictions.get("label", []) if run.task in ("single_label", "multi_label") else []
+    labels = run.predictions.get("label", []) if run.task in TASKS and target_type(run.task) != "continuous" else []
     counts = Counter(label for each in labels for label in (each if isinstance(each, list) else [each]))
     return {run.part: dict(counts)} if counts else {}
 

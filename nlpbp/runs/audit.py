@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from nlpbp import config as sections
+from nlpbp.config import BasicSettings
 from nlpbp.config.secrets import redact
 from nlpbp.data.columns import Examples, Fields
 from nlpbp.data.corpus import Corpus
@@ -20,37 +20,37 @@ from nlpbp.runs.report import reports_are_off
 
 if TYPE_CHECKING:
     from nlpbp.audit.rows import AuditFinding, Rows
-    from nlpbp.vision.sources import Shelved
+    from nlpbp.vision.sources import StoredImage
 
 AUDIT = "audit.json"
 MAX_ROWS = 50_000  # of all parts
 MAX_CHARACTERS = 50_000_000  # of their texts: 25,000 long reviews have 33 million, and take half a minute
 
 
-def audit_inputs(run: Run, inputs: Inputs, wanted: sections.Report, *, max_length: int) -> None:
+def audit_inputs(run: Run[BasicSettings], inputs: Inputs, *, max_length: int) -> None:
     """Look at the parts of a classifier's run in its main process, once, and print warnings; an audit that fails stops nothing.
 
     Of more than 50,000 rows, or 50 million characters, a sample is looked at.
     """
     find = partial(_text_findings, max_words=max_length)
-    _audit(run, inputs.tables, inputs.fields, wanted, find, with_texts=wanted.texts == "all")
+    _audit(run, inputs.tables, inputs.fields, find, with_texts=run.settings.report.texts == "all")
 
 
-def audit_corpus(run: Run, corpus: Corpus, wanted: sections.Report) -> None:
+def audit_corpus(run: Run[BasicSettings], corpus: Corpus) -> None:
     """Look at the texts of a language model as `audit_inputs` does, at all that needs no labels; they are read whole."""
-    fields = replace(corpus.fields, label=None)
-    _audit(run, corpus.tables, fields, wanted, partial(_text_findings, max_words=None), with_texts=wanted.texts == "all")
+    fields, find = replace(corpus.fields, label=None), partial(_text_findings, max_words=None)
+    _audit(run, corpus.tables, fields, find, with_texts=run.settings.report.texts == "all")
 
 
-def audit_images(run: Run, inputs: Inputs, wanted: sections.Report, shelf: Mapping[str, Shelved]) -> None:
+def audit_images(run: Run[BasicSettings], inputs: Inputs, store: Mapping[str, StoredImage]) -> None:
     """Look at the images of a run in the same way: their copies, leaks, labels, groups and sizes."""
 
     def findings(parts: Sequence[Rows]) -> list[AuditFinding]:
         from nlpbp.audit.images import image_audit
 
-        return image_audit(parts, sizes={digest: (one.height, one.width) for digest, one in shelf.items()})
+        return image_audit(parts, sizes={digest: (one.height, one.width) for digest, one in store.items()})
 
-    _audit(run, inputs.tables, inputs.fields, wanted, findings, with_texts=True)  # there are none
+    _audit(run, inputs.tables, inputs.fields, findings, with_texts=True)  # there are none
 
 
 def _text_findings(parts: Sequence[Rows], *, max_words: int | None) -> list[AuditFinding]:
@@ -60,15 +60,14 @@ def _text_findings(parts: Sequence[Rows], *, max_words: int | None) -> list[Audi
 
 
 def _audit(
-    run: Run,
+    run: Run[BasicSettings],
     tables: Mapping[str, Table],
     fields: Fields,
-    wanted: sections.Report,
     find: Callable[[Sequence[Rows]], list[AuditFinding]],
     *,
     with_texts: bool,
 ) -> None:
-    if not wanted.audit or not run.accelerator.is_main_process or reports_are_off() or (run.out / AUDIT).exists():
+    if not run.settings.report.audit or not run.accelerator.is_main_process or reports_are_off() or (run.out / AUDIT).exists():
         return
     from nlpbp.audit.audit import audit_lines, audit_record
     from nlpbp.audit.rows import rows_of

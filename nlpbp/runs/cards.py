@@ -8,11 +8,11 @@ from nlpbp import __version__
 from nlpbp.config.secrets import redact
 from nlpbp.data.corpus import Corpus
 from nlpbp.data.exports import code_span
-from nlpbp.data.modality import Medium
+from nlpbp.data.modality import Modality
 from nlpbp.data.parts import Inputs
-from nlpbp.evaluation.metrics import MAIN_METRIC
-from nlpbp.report.cells import BASELINES
+from nlpbp.report.cells import baseline_words
 from nlpbp.runs.result import RunResult
+from nlpbp.tasks import get_task
 
 
 def language_model_card(result: RunResult, corpus: Corpus, *, base_model: str, import_line: bool) -> str:
@@ -83,25 +83,17 @@ def _number(value: float | None) -> str:
     return "undefined" if value is None else f"{value:.3f}" if abs(value) < 1000 else f"{value:.4g}"
 
 
-def model_card(result: RunResult, *, inputs: Inputs, medium: Medium) -> str:
+def model_card(result: RunResult, *, inputs: Inputs, modality: Modality) -> str:
     """Write the model's README: what it is, on what it was trained and scored, and where it may fail."""
-    part = "test" if "test" in result.metrics else "validation"
-    baselines = list(reversed(result.baselines))
-    lines = [
-        f"| {name} | {_with_interval(value, result.intervals[part][name])} | "
-        + " | ".join(_number(result.baselines[kind][part][name]) for kind in baselines)
-        + " |"
-        for name, value in result.metrics[part].items()
-    ]
-    base, labels = code_span(redact(medium.card.base_model)), ", ".join(map(code_span, inputs.fields.labels)) or "a number"
+    base, labels = code_span(redact(modality.card.base_model)), ", ".join(map(code_span, inputs.fields.labels)) or "a number"
     sizes = ", ".join(f"{name} {len(p):,}" for name, p in {"train": inputs.train, **inputs.scored}.items())
-    kind = "A text" if medium.kind == "text" else "An image"
-    chosen = f"The weights are the best of the run by validation {MAIN_METRIC[result.task]}."
+    kind = "A text" if modality.kind == "text" else "An image"
+    chosen = f"The weights are the best of the run by validation {get_task(result.task).main_metric}."
     return "\n".join(
         [
             "---",
             "library_name: transformers",
-            f"pipeline_tag: {medium.kind}-classification",
+            f"pipeline_tag: {modality.kind}-classification",
             "tags:",
             "- nlpbp",
             "---",
@@ -111,30 +103,45 @@ def model_card(result: RunResult, *, inputs: Inputs, medium: Medium) -> str:
             f"{kind} classifier ({result.task}) fine-tuned with nlpbp {__version__} from {base}. It answers {labels}.",
             "",
             "```python",
-            *medium.card.usage,
+            *modality.card.usage,
             "```",
             "",
-            *([medium.card.columns, ""] if medium.card.columns else []),
+            *([modality.card.columns, ""] if modality.card.columns else []),
             "## How good it is",
             "",
-            f"On {len(inputs.scored[part]):,} {part} examples, with 95 % bootstrap intervals over them:",
-            "",
-            f"| {part} | this model | {' | '.join(BASELINES[kind] for kind in baselines)} |",
-            "|---" * (2 + len(baselines)) + "|",
-            *lines,
+            *_scores(result, inputs),
             "",
             f"{chosen} The intervals do not cover the choice of random seed.",
             "",
             "## Data",
             "",
-            f"Examples: {sizes}. Fingerprint of {medium.kind}s and labels: `{inputs.fingerprint}`.",
+            f"Examples: {sizes}. Fingerprint of {modality.kind}s and labels: `{inputs.fingerprint}`.",
             "",
             "## Limits",
             "",
-            medium.card.limits,
+            modality.card.limits,
             "",
             "It was scored on data like its training data; on other sources, styles or times expect less, and measure before you",
             "rely on it. Its probabilities assume the training mix of labels.",
             "",
         ]
     )
+
+
+def _scores(result: RunResult, inputs: Inputs) -> list[str]:
+    """Lay out the scores of the last part beside the baselines, as Markdown."""
+    part = "test" if "test" in result.metrics else "validation"
+    baselines = list(reversed(result.baselines))
+    lines = [
+        f"| {name} | {_with_interval(value, result.intervals[part][name])} | "
+        + " | ".join(_number(result.baselines[kind][part][name]) for kind in baselines)
+        + " |"
+        for name, value in result.metrics[part].items()
+    ]
+    return [
+        f"On {len(inputs.scored[part]):,} {part} examples, with 95 % bootstrap intervals over them:",
+        "",
+        f"| {part} | this model | {' | '.join(baseline_words(result.task, kind) for kind in baselines)} |",
+        "|---" * (2 + len(baselines)) + "|",
+        *lines,
+    ]

@@ -29,8 +29,8 @@ from nlpbp.evaluation.calibration import (
     selective_curve,
 )
 from nlpbp.evaluation.errors import confused_pairs, error_slices, most_confident_errors, quartiles, wrong_examples
-from nlpbp.evaluation.metrics import decide
-from nlpbp.runs.results import answer_names, decision_thresholds
+from nlpbp.runs.predictions import answer_names, decision_thresholds
+from nlpbp.tasks import decide
 from nlpbp.text.attribution import Attributions, occlusion, reading_end
 from nlpbp.text.batches import Encoded
 
@@ -128,9 +128,8 @@ def wrong_record(
     `shown(index, label)` adds to one of the surest errors, which is about that label, what its kind has to show.
     """
     fields, examples, targets = inputs.fields, inputs.validation.examples, targets_of(inputs.validation)
-    thresholds = decision_thresholds(inputs, outputs)
-    decisions = decide(fields.task, outputs, thresholds)
-    ids, sure = most_confident_errors(fields.task, targets, outputs, thresholds=thresholds, num=NUM_ERRORS)
+    decisions = decide(fields.task, outputs, decision_thresholds(inputs, outputs))
+    ids, sure = most_confident_errors(targets, outputs, decisions, num=NUM_ERRORS)
     labels, answers = answer_names(targets[ids], fields), answer_names(decisions[ids], fields)
     confident = [
         {
@@ -139,12 +138,12 @@ def wrong_record(
             "label": labels[row],
             "prediction": answers[row],
             "probability": float(sure[row]),
-            **shown(int(index), _surest_label(fields.task, targets[index], decisions[index], outputs[index])),
+            **shown(int(index), _surest_label(targets[index], decisions[index], outputs[index])),
         }
         for row, index in enumerate(ids)
     ]
-    pairs = confused_pairs(targets, decisions) if fields.task == "single_label" else []
-    wrong = wrong_examples(fields.task, targets, outputs, thresholds=thresholds)
+    pairs = confused_pairs(targets, decisions) if fields.target_type == "multiclass" else []
+    wrong = wrong_examples(targets, decisions)
     table = inputs.tables["validation"]
     slices = error_slices(wrong, columns | {name: values_by_slice(table.columns[name]) for name in by})
     return {
@@ -177,7 +176,7 @@ def slice_columns(examples: Examples, encoded: Encoded, *, fields: Fields, unkno
 def label_columns(examples: Examples, fields: Fields) -> dict[str, list[str]]:
     """Say of each example what its label is, or of several whether it has each."""
     assert examples.targets is not None, "errors are found by labels"
-    if fields.task == "single_label":
+    if fields.target_type == "multiclass":
         return {"label": [fields.labels[index] for index in examples.targets]}
     by_label = zip(fields.labels, examples.targets.T, strict=True)
     return {f"label {name}": np.where(holds > 0, "yes", "no").tolist() for name, holds in by_label}
@@ -210,9 +209,9 @@ def _end(examples: Examples, index: int, tokenizer: PreTrainedTokenizerBase, max
     )
 
 
-def _surest_label(task: str, target: Array, decision: Array, outputs: Array) -> int:
+def _surest_label(target: Array, decision: Array, outputs: Array) -> int:
     """Return the label that an error is about: the one answered, or of several the wrong one that is surest."""
-    if task == "single_label":
+    if decision.ndim == 0:
         return int(decision)
     return int(np.where(decision != target, np.where(decision, outputs, 1.0 - outputs), -1.0).argmax())
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, get_args
+from typing import Any, Generic, TypeVar, get_args
 
 import torch
 from accelerate import Accelerator
@@ -18,21 +18,26 @@ from accelerate.utils import broadcast_object_list
 from tqdm import tqdm
 
 from nlpbp.config import files as config_files
-from nlpbp.config.run import Precision
+from nlpbp.config.run import BasicSettings, Precision
 from nlpbp.config.secrets import redact
 from nlpbp.core.errors import ConfigError, DistributedError, NlpbpError, escape
 from nlpbp.data.exports import printable
 from nlpbp.train.setup import describe, precision_of, start
+
+S = TypeVar("S", bound=BasicSettings, covariant=True)  # what a function needs of a run's settings, it says in its `Run[...]`
+
+C = TypeVar("C", bound=BasicSettings)
 
 CACHE = Path(os.environ.get("NLPBP_CACHE", Path.home() / ".cache" / "nlpbp"))
 ENVIRONMENT = "environment.json"  # what exact repetition depends on beside the config: threads, precision, torch, processes
 
 
 @dataclass
-class Run:
-    """A run under way: what it computes on, and the folder that everything it writes goes into."""
+class Run(Generic[S]):
+    """A run under way: its settings, what it computes on, and the folder that everything it writes goes into."""
 
     recipe: str
+    settings: S
     out: Path
     accelerator: Accelerator
     held: list[str] | None = None  # lines of a run that goes on, until it is known from where
@@ -57,25 +62,8 @@ class Run:
             self.say(line)
 
 
-class CommonConfig(Protocol):
-    """The fields that every recipe's Config has."""
-
-    @property
-    def out(self) -> str | None: ...  # noqa: D102
-    @property
-    def seed(self) -> int: ...  # noqa: D102
-    @property
-    def threads(self) -> int | None: ...  # noqa: D102
-    @property
-    def precision(self) -> Precision: ...  # noqa: D102
-    @property
-    def track(self) -> str | None: ...  # noqa: D102
-    @property
-    def resume(self) -> str: ...  # noqa: D102
-
-
 @contextmanager
-def open_run(recipe: str, config: CommonConfig) -> Iterator[Run]:
+def open_run(recipe: str, config: C) -> Iterator[Run[C]]:
     """Start accelerate, make the run folder or go on in it, hold its lock, and save the config into it.
 
     Raises `ConfigError` when the folder holds a finished run or one of other settings, or when another process works in it.
@@ -91,6 +79,7 @@ def open_run(recipe: str, config: CommonConfig) -> Iterator[Run]:
         raise answer[0]
     run = Run(
         recipe,
+        config,
         Path(answer[0]),
         accelerator,
         held=[] if (Path(answer[0]) / "checkpoints").is_dir() else None,
@@ -132,7 +121,7 @@ def write_text(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
-def _wanted_folder(config: CommonConfig) -> Path | None:
+def _wanted_folder(config: BasicSettings) -> Path | None:
     if config.resume in ("auto", "never"):
         return Path(config.out) if config.out else None
     folder = Path(config.resume)
@@ -143,7 +132,7 @@ def _wanted_folder(config: CommonConfig) -> Path | None:
     return folder
 
 
-def _write_environment(run: Run) -> None:
+def _write_environment(run: Run[Any]) -> None:
     data = {"threads": torch.get_num_threads(), "precision": precision_of(run.accelerator), "torch": torch.__version__}
     data["processes"] = run.first_num_processes
     before = _read_environment(run.out / ENVIRONMENT)
@@ -184,7 +173,7 @@ def _remove_if_nothing_happened(folder: Path) -> None:
         folder.rmdir()
 
 
-def _claim(recipe: str, out: Path | None, config: CommonConfig) -> str | NlpbpError:
+def _claim(recipe: str, out: Path | None, config: BasicSettings) -> str | NlpbpError:
     """Return the folder to write to, made and free of other runs; or the error, to be raised in every process."""
     try:
         folder = out or _next_folder(recipe)
@@ -205,7 +194,7 @@ def _claim(recipe: str, out: Path | None, config: CommonConfig) -> str | NlpbpEr
     return str(folder)
 
 
-def _refuse_other_run(folder: Path, config: CommonConfig) -> None:
+def _refuse_other_run(folder: Path, config: BasicSettings) -> None:
     """Let only an unfinished run of the same settings go on."""
     other = "name another folder with --out, or remove it"
     if (folder / "result.json").exists():

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-from torch.optim import Optimizer
 from tqdm import tqdm
 
-from nlpbp import config as sections
+from nlpbp.config import RunSettings
 from nlpbp.core.errors import EXIT_PREEMPTED, ConfigError, NlpbpError
 from nlpbp.core.schedules import Schedule
 from nlpbp.runs.folder import Run
-from nlpbp.runs.progress import Stage
+from nlpbp.runs.progress import Learner, Stage
 from nlpbp.train.lr_finder import Finding, MakeSweep, chosen, find_rate, try_rates
 
 SWEPT = 1e-4  # what groups' rates are multiples of before a sweep has found the highest one
@@ -34,37 +33,29 @@ class RateFound(NlpbpError):
         self.record, self.files = record, files
 
 
-def found_rate(
-    run: Run,
-    settings: sections.Finder,
+def found_lr(
+    run: Run[RunSettings],
     make_steps: MakeSweep,
+    learner: Learner,
     *,
-    model: nn.Module,
-    optimizer: Optimizer,
     stage: Stage,
     schedule: Schedule,
     chance: float = math.inf,
 ) -> float:
-    """Sweep over rates, write `lr_finder_N.json` and `.svg` for the stage, and return the rate to take.
+    """Sweep over learning rates, write `lr_finder_N.json` and `.svg` for the stage, and return the one to take.
 
     Raises `ConfigError` when the curve has no valley and does not diverge either: the range is then not the right one; and
     `RateFound` in place of returning, when the sweep was all that was asked for.
     """
-    accelerator = run.accelerator
+    settings, is_quiet = run.settings.finder, not run.accelerator.is_main_process
     tries = 60 * len(VERIFIED) if settings.verify else 0
-    bar = tqdm(
-        total=settings.num_steps * settings.orders + tries,
-        desc="sweep",
-        unit="step",
-        dynamic_ncols=True,
-        disable=not accelerator.is_main_process,
-    )
-    with bar:
+    total = settings.num_steps * settings.orders + tries
+    with tqdm(total=total, desc="sweep", unit="step", dynamic_ncols=True, disable=is_quiet) as bar:
         found = find_rate(
             make_steps,
-            model=model,
-            optimizer=optimizer,
-            accelerator=accelerator,
+            model=learner.model,
+            optimizer=learner.optimizer,
+            accelerator=run.accelerator,
             start=settings.start,
             end=settings.end,
             num_steps=settings.num_steps,
@@ -76,17 +67,7 @@ def found_rate(
         rate = None if taken is None else found.suggestions[taken]
         tried: dict[float, float] = {}
         if settings.verify and rate is not None:
-            rates = [rate * factor for factor in VERIFIED]
-            losses = try_rates(
-                make_steps,
-                rates,
-                model=model,
-                optimizer=optimizer,
-                accelerator=accelerator,
-                schedule=schedule,
-                on_step=bar.update,
-            )
-            tried = dict(zip(rates, losses, strict=True))
+            tried = _tried(run, make_steps, learner, around=rate, schedule=schedule, on_step=bar.update)
             rate = min(tried, key=lambda candidate: tried[candidate])
     record = {"stage": stage.index + 1, "name": stage.name, "settings": asdict(settings), "chosen": rate, **asdict(found)}
     record["tried"] = [{"rate": candidate, "loss": loss if loss < float("inf") else None} for candidate, loss in tried.items()]
@@ -97,14 +78,37 @@ def found_rate(
         raise RateFound(record, files)
     if rate is None:
         raise ConfigError(
-            f"the sweep found no rate: {found.refused}",
+            f"the sweep found no learning rate: {found.refused}",
             column="optim.lr",
-            hint=f"look at {files[-1]}, give a rate, or another --finder.start and --finder.end",
+            hint=f"look at {files[-1]}, give a learning rate, or another --finder.start and --finder.end",
         )
     return rate
 
 
-def _write(run: Run, found: Finding, record: dict[str, Any]) -> list[Path]:
+def _tried(
+    run: Run[Any],
+    make_steps: MakeSweep,
+    learner: Learner,
+    *,
+    around: float,
+    schedule: Schedule,
+    on_step: Callable[[], Any],
+) -> dict[float, float]:
+    """Train shortly at a suggestion and around it; return the loss of each."""
+    rates = [around * factor for factor in VERIFIED]
+    losses = try_rates(
+        make_steps,
+        rates,
+        model=learner.model,
+        optimizer=learner.optimizer,
+        accelerator=run.accelerator,
+        schedule=schedule,
+        on_step=on_step,
+    )
+    return dict(zip(rates, losses, strict=True))
+
+
+def _write(run: Run[Any], found: Finding, record: dict[str, Any]) -> list[Path]:
     files = [run.out / f"lr_finder_{record['stage']}.{kind}" for kind in ("json", "svg")]
     if run.accelerator.is_main_process:
         from nlpbp.report.plots import rate_curve

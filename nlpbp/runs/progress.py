@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,8 +13,10 @@ from accelerate.utils import broadcast_object_list
 from torch import nn
 from torch.optim import Optimizer
 
+from nlpbp.config import RunSettings
 from nlpbp.core.averaging import WeightAverage
 from nlpbp.core.errors import EXIT_PREEMPTED, CheckpointError, ConfigError, NlpbpError
+from nlpbp.core.groups import LayerGroup
 from nlpbp.runs.folder import Run
 from nlpbp.train.checkpoint import Checkpoint, first_non_finite, needed_bytes, newest_checkpoint, write_checkpoint
 from nlpbp.train.signals import Stopped
@@ -60,14 +62,39 @@ class Progress:
 class Stage:
     """One of the trainings that a run does one after the other; the weights it ends with are the best or, if so told, its last.
 
-    `later_steps` are those planned after it. `new_metric` says that scores of the stage before are of something else.
+    `total_steps` are its own, `later_steps` those planned after it. `new_metric` says that scores of the stage before are of
+    something else. The only stage of a run is not named in its log.
     """
 
     name: str = "training"
     index: int = 0
+    total_steps: int = 0
+    steps_per_epoch: int = 1
     later_steps: int = 0
     new_metric: bool = True
     keep_last: bool = False
+    is_only: bool = False
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What a checkpoint must belong to: `identity` names data, labels, tokenizer and the like.
+
+    `references` say where each training example comes from. With `allow_data_change` a run goes on although its data have changed.
+    """
+
+    identity: Mapping[str, str]
+    references: Sequence[str]
+    allow_data_change: bool = False
+
+    def must_match(self, optimizer: Optimizer) -> dict[str, str]:
+        """Return what a checkpoint to go on from must have been written with."""
+        named = self.named(optimizer)
+        return {name: value for name, value in named.items() if name != "data" or not self.allow_data_change}
+
+    def named(self, optimizer: Optimizer) -> dict[str, str]:
+        """Return what is written into a checkpoint: the identity, and the kind of optimizer."""
+        return {**self.identity, "optimizer": type(getattr(optimizer, "optimizer", optimizer)).__name__}
 
 
 class Carried(Protocol):
@@ -79,20 +106,29 @@ class Carried(Protocol):
     def discard(self) -> None: ...  # noqa: D102
 
 
+@dataclass(frozen=True)
+class Learner:
+    """A model in training with what changes along with it: its optimizer, and what a stage carries from step to step.
+
+    `groups` are all its layer groups, frozen ones included.
+    """
+
+    model: nn.Module
+    optimizer: Optimizer
+    groups: Sequence[LayerGroup]
+    carried: Carried | None = None
+
+
+def best_file(run: Run[Any]) -> Path:
+    """Return where the best weights of the run are kept while it goes on."""
+    return run.out / "best.safetensors"
+
+
 def save_checkpoint(
-    run: Run,
-    root: Path,
-    best_file: Path,
-    progress: Progress,
-    *,
-    model: nn.Module,
-    optimizer: Optimizer,
-    carried: Carried | None,
-    average: WeightAverage,
-    identity: Mapping[str, str],
-    keep: int,
+    run: Run[RunSettings], progress: Progress, learner: Learner, *, average: WeightAverage, provenance: Provenance
 ) -> None:
     """Write a checkpoint from the main process; a disk that is full stops the run with the earlier checkpoints intact."""
+    model, optimizer, carried = learner.model, learner.optimizer, learner.carried
     tensors = {"model.safetensors": without_shared(full_state(model)), "optim.safetensors": full_optimizer_state(model, optimizer)}
     if carried is not None:
         tensors["carried.safetensors"] = _over_processes(run, carried.tensors())
@@ -103,10 +139,16 @@ def save_checkpoint(
     if not run.out.is_dir():
         answer = [CheckpointError("the run folder is gone", file=str(run.out), hint="do not move a run while it trains")]
     elif run.accelerator.is_main_process:
-        files = {best_file.name: best_file} if progress.best_step else {}
+        best = best_file(run)
         try:
             write_checkpoint(
-                root, step=progress.step, tensors=tensors, files=files, state=asdict(progress), identity=identity, keep=keep
+                run.out / "checkpoints",
+                step=progress.step,
+                tensors=tensors,
+                files={best.name: best} if progress.best_step else {},
+                state=asdict(progress),
+                identity=provenance.named(optimizer),
+                keep=run.settings.checkpoint.keep,
             )
         except NlpbpError as error:
             answer = [error]
@@ -126,10 +168,10 @@ def _size(tensors: Mapping[str, Mapping[str, torch.Tensor]]) -> int:
     return sum(tensor.nbytes for content in tensors.values() for tensor in content.values())
 
 
-def check_disk(run: Run, model: nn.Module, *, keep: int, num_copies: int, num_snapshots: int) -> None:
+def check_disk(run: Run[RunSettings], model: nn.Module, *, num_copies: int, num_snapshots: int) -> None:
     """Refuse to start what cannot be saved: weights, moments, the best weights and their mean in each checkpoint, and snapshots."""
     weights = sum(p.nbytes for p in model.parameters())
-    needed = needed_bytes(num_copies * weights, keep=keep) + num_snapshots * weights
+    needed = needed_bytes(num_copies * weights, keep=run.settings.checkpoint.keep) + num_snapshots * weights
     free = shutil.disk_usage(run.out).free
     if free < needed:
         raise ConfigError(
@@ -139,19 +181,19 @@ def check_disk(run: Run, model: nn.Module, *, keep: int, num_copies: int, num_sn
         )
 
 
-def _over_processes(run: Run, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def _over_processes(run: Run[Any], tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Return the sum over processes, each of which holds rows of its own."""
     if run.accelerator.num_processes == 1:
         return tensors
     return {name: run.accelerator.reduce(tensor.to(run.accelerator.device)).cpu() for name, tensor in tensors.items()}
 
 
-def newest_of_run(run: Run, root: Path, *, identity: Mapping[str, str]) -> Checkpoint | None:
+def newest_of_run(run: Run[Any], *, identity: Mapping[str, str]) -> Checkpoint | None:
     """Find the newest checkpoint that verifies, the same for every process."""
     answer: list[Checkpoint | NlpbpError | None] = [None]
     if run.accelerator.is_main_process:
         try:
-            answer = [newest_checkpoint(root, identity=identity)]
+            answer = [newest_checkpoint(run.out / "checkpoints", identity=identity)]
         except NlpbpError as error:
             answer = [error]
     broadcast_object_list(answer)
@@ -162,25 +204,17 @@ def newest_of_run(run: Run, root: Path, *, identity: Mapping[str, str]) -> Check
 
 
 def resume_stage(
-    run: Run,
-    newest: Checkpoint | None,
-    best_file: Path,
-    *,
-    model: nn.Module,
-    optimizer: Optimizer,
-    before: Progress,
-    stage: Stage,
-    carried: Carried | None,
-    average: WeightAverage,
+    run: Run[Any], newest: Checkpoint | None, learner: Learner, *, before: Progress, stage: Stage, average: WeightAverage
 ) -> Progress | None:
     """Go back to a checkpoint of this stage: weights, optimizer, log and best weights; None: the stage has none."""
+    best, model = best_file(run), learner.model
     found = newest if newest is not None and progress_of(newest).stage == stage.index else None
     if run.accelerator.is_main_process:
         truncate_jsonl(run.out / "metrics.jsonl", last_step=found.step if found else before.step)
         if found or stage.new_metric:
-            best_file.unlink(missing_ok=True)
-        if found and (found.path / best_file.name).exists():
-            shutil.copyfile(found.path / best_file.name, best_file)
+            best.unlink(missing_ok=True)
+        if found and (found.path / best.name).exists():
+            shutil.copyfile(found.path / best.name, best)
     if found is None:
         return None
     progress = progress_of(found)
@@ -188,9 +222,9 @@ def resume_stage(
         _load(found, AVERAGE, model)
         average.begin()
     _load(found, "model.safetensors", model)
-    set_full_optimizer_state(model, optimizer, found.tensors("optim.safetensors"))
-    if carried is not None:
-        carried.load(found.tensors("carried.safetensors"))
+    set_full_optimizer_state(model, learner.optimizer, found.tensors("optim.safetensors"))
+    if learner.carried is not None:
+        learner.carried.load(found.tensors("carried.safetensors"))
     if found.rejected:
         run.say(f"warning: set aside, because they do not verify: {'; '.join(found.rejected)}")
     if run.accelerator.scaler is not None and progress.scaler:

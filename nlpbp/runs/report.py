@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nlpbp.config import BasicSettings
 from nlpbp.config.files import asdict, differences
 from nlpbp.core.errors import ConfigError, NlpbpError
-from nlpbp.evaluation.run_folder import read_config, read_result
+from nlpbp.evaluation.run_folder import read_config
 from nlpbp.runs.folder import Run, write_text
-from recipes import RECIPES
 
 if TYPE_CHECKING:
     from nlpbp.report.comparison import Comparison
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 REPORT = "report.html"
 
 
-def leave_report(run: Run) -> None:
+def leave_report(run: Run[BasicSettings]) -> None:
     """Write the report into the folder of a run that has ended; one that cannot be made is told, and changes nothing else.
 
     It takes about a second: NLPBP_REPORT=off in the environment leaves it out, for hundreds of runs of seconds each.
@@ -27,7 +27,7 @@ def leave_report(run: Run) -> None:
     if reports_are_off():
         return
     try:
-        write_report(run.out)
+        write_report(run.out, defaults=asdict(type(run.settings)()))
     except Exception as error:  # whatever goes wrong in a drawing: the model is trained, and stands
         reason = str(error) if isinstance(error, NlpbpError) else f"{type(error).__name__}: {error}"
         run.say(f"warning: the report could not be made ({reason}); scripts/report.py {run.out} tries again")
@@ -40,14 +40,15 @@ def reports_are_off() -> bool:
     return os.environ.get("NLPBP_REPORT") == "off"
 
 
-def write_report(folder: Path, *, out: Path | None = None) -> Path:
+def write_report(folder: Path, *, defaults: Mapping[str, Any] | None, out: Path | None = None) -> Path:
     """Write the report of a finished run to `out`, or into its folder; return where it is.
 
-    Raises `ConfigError` for a folder without a finished run, and for a file that cannot be read or written.
+    `defaults` are its recipe's settings where nothing is said, if they are known. Raises `ConfigError` for a folder without a
+    finished run, and for a file that cannot be read or written.
     """
-    from nlpbp.report.page import run_report
+    from nlpbp.report.page import run_report  # SciPy's tests and jinja2: a second that `--help` need not wait
 
-    return _write(run_report(folder, defaults=recipe_defaults(read_result(folder).get("recipe"))), out or folder / REPORT)
+    return _write(run_report(folder, defaults=defaults), out or folder / REPORT)
 
 
 def write_comparison(first: Path, second: Path, *, out: Path) -> tuple[Comparison, list[str]]:
@@ -61,17 +62,6 @@ def write_comparison(first: Path, second: Path, *, out: Path) -> tuple[Compariso
     found, page = comparison_report(first, second, settings=settings)
     _write(page, out)
     return found, settings
-
-
-def recipe_defaults(name: Any) -> dict[str, Any] | None:
-    """Return a recipe's settings where nothing is said; None for a recipe that is not one of ours.
-
-    >>> recipe_defaults("ulmfit")["seed"], recipe_defaults("my own")
-    (0, None)
-    """
-    if name not in RECIPES:
-        return None
-    return asdict(importlib.import_module(RECIPES[name][0]).Config())
 
 
 def _write(page: str, path: Path) -> Path:

@@ -3,50 +3,44 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from accelerate.utils import broadcast_object_list
-from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError
-from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
+from torch import nn
 
 from nlpbp import __version__
+from nlpbp.config import BasicSettings
 from nlpbp.config.secrets import redact
-from nlpbp.core.errors import ConfigError
-from nlpbp.data.columns import Examples, Fields
 from nlpbp.data.fields import pack_fields
-from nlpbp.data.modality import Medium
-from nlpbp.data.parts import Inputs, Part, targets_of
-from nlpbp.evaluation.intervals import bootstrap_intervals
-from nlpbp.evaluation.metrics import decide, task_metrics, tune_thresholds
+from nlpbp.data.modality import Modality
+from nlpbp.data.parts import Inputs, targets_of
 from nlpbp.runs.cards import closing_table, model_card
 from nlpbp.runs.fit import Metrics, clean_up
 from nlpbp.runs.folder import Run, write_text
+from nlpbp.runs.predictions import decision_thresholds, prediction_table
 from nlpbp.runs.progress import Progress
 from nlpbp.runs.report import leave_report
 from nlpbp.runs.result import Array, Intervals, RunResult, peak_rss_mib, samples_per_second
-from nlpbp.runs.test_uses import begin_looks
-from nlpbp.text.tokenizer import END, START, frame_documents_
+from nlpbp.runs.test_uses import begin_test_uses
+from nlpbp.tasks import bootstrap_intervals, task_metrics
+from nlpbp.tasks.baselines import constant_baseline
+from nlpbp.tasks.task import get_task
 from nlpbp.train.weights import full_state
 
 
 def finish(
-    run: Run,
+    run: Run[BasicSettings],
     inputs: Inputs,
     progress: Progress,
     *,
     model: nn.Module,
-    medium: Medium,
+    modality: Modality,
     outputs: Mapping[str, Array],
     records: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
-    push_to_hub: str | None = None,
 ) -> RunResult:
     """Score `outputs` (by part) beside the baselines, write everything into the run folder, print the closing table.
 
@@ -65,7 +59,7 @@ def finish(
             task=inputs.fields.task,
             metrics=metrics,
             intervals=intervals,
-            baselines=score_baselines(inputs, *medium.linear_baseline()),
+            baselines=score_baselines(inputs, *modality.linear_baseline()),
             num_parameters=sum(p.numel() for p in model.parameters()),
             train_seconds=sum(stage["seconds"] for stage in progress.stages),
             samples_per_second=samples_per_second(progress),
@@ -73,9 +67,10 @@ def finish(
         )
         plain = run.accelerator.unwrap_model(model)
         plain.config.decision_thresholds = None if thresholds is None else thresholds.tolist()
-        medium.save(plain, state, run.out / "model", model_card(result, inputs=inputs, medium=medium))
+        plain.config.nlpbp_task = inputs.fields.task
+        modality.save(plain, state, run.out / "model", model_card(result, inputs=inputs, modality=modality))
         if inputs.test is not None:
-            begin_looks(run.out, inputs.test.examples, by=run.recipe)
+            begin_test_uses(run.out, inputs.test.examples, by=run.recipe)
         for name, record in records.items():
             write_text(run.out / name, json.dumps(redact(dict(record)), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
         write_result(result, inputs=inputs, progress=progress, outputs=outputs, thresholds=thresholds)
@@ -85,12 +80,10 @@ def finish(
     broadcast_object_list(answer)
     clean_up(run)
     assert answer[0] is not None, "the main process has sent its result"
-    if push_to_hub is not None and run.accelerator.is_main_process:
-        run.say(f"sent to {upload(run.out / 'model', push_to_hub)}")
     return answer[0]
 
 
-def announce(run: Run, result: RunResult, progress: Progress) -> None:
+def announce(run: Run[Any], result: RunResult, progress: Progress) -> None:
     """Print the closing table, and where everything is."""
     clipped, skipped = (sum(stage[name] for stage in progress.stages) for name in ("clipped", "skipped"))
     lines = [f"gradient clipped in {clipped / max(1, progress.step):.0%} of steps"]
@@ -120,41 +113,6 @@ def training_record(result: RunResult, progress: Progress) -> dict[str, Any]:
     }
 
 
-def decision_thresholds(inputs: Inputs, outputs: Array) -> Array | None:
-    """Tune multi-label thresholds on the validation part, and on it alone."""
-    return tune_thresholds(targets_of(inputs.validation), outputs) if inputs.fields.task == "multi_label" else None
-
-
-def save_model(model: Any, preprocessor: Any, state: dict[str, Any], *, folder: Path, card: str) -> None:
-    """Write a folder that `from_pretrained` and `pipeline` load, with the tokenizer or image processor: complete, or not there."""
-    temporary = folder.with_name(f"{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    model.save_pretrained(temporary, state_dict=state)
-    preprocessor.save_pretrained(temporary)
-    write_text(temporary / "README.md", card)
-    trash = folder.with_name(f".trash-{folder.name}")
-    shutil.rmtree(trash, ignore_errors=True)
-    if folder.exists():  # of an end that was interrupted before its result was written
-        folder.rename(trash)
-    temporary.rename(folder)
-    shutil.rmtree(trash, ignore_errors=True)
-
-
-def upload(folder: Path, repo: str) -> str:
-    """Send a model folder to the hub; return its address there. Raises `ConfigError` when the hub refuses or is out of reach."""
-    try:
-        api = HfApi()
-        name = api.create_repo(repo, exist_ok=True).repo_id
-        api.upload_folder(repo_id=name, folder_path=folder, commit_message="Upload model")
-    except (OSError, ValueError, HfHubHTTPError) as error:
-        raise ConfigError(
-            f"the model stays in {folder}: {repo} did not take it ({error})",
-            column="push_to_hub",
-            hint="log in with `hf auth login`",
-        ) from error
-    return name
-
-
 def score(
     inputs: Inputs, outputs: Mapping[str, Array], *, thresholds: Array | None
 ) -> tuple[dict[str, Metrics], dict[str, Intervals]]:
@@ -169,46 +127,23 @@ def score(
 
 
 def score_baselines(inputs: Inputs, linear: str, linear_outputs: Mapping[str, Array]) -> dict[str, dict[str, Metrics]]:
-    """Measure what needs no model, the most frequent answer, and a linear model's outputs, on the same parts."""
-    from nlpbp.evaluation.baselines import majority_baseline
-
-    task, num_labels, parts = inputs.fields.task, len(inputs.fields.labels), inputs.scored
+    """Measure the best constant answer and a linear model's outputs on the same parts."""
+    task, num_labels, parts = get_task(inputs.fields.task), len(inputs.fields.labels), inputs.scored
     train_targets = targets_of(inputs.train)
-    majority = {
-        name: majority_baseline(task, train_targets, num_examples=len(part), num_labels=num_labels) for name, part in parts.items()
+    constant = {
+        name: constant_baseline(task.name, train_targets, num_examples=len(part), num_labels=num_labels)
+        for name, part in parts.items()
     }
     return {
-        kind: {name: _baseline_metrics(task, parts, by_part, name) for name in parts}
-        for kind, by_part in (("majority", majority), (linear, linear_outputs))
+        kind: {name: _baseline_metrics(inputs, by_part, name) for name in parts}
+        for kind, by_part in ((task.constant_name, constant), (linear, linear_outputs))
     }
 
 
-def _baseline_metrics(task: str, parts: Mapping[str, Part], outputs: Mapping[str, Array], name: str) -> Metrics:
-    """Score a baseline as the model is scored: multi-label thresholds are tuned on the validation part."""
-    thresholds = tune_thresholds(targets_of(parts["validation"]), outputs["validation"]) if task == "multi_label" else None
-    return task_metrics(task, targets_of(parts[name]), outputs[name], thresholds=thresholds)
-
-
-def prediction_table(
-    examples: Examples, ids: Array, outputs: Array, fields: Fields, *, thresholds: Array | None
-) -> dict[str, list[Any]]:
-    """Make the columns id, reference, label (where known), prediction, and one probability a label."""
-    columns: dict[str, list[Any]] = {"id": ids.tolist(), "reference": redact(list(examples.references))}
-    if examples.targets is not None:
-        columns["label"] = answer_names(examples.targets, fields)
-    columns["prediction"] = answer_names(decide(fields.task, outputs, thresholds), fields)
-    for index, label in enumerate(fields.labels):
-        columns[f"probability_{label}"] = outputs[:, index].astype(float).tolist()
-    return columns
-
-
-def answer_names(decisions: Array, fields: Fields) -> list[Any]:
-    """Turn decisions, or targets, into what a reader calls them: a label each, a list of labels, or a number."""
-    if fields.task == "regression":
-        return [float(value) for value in decisions]
-    if fields.task == "multi_label":
-        return [[label for label, holds in zip(fields.labels, row, strict=True) if holds] for row in decisions]
-    return [fields.labels[index] for index in decisions]
+def _baseline_metrics(inputs: Inputs, outputs: Mapping[str, Array], name: str) -> Metrics:
+    """Score a baseline as the model is scored: thresholds are tuned on the validation part."""
+    thresholds = decision_thresholds(inputs, outputs["validation"])
+    return task_metrics(inputs.fields.task, targets_of(inputs.scored[name]), outputs[name], thresholds=thresholds)
 
 
 def write_result(
@@ -235,7 +170,7 @@ def write_result(
 
 def label_balance(inputs: Inputs) -> dict[str, dict[str, int]]:
     """Count how many examples of each part have each label; empty where a number is predicted."""
-    if inputs.fields.task == "regression":
+    if inputs.fields.target_type == "continuous":
         return {}
     labels = range(len(inputs.labels))
     counts = {
@@ -244,15 +179,3 @@ def label_balance(inputs: Inputs) -> dict[str, dict[str, int]]:
         for targets in [targets_of(part)]
     }
     return {name: dict(zip(inputs.labels, numbers, strict=True)) for name, numbers in counts.items()}
-
-
-def save_language_model(
-    model: Any, tokenizer: PreTrainedTokenizerBase, state: dict[str, Tensor], *, folder: Path, card: str
-) -> None:
-    """Write a language model that writes on from a prompt, and that another training can start from: complete, or not there."""
-    ours = START in tokenizer.get_vocab() and END in tokenizer.get_vocab()
-    if ours:
-        frame_documents_(tokenizer, end=False)
-    save_model(model, tokenizer, state, folder=folder, card=card)
-    if ours:
-        frame_documents_(tokenizer)

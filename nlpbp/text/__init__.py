@@ -1,4 +1,4 @@
-"""Tokens, batches and models for text; importing it makes transformers' `Auto*` classes know AWD-LSTM."""
+"""Tokens, batches and models for text; importing this package registers AWD-LSTM with transformers' `Auto*` classes."""
 
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
 

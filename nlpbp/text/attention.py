@@ -1,6 +1,6 @@
-"""Attention for training on a CPU: torch's kernels drop attention weights slowly there, so the dropout is done with random bytes.
+"""Attention for training on a CPU: torch's attention dropout is slow there, so it is computed from random bytes instead.
 
-Everything else (evaluation, other devices, long texts, position biases) is transformers' own `sdpa`.
+Everything else (evaluation, other devices, long texts, position biases) uses transformers' `sdpa`.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from nlpbp.core.regularize import byte_dropout
 
 NAME = "sdpa_byte_dropout"
-LONGEST = 512  # tokens: beyond, the whole matrix of weights costs too much memory
+LONGEST = 512  # tokens: beyond that, the matrix of attention weights takes too much memory
 
 
 def register_attention() -> str:
-    """Make the attention known to transformers under the name that is returned, for `attn_implementation=`."""
+    """Register this attention with transformers; return its name, for `attn_implementation=`."""
     AttentionInterface.register(NAME, _attention)
     AttentionMaskInterface.register(NAME, sdpa_mask)
     return NAME
@@ -35,7 +35,7 @@ def _attention(
     dropout: float = 0.0,
     **options: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """Attend as `sdpa` does; query, key and value are [batch, heads, length, width]."""
+    """Compute attention as `sdpa` does; query, key and value are [batch, heads, length, width]."""
     grouped = key.shape[1] != query.shape[1]
     special = any(options.get(name) is not None for name in ("position_bias", "softcap", "cache")) or options.get("is_causal")
     causal = attention_mask is None and getattr(module, "is_causal", False)

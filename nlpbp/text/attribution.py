@@ -1,7 +1,7 @@
-"""Which words an answer hangs on: by leaving them out, which works for any model, or by the gradient at embeddings (practice D4).
+"""Word attributions of a prediction: by occlusion, which works for any model, or by gradient x input (practice D4).
 
-Both say what moves this model's answer, not what is true of the text. A word that the model never reads has no part in it:
-`reading_end` says from where on that is so.
+Both explain what influences this model's prediction, not what is true of the text. Words beyond the truncation have no influence:
+`reading_end` tells where it is.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from nlpbp.text.batches import MAX_CHARACTERS_PER_TOKEN, truncating
 Classify = Callable[[list[str]], np.ndarray[Any, Any]]
 Attributions = list[tuple[str, float]]
 
-_NO_SPACES = r"\u0e00-\u0e7f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"  # Thai, kana, Han: each sign is taken for a word
+_NO_SPACES = r"\u0e00-\u0e7f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"  # Thai, kana, Han: each character is taken as a word
 WORD = re.compile(rf"[{_NO_SPACES}]|[^\s{_NO_SPACES}]+")
 
 
 def occlusion(text: str, *, classify: Classify, label: int, end: int | None = None, max_pieces: int | None = None) -> Attributions:
-    """Score each word of `text` by how far the probability of `label` falls when it is left out; in the order of the text.
+    """Score each word of `text` by how much the probability of `label` falls without it (occlusion); in the order of the text.
 
-    `classify` turns texts into probabilities [texts, labels], of any model; called once, with a text for each word and one more.
-    Only words before the character `end` are scored. Where there are more than `max_pieces` words, neighbours are left out
-    together, in so many pieces. (Zeiler and Fergus 2014, for images.)
+    `classify` maps texts to probabilities [texts, labels], with any model; it is called once, with the text itself and one variant
+    for each word. Only words before the character `end` are scored. If there are more than `max_pieces` words, adjacent words are
+    removed together, in `max_pieces` groups. (Zeiler and Fergus 2014, for images.)
 
     >>> def classify(texts):
     ...     return np.array([[0.9, 0.1] if "good" in text else [0.5, 0.5] for text in texts])
@@ -53,12 +53,13 @@ def _pieces(spans: Sequence[tuple[int, int]], max_pieces: int | None) -> list[tu
 
 
 def gradient_times_input(model: PreTrainedModel, inputs: Mapping[str, Tensor], *, label: int) -> Tensor:
-    """Score each token by the slope of the logit of `label` at its embedding, times that embedding: [batch, length].
+    """Score each token by the gradient of the logit of `label` with respect to its embedding, times that embedding: [batch,
+    length].
 
-    `inputs` are `input_ids`, `attention_mask` and what else the model takes; padding scores 0. One pass there and back, however
-    long the text. To first order the scores of a linear model sum to its logit without the bias. For models that take
-    `inputs_embeds`; through an AWD-LSTM the slope reaches back to the beginning of a chunk (`config.chunk_length`).
-    The model's mode, weights and gradients are left as they were. (Shrikumar et al. 2016.)
+    `inputs` are `input_ids`, `attention_mask` and any other inputs of the model; padding scores 0. It takes one forward and one
+    backward pass, however long the text. For a linear model the scores sum to its logit without the bias. The model must accept
+    `inputs_embeds`; in an AWD-LSTM the gradient reaches back only to the beginning of a chunk (`config.chunk_length`). The model's
+    mode, weights and gradients are left unchanged. (Shrikumar et al. 2016.)
     """
     others = {name: value for name, value in inputs.items() if name != "input_ids"}
     was_training = model.training
@@ -78,9 +79,9 @@ def gradient_times_input(model: PreTrainedModel, inputs: Mapping[str, Tensor], *
 def token_attributions(
     text: str, *, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, label: int, max_length: int
 ) -> tuple[Attributions, int | None]:
-    """Score the tokens that the model reads of `text` by `gradient_times_input`, each shown as it stands there.
+    """Score the tokens of `text` that the model reads by `gradient_times_input`, each shown as it is written in the text.
 
-    Special tokens are left out. Second comes where the model stops reading, as `reading_end` says it.
+    Special tokens are left out. The second value is where the model stops reading, as from `reading_end`.
     """
     with truncating(tokenizer, max_length=max_length) as backend:
         encoding = backend.encode(text[: max_length * MAX_CHARACTERS_PER_TOKEN])
@@ -93,7 +94,7 @@ def token_attributions(
 
 
 def reading_end(text: str, *, tokenizer: PreTrainedTokenizerBase, max_length: int) -> int | None:
-    """Return the character of `text` at which a model stops reading that is given `max_length` tokens; None if it reads it all."""
+    """Return the character at which `text` is truncated to `max_length` tokens; None if it is not truncated."""
     limit = max_length * MAX_CHARACTERS_PER_TOKEN
     with truncating(tokenizer, max_length=max_length) as backend:
         encoding = backend.encode(text[:limit])

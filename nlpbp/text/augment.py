@@ -1,8 +1,8 @@
-"""Other wordings of training texts that keep their label: which operations do so depends on the task, and that is the policy.
+"""Label-preserving augmentation of training texts: which operations preserve the label depends on the task.
 
-More kinds of change are not better (practice D5): dropping words leaves the topic of a text and can turn its sentiment around. So
-negations and the word after one are never touched, nor are numbers, markers in brackets, and what the user protects. Every draw is
-a function of (seed, number of the step, example), so a run that goes on draws what an uninterrupted one would.
+More kinds of change are not better (practice D5): dropping words preserves the topic of a text but can reverse its sentiment. So
+negations and the words that follow them are never changed, nor are numbers, markers in brackets, and words that the user protects.
+Every draw is a function of (seed, step number, example), so a resumed run draws what an uninterrupted one would.
 """
 
 from __future__ import annotations
@@ -34,15 +34,16 @@ NEGATIONS = frozenset(
 CONTRACTED = re.compile(r"n['’]?t$")  # of "isn't", and of the "n't" that a tokenised text has
 PUNCTUATION = re.compile(r"^[^\w\[]+|[^\w\]]+$")
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
-MAX_SPAN = 3  # words under one mask
+MAX_SPAN = 3  # words replaced by one mask
 
 
 @dataclass(frozen=True)
 class Augment:
-    """What may be done to a training text.
+    """How training texts may be changed.
 
-    `operations` are tried one a text, each text's drawn at random; `share` of its words change, at least one. `protected` words, in
-    lower case, are never touched. `synonyms` has other words for words in lower case; `mask` stands for hidden words.
+    One of `operations` is drawn at random for each text, and applied to the fraction `share` of its words, at least one.
+    `protected` words, in lower case, are never changed. `synonyms` maps lower-case words to alternatives; `mask` replaces hidden
+    words.
     """
 
     operations: tuple[Operation, ...]
@@ -53,17 +54,17 @@ class Augment:
 
 
 Operation = Callable[[list[str], list[int], random.Random, Augment], list[str]]
-"""Takes words, the positions that it may touch (never none), a generator and the rest of what is wanted; returns words."""
+"""Takes words, the (one or more) positions that may change, a random generator and the settings; returns the new words."""
 
 
 def drop_words(words: list[str], free: list[int], rng: random.Random, augment: Augment) -> list[str]:
-    """Leave out a share of the words, but not all of them."""
+    """Delete a fraction of the words, but not all of them."""
     dropped = _drawn(free, rng, augment.share)
     return [word for index, word in enumerate(words) if index not in dropped] or words
 
 
 def swap_words(words: list[str], free: list[int], rng: random.Random, augment: Augment) -> list[str]:
-    """Let neighbours change places."""
+    """Swap adjacent words."""
     touched = set(free)
     pairs = [index for index in free if index + 1 in touched]
     swapped = list(words)
@@ -73,7 +74,7 @@ def swap_words(words: list[str], free: list[int], rng: random.Random, augment: A
 
 
 def replace_synonyms(words: list[str], free: list[int], rng: random.Random, augment: Augment) -> list[str]:
-    """Put other words for those that have a synonym, where there are any; the case of the first letter stays."""
+    """Replace words by synonyms where there are any; the case of the first letter is kept."""
     known = [index for index in free if _bare(words[index]) in augment.synonyms]
     changed = list(words)
     for index in sorted(_drawn(known, rng, augment.share)):
@@ -85,7 +86,7 @@ def replace_synonyms(words: list[str], free: list[int], rng: random.Random, augm
 
 
 def misspell(words: list[str], free: list[int], rng: random.Random, augment: Augment) -> list[str]:
-    """Mistype a letter inside words of four or more: two change places, or one is left out."""
+    """Make a typo inside words of four or more letters: swap two letters, or delete one."""
     long = [index for index in free if len(words[index]) >= 4 and words[index].isalpha()]
     changed = list(words)
     for index in sorted(_drawn(long, rng, augment.share)):
@@ -96,13 +97,13 @@ def misspell(words: list[str], free: list[int], rng: random.Random, augment: Aug
 
 
 def change_case(words: list[str], free: list[int], rng: random.Random, augment: Augment) -> list[str]:
-    """Write words in lower case that have a capital, and the others with one."""
+    """Lower-case words that have a capital letter, and capitalise the others."""
     chosen = _drawn(free, rng, augment.share)
     return [(word.lower() if word != word.lower() else word.capitalize()) if i in chosen else word for i, word in enumerate(words)]
 
 
 def shuffle_sentences(words: list[str], free: list[int], rng: random.Random, augment: Augment) -> list[str]:
-    """Put the sentences in another order; a text of several fields stays as it is."""
+    """Shuffle the sentences; a text of several fields is left as it is."""
     if any(_is_marker(word) for word in words):
         return words
     sentences = SENTENCE_END.split(" ".join(words))
@@ -110,7 +111,7 @@ def shuffle_sentences(words: list[str], free: list[int], rng: random.Random, aug
 
 
 def mask_span(words: list[str], free: list[int], rng: random.Random, augment: Augment) -> list[str]:
-    """Hide spans of up to three words behind the mask, or leave them out where there is none."""
+    """Replace spans of up to three words by the mask, or delete them if there is none."""
     touched, hidden = set(free), set[int]()
     for start in sorted(_drawn(free, rng, augment.share / MAX_SPAN)):
         length = rng.randint(1, MAX_SPAN)
@@ -123,15 +124,15 @@ def mask_span(words: list[str], free: list[int], rng: random.Random, augment: Au
 POLICIES: dict[Policy, tuple[Operation, ...]] = {
     "sentiment": (drop_words, swap_words, replace_synonyms, misspell, change_case),
     "topic": (drop_words, swap_words, replace_synonyms, misspell, change_case, shuffle_sentences, mask_span),
-    "pairs": (replace_synonyms, misspell, change_case),  # whether two texts say the same hangs on each word and its place
+    "pairs": (replace_synonyms, misspell, change_case),  # whether two texts mean the same can depend on every word and its position
 }
-"""What keeps the label, by task."""
+"""The operations that preserve the label, by task."""
 
 
 def augment_text(text: str, *, augment: Augment, seed: int) -> str:
-    """Return another wording of `text`: the same for the same seed, and `text` itself for a share of 0.
+    """Augment `text`: the result is the same for the same seed, and `text` itself for a `share` of 0.
 
-    Words are what white space separates: scripts without it gain nothing here.
+    Words are separated by white space, so this is of no use for scripts without it.
 
     >>> augment = Augment(POLICIES["sentiment"], share=0.3)
     >>> augment_text("this is not good at all", augment=augment, seed=2)
@@ -149,7 +150,7 @@ def augment_text(text: str, *, augment: Augment, seed: int) -> str:
 
 
 def free_words(words: Sequence[str], *, protected: Collection[str] = NEGATIONS) -> list[int]:
-    """Return the positions of words that may be touched: none that is protected, has a digit, or follows a negation or a marker.
+    """Return the positions of words that may change: none that is protected, has a digit, or follows a negation or a marker.
 
     >>> free_words("[price] 12 [title] Seven is n't bad , really".split())
     [4, 8]
@@ -182,12 +183,12 @@ def _cased(word: str, like: str) -> str:
 
 
 def _drawn(places: Sequence[int], rng: random.Random, share: float) -> set[int]:
-    """Draw a share of the places, one at least."""
+    """Draw a fraction of the positions, at least one."""
     return set(rng.sample(list(places), min(len(places), max(1, round(share * len(places))))))
 
 
 def read_synonyms(path: str | Path) -> dict[str, list[str]]:
-    """Read a file of synonyms: a word a line, and behind tabs the words that may stand for it.
+    """Read a file of synonyms: one word per line, followed by its synonyms, separated by tabs.
 
     Raises `DataError` with the line for one without a synonym.
     """
@@ -203,7 +204,7 @@ def read_synonyms(path: str | Path) -> dict[str, list[str]]:
 
 
 def label_words(labels: Iterable[str]) -> set[str]:
-    """Return the words of label names, to be protected: they may be what a text is labelled by.
+    """Return the words of label names, to be protected: the label of a text may depend on them.
 
     >>> sorted(label_words(["very good", "Bad/Awful"]))
     ['awful', 'bad', 'good', 'very']
@@ -224,10 +225,10 @@ def augmented_steps(
     seed: int,
     first_step: int = 0,
 ) -> Iterator[list[Batch]]:
-    """Turn a plan into what `train_steps` takes, as `batched_steps` does, with another wording of each text in every step.
+    """Turn a plan into batches for `train_steps`, as `batched_steps` does, with each text augmented anew in every step.
 
-    The plan is that of the texts as they are, so steps and their number do not change; `first_step` is that of the plan. Another
-    wording of 32 short texts and its tokens take about 2.5 ms on one core.
+    The plan is made from the original texts, so the steps and their number do not change; `first_step` is that of the plan.
+    Augmenting and tokenizing 32 short texts takes about 2.5 ms on one core.
     """
     for number, step in enumerate(plan, first_step):
         yield [
@@ -263,21 +264,21 @@ def _augmented_batch(
 
 @dataclass(frozen=True)
 class LabelCheck:
-    """Of how many texts that a model answered rightly it answers the other wording otherwise; `flipped` are their positions."""
+    """How many correctly classified texts get another prediction after augmentation; `flipped` are their positions."""
 
     num_checked: int
     flipped: tuple[int, ...]
 
     @property
     def share(self) -> float:
-        """The share of answers that changed."""
+        """The fraction of predictions that changed."""
         return len(self.flipped) / max(1, self.num_checked)
 
 
 def check_label_preserving(
     texts: Sequence[str], labels: Sequence[Any], augment: Callable[[str], str], *, classify: Callable[[list[str]], Sequence[Any]]
 ) -> LabelCheck:
-    """Ask a model, or a person, whether `augment` keeps the labels: only texts that `classify` answers rightly can tell.
+    """Measure with a model whether `augment` preserves the labels, on the texts that `classify` gets right.
 
     >>> check = check_label_preserving(["good", "not good"], [1, 0], lambda text: text.replace("not ", ""),
     ...                                classify=lambda texts: [int("not" not in text) for text in texts])

@@ -1,9 +1,9 @@
-"""Texts to token ids, once, and token ids to padded batches, each time.
+"""Tokenize texts once, and pad their token ids to batches.
 
-Of a text that is too long its beginning is read, its end, both, or all of it in windows (practice D6).
+Of a text that is too long, the model reads the beginning, the end, both, or all of it in windows (practice D6).
 
-Encoding is cached by content: the texts, the tokenizer and the length limit make the file's name, so a second run starts at once
-and nothing stale can be read. Batches are padded on the right, to about their longest text.
+Token ids are cached by content: the file name is a hash of the texts, the tokenizer and the length limit, so a second run starts at
+once and never reads stale data. Batches are padded on the right, to about their longest text.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from nlpbp.data.order import Ints
 
 MAX_CHARACTERS_PER_TOKEN = 20  # text beyond max_length times this is cut before tokenizing: a 10 MB text would take 12 seconds
 LENGTH_MULTIPLE = (
-    4  # of padded lengths: each shape costs a kernel and its memory, and a quarter of the shapes a few per cent of padding
+    4  # lengths are padded to a multiple: fewer shapes mean fewer kernels and less memory, for a few per cent of padding
 )
-MAX_WINDOWS = 16  # of a text: what lies beyond is not read
+MAX_WINDOWS = 16  # of a text: the rest is ignored
 HEAD_SHARE = 0.25  # Sun et al. 2019: 128 of 510 tokens from the beginning, the rest from the end, was the best of what they tried
-BLOCK = 1024  # texts a call of the tokenizer: large enough for its threads, small enough for the progress bar
+BLOCK = 1024  # texts per call of the tokenizer: enough for its threads, and few enough for a smooth progress bar
 
 
 Cut = Literal["head", "tail", "head_tail", "windows"]
@@ -43,10 +43,11 @@ Cut = Literal["head", "tail", "head_tail", "windows"]
 
 @dataclass(frozen=True)
 class Encoded:
-    """Token ids of n texts, end to end: text i is `tokens[offsets[i]:offsets[i + 1]]`.
+    """Token ids of n texts, concatenated: text i is `tokens[offsets[i]:offsets[i + 1]]`.
 
-    `type_ids` runs beside `tokens` where a pair of texts needs it; `clipped` and `truncated` are positions of texts that were cut
-    before and by tokenizing. Where texts are read in windows, there are n windows, and `owners` [n] is the text of each, ascending.
+    `type_ids` are the token type ids of `tokens`, for pairs of texts that need them; `clipped` and `truncated` are the indices of
+    texts that were shortened before and by tokenizing. If texts are read in windows, n is the number of windows, and `owners` [n]
+    is the text of each, ascending.
     """
 
     tokens: np.ndarray[Any, np.dtype[np.int32]]
@@ -83,10 +84,9 @@ def encode(
 ) -> Encoded:
     """Tokenize texts (or pairs of texts) with a fast tokenizer, special tokens included, at most `max_length` tokens each.
 
-    `cut` says what is read of a text that is longer: its `head`, its `tail`, `head_tail` (a quarter of the tokens from its
-    beginning, the rest from its end), or all of it in `windows`, each half of which the next one shares. The longer text of a
-    pair is cut first; a pair has no `head_tail` and no `windows`: `ValueError`. `cache` is a folder of earlier results; the
-    tokenizer is left as it was.
+    `cut` says what is read of a longer text: its `head`, its `tail`, `head_tail` (a quarter of the tokens from its beginning, the
+    rest from its end), or all of it in `windows` that overlap by half. The longer text of a pair is truncated first; `head_tail`
+    and `windows` raise `ValueError` for pairs. `cache` is a folder for results; the tokenizer is left unchanged.
     """
     if pairs is not None and cut in ("head_tail", "windows"):
         raise ValueError(f"a pair of texts has no {cut}")
@@ -147,7 +147,8 @@ def _encode(
 
 
 def _head_tail(heads: Encoded, tails: Encoded, *, num_head: int) -> Encoded:
-    """Join the beginning of the one and the end of the other; what was cut is as long as can be, special tokens included."""
+    """Join the beginnings of the first and the ends of the second; a text that was truncated has the full length, with special
+    tokens."""
     joined = []
     cut = set(np.union1d(heads.clipped, heads.truncated).tolist())
     for index in range(len(heads)):
@@ -165,7 +166,7 @@ def _offsets(lengths: Sequence[int]) -> Ints:
 
 
 def from_tokens(ids: Sequence[Sequence[int]]) -> Encoded:
-    """Make an `Encoded` of texts that are token ids already, one list a text.
+    """Make an `Encoded` of texts that are token ids already, one list for each text.
 
     >>> from_tokens([[1, 2], [3]]).offsets.tolist()
     [0, 2, 3]
@@ -183,7 +184,7 @@ def _encode_batch(backend: Any, inputs: list[Any]) -> list[Any]:
     try:
         encodings: list[Any] = backend.encode_batch(inputs)
     except BaseException as error:
-        if type(error).__name__ != "PanicException":  # how a failure inside the Rust library arrives; it is no Exception
+        if type(error).__name__ != "PanicException":  # how a panic in the Rust library arrives; it is not an Exception
             raise
         raise ConfigError(f"the tokenizer failed: {error}", hint="look at the pattern in its tokenizer.json") from error
     return encodings
@@ -191,9 +192,9 @@ def _encode_batch(backend: Any, inputs: list[Any]) -> list[Any]:
 
 @contextmanager
 def truncating(tokenizer: PreTrainedTokenizerBase, *, max_length: int, cut: Cut = "head") -> Iterator[Any]:
-    """Give the tokenizer's backend, cutting to `max_length` tokens and padding nothing; afterwards it is as it was.
+    """Yield the tokenizer's backend, truncating to `max_length` tokens without padding; restore its settings afterwards.
 
-    What is cut off overflows into more parts; under the cut `windows` each shares half of its text with the one before.
+    The truncated rest becomes overflowing encodings; with `windows`, each overlaps the one before by half.
     """
     backend = tokenizer.backend_tokenizer
     truncation, padding = backend.truncation, backend.padding
@@ -224,7 +225,7 @@ def _content_key(
 
 
 def _save(encoded: Encoded, file: Path) -> None:
-    """Write under another name first, so that a reader never meets half a file; a full disk only costs the cache."""
+    """Write to a temporary name first, so that no reader sees an incomplete file; when the disk is full, only caching is lost."""
     arrays = {name: value for name, value in vars(encoded).items() if value is not None}
     temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
     try:
@@ -237,7 +238,7 @@ def _save(encoded: Encoded, file: Path) -> None:
 
 
 def _load(file: Path) -> Encoded | None:
-    """Read an earlier result; one that is not there or damaged is made again."""
+    """Read a cached result; None if it is missing or damaged, so that it is computed again."""
     try:
         arrays = load_file(file)
         return Encoded(
@@ -284,6 +285,6 @@ def batched_steps(
     tokenizer: PreTrainedTokenizerBase,
     labels: np.ndarray[Any, Any],
 ) -> Iterator[list[Batch]]:
-    """Turn a plan, one list of micro-batches (arrays of example ids) a step, into what `train_steps` takes."""
+    """Turn a plan, a list of micro-batches (arrays of example ids) for each step, into batches for `train_steps`."""
     for step in plan:
         yield [collate(encoded, ids, tokenizer=tokenizer, labels=labels) for ids in step]

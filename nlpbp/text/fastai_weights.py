@@ -1,13 +1,14 @@
-"""AWD-LSTM weights that fastai has saved, and their vocabulary, as a model and a tokenizer of ours.
+"""Convert AWD-LSTM weights saved by fastai, and their vocabulary, to an nlpbp model and tokenizer.
 
-In fastai, `learn` being the learner of a language model, these lines write what is read here:
+With `learn`, the learner of a language model in fastai, these lines write the files that are read here:
 
     learn.save("lm", with_opt=False)                                        # models/lm.pth; or learn.save_encoder("lm")
     import json; json.dump(list(learn.dls.vocab), open("vocab.json", "w"))
 
-A classifier's learner has its vocabulary in `learn.dls.vocab[0]`, and gives its encoder by `save_encoder`. The hidden states in
-evaluation are fastai's. The tokenizer is not: it splits words much as fastai does, but what fastai's rules put into a text
-(`xxmaj` before a capital) no `tokenizer.json` can express; `fastai_text` is those rules.
+A classifier's learner has its vocabulary in `learn.dls.vocab[0]`, and writes its encoder with `save_encoder`. In evaluation mode
+the hidden states are identical to fastai's. The tokenizer is not identical: it splits words much as fastai does, but a
+`tokenizer.json` cannot express the rules by which fastai inserts tokens (`xxmaj` before a capital); `fastai_text` implements those
+rules.
 """
 
 from __future__ import annotations
@@ -28,23 +29,24 @@ from nlpbp.text.awd_lstm import AWDLSTMConfig, AWDLSTMForCausalLM
 from nlpbp.text.tokenizer import LINE_BREAKS, frame_documents_
 
 UNKNOWN, PADDING, START = "xxunk", "xxpad", "xxbos"
-FILLER = "xxfake"  # fastai fills a vocabulary up to a multiple of 8 with it; it stands for no word
+FILLER = "xxfake"  # fastai pads a vocabulary to a multiple of 8 with it; it represents no word
 EXPORT_WEIGHTS = 'save it again in fastai with learn.save("lm", with_opt=False), or learn.save_encoder("lm")'
 EXPORT_VOCABULARY = 'run in fastai: import json; json.dump(list(learn.dls.vocab), open("vocab.json", "w"))'
-# Words as spaCy splits most of them: "ca|n't", "it|'s", "3.5", and each punctuation mark for itself.
+# Approximates spaCy's word splitting: "ca|n't", "it|'s", "3.5", and each punctuation mark on its own.
 WORDS = Regex(r"n't\b|\w+?(?=n't\b)|'(?:s|m|d|re|ve|ll)\b|\d+(?:[.,]\d+)+|\w+|[^\w\s]")
 
 
 def load_fastai(
     weights: Path, vocabulary: Path | None = None, *, backwards: bool = False
 ) -> tuple[AWDLSTMForCausalLM, PreTrainedTokenizerFast]:
-    """Load a language model of fastai's: its `.pth` file, and its vocabulary as a JSON list or one token a line.
+    """Load a fastai language model from its `.pth` file, and its vocabulary as a JSON list or with one token per line.
 
-    `vocabulary` is found beside the weights where it is left out: under the same name, or as `vocab.json` or `vocab.txt`.
-    `backwards` says that it was trained on reversed texts. An encoder alone gets a decoder without a bias that has learned.
+    If `vocabulary` is not given, it is looked for beside the weights: under the same name, or as `vocab.json` or `vocab.txt`.
+    `backwards` says that the model was trained on reversed texts. If the file is only an encoder, the bias of the decoder is newly
+    initialised.
 
-    Raises `CheckpointError` for weights of something else, `DataError` for a vocabulary of another model, and `ConfigError` for
-    files that would have to be unpickled.
+    Raises `CheckpointError` for weights of another architecture, `DataError` for the vocabulary of another model, and `ConfigError`
+    for files that would have to be unpickled.
     """
     tokens = read_vocabulary(vocabulary or find_vocabulary(weights))
     tensors = read_weights(weights)
@@ -52,7 +54,7 @@ def load_fastai(
         raise DataError(
             f"the vocabulary has {len(tokens):,} tokens, the embedding in {weights} has {len(tensors['encoder.weight']):,}",
             file=str(vocabulary or find_vocabulary(weights)),
-            hint="give the vocabulary that the model was trained with, as JSON where tokens hold line breaks",
+            hint="give the vocabulary that the model was trained with, as JSON if tokens contain line breaks",
         )
     tokenizer = word_tokenizer(tokens)
     num_layers = sum(name.endswith(".weight_hh_l0_raw") for name in tensors)
@@ -72,20 +74,20 @@ def load_fastai(
 
 
 def read_weights(file: Path) -> dict[str, Tensor]:
-    """Read an AWD-LSTM's tensors, fp32, under the names of its encoder; nothing in the file is run.
+    """Read an AWD-LSTM's tensors, fp32, under the names of its encoder, without running any code in the file.
 
-    Copies of one tensor under a second name are left out, once they are seen to be copies.
+    Tensors that are saved under a second name as well are checked to be equal, and kept once.
     """
     if not file.is_file():
         raise ConfigError("there is no such file", file=str(file), hint="give the .pth file that learn.save wrote")
     try:
         loaded = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever bytes that are no such file lead to; an optimizer of fastai's is refused here as well
-        raise CheckpointError("these are not weights alone, or the file is damaged", file=str(file), hint=EXPORT_WEIGHTS) from error
+    except Exception as error:  # whatever other bytes lead to; a file with fastai's optimizer is rejected here too
+        raise CheckpointError("the file contains more than weights, or is damaged", file=str(file), hint=EXPORT_WEIGHTS) from error
     if isinstance(loaded, dict) and set(loaded) == {"model", "opt"}:
         loaded = loaded["model"]
     if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
-        raise CheckpointError("this is not the state of a model", file=str(file), hint=EXPORT_WEIGHTS)
+        raise CheckpointError("the file does not contain a model's state dict", file=str(file), hint=EXPORT_WEIGHTS)
     named = {re.sub(r"^[01]\.", "", str(name)): value.float() for name, value in loaded.items()}
     for name, wanted in (("encoder.weight", "a language model's embedding"), ("rnns.0.weight_hh_l0_raw", "AWD-LSTM's layers")):
         if name not in named or named[name].dim() != 2:
@@ -95,12 +97,12 @@ def read_weights(file: Path) -> dict[str, Tensor]:
     }
     for copy in {"encoder_dp.emb.weight", "decoder.weight"} & named.keys():
         if not torch.equal(named[copy], named[copies[copy]]):
-            raise CheckpointError(f"{copy} is not tied to the embedding", file=str(file), hint="only tied models can be loaded")
+            raise CheckpointError(f"{copy} is not tied to the embedding", file=str(file), hint="only tied weights can be loaded")
     return {name: value for name, value in named.items() if name not in copies or name == "decoder.weight"}
 
 
 def _fill(model: AWDLSTMForCausalLM, tensors: Mapping[str, Tensor], *, file: str) -> None:
-    """Copy all `tensors` into a model, which must need just these."""
+    """Copy all `tensors` into a model, whose parameters they must match exactly."""
     sources = {"model.embed_tokens.weight": "encoder.weight", "lm_head.weight": "encoder.weight", "lm_head.bias": "decoder.bias"}
     for index in range(len(model.model.layers)):
         sources[f"model.layers.{index}.weight_hh_l0"] = f"rnns.{index}.weight_hh_l0_raw"
@@ -122,7 +124,7 @@ def _fill(model: AWDLSTMForCausalLM, tensors: Mapping[str, Tensor], *, file: str
 
 
 def find_vocabulary(weights: Path) -> Path:
-    """Return the file with the vocabulary of `weights`, which is beside it."""
+    """Return the vocabulary file beside `weights`."""
     readable = [
         weights.with_suffix(".json"),
         weights.with_suffix(".txt"),
@@ -139,9 +141,11 @@ def find_vocabulary(weights: Path) -> Path:
 
 
 def read_vocabulary(file: Path) -> list[str]:
-    """Read the tokens of a vocabulary in the order of their ids: a JSON list, or a text with one a line."""
+    """Read the tokens of a vocabulary in the order of their ids: a JSON list, or a text file with one token per line."""
     if file.suffix == ".pkl":
-        raise ConfigError("a pickled vocabulary is not read: a pickle can run code", file=str(file), hint=EXPORT_VOCABULARY)
+        raise ConfigError(
+            "a pickled vocabulary is not read, because unpickling can run code", file=str(file), hint=EXPORT_VOCABULARY
+        )
     try:
         text = file.read_text(encoding="utf-8")
         tokens = json.loads(text) if file.suffix == ".json" else text.removesuffix("\n").split("\n")
@@ -153,20 +157,20 @@ def read_vocabulary(file: Path) -> list[str]:
     first: dict[str, int] = {}
     for index, token in enumerate(tokens):
         if token != FILLER and first.setdefault(token, index) != index:
-            raise DataError(f"token {index} stands there before, as {first[token]}", file=str(file), excerpt=token)
+            raise DataError(f"token {index} is a duplicate of token {first[token]}", file=str(file), excerpt=token)
     if lacking := [token for token in (UNKNOWN, PADDING, START) if token not in first]:
-        raise DataError(f"the vocabulary lacks {lacking[0]}, so it is not one of fastai's", file=str(file), hint=EXPORT_VOCABULARY)
+        raise DataError(f"the vocabulary lacks {lacking[0]}, so it is not from fastai", file=str(file), hint=EXPORT_VOCABULARY)
     return tokens
 
 
 def word_tokenizer(tokens: Sequence[str]) -> PreTrainedTokenizerFast:
-    """Make a lower-casing tokenizer of words whose ids are places in `tokens`; a document begins with `xxbos`.
+    """Make a lower-casing word tokenizer whose ids are positions in `tokens`; a document begins with `xxbos`.
 
     >>> tokenizer = word_tokenizer(["xxunk", "xxpad", "xxbos", "a", "film", "do", "n't", "xxfake", "xxfake"])
     >>> tokenizer.convert_ids_to_tokens(tokenizer("A film, don't").input_ids)
     ['xxbos', 'a', 'film', 'xxunk', 'do', "n't"]
     """
-    # A filler's name has a mark in it that the splitting never leaves inside a word.
+    # The names of fillers contain a character that is never inside a word after splitting.
     ids = {f"{token}#{index}" if token == FILLER else token: index for index, token in enumerate(tokens)}
     backend = Tokenizer(models.WordLevel(ids, unk_token=UNKNOWN))
     backend.normalizer = normalizers.Sequence([normalizers.Replace(LINE_BREAKS, "\n"), normalizers.Lowercase()])
@@ -183,7 +187,7 @@ def word_tokenizer(tokens: Sequence[str]) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-# Left-overs of web pages and of tokenized corpora, in the order in which they are replaced.
+# Remains of web pages and of tokenized corpora, in the order of replacement.
 LEFT_OVERS = {
     "#39;": "'",
     "amp;": "&",
@@ -202,7 +206,7 @@ LEFT_OVERS = {
 
 
 def fastai_text(text: str) -> str:
-    """Rewrite a text as fastai's default rules do before it is split into words, to compare what the two libraries read.
+    """Apply fastai's default preprocessing rules to a text, to compare the inputs of the two libraries.
 
     >>> fastai_text("GREAT film!!!! So so so Good, I'd say")
     "xxbos xxup great film xxrep 4 ! xxmaj so so so xxmaj good, xxmaj i'd say"

@@ -1,8 +1,8 @@
-"""What frozen layers answer, kept: while they do not change, an example's second epoch starts where they end.
+"""A cache of the outputs of frozen layers, so that they are computed once for each example and not once an epoch.
 
-Frozen layers run in evaluation mode, so their answers to an example are always the same and the cache changes nothing but the time;
-the last bits may differ, as they do with another amount of padding. It costs memory: width x tokens x 4 bytes an example for a
-transformer, the head's inputs for a recurrent classifier.
+Frozen layers run in evaluation mode, so their outputs for an example are always the same and the cache only saves time; the last
+bits may differ, as they do with another amount of padding. It costs memory: width x tokens x 4 bytes per example for a transformer,
+and the inputs of the head for a recurrent classifier.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ from nlpbp.core.batch import Batch, LossFn
 from nlpbp.core.groups import blocks_of, layer_groups
 from nlpbp.text.awd_lstm import AWDLSTMForSequenceClassification
 
-MAX_DIFFERENCE = 1e-3  # between a kept answer and a new one, relative to their size: more is another computation
+MAX_DIFFERENCE = 1e-3  # relative, between cached and recomputed outputs: beyond it they are not the same computation
 
 
 class FrozenCache(Protocol):
-    """Keeps answers of a model's frozen part while a loss goes through it."""
+    """Caches the outputs of a model's frozen layers during training."""
 
     def loss_fn(self, loss_fn: LossFn) -> LossFn:
-        """Return the same loss, which computes what is frozen once an example."""
+        """Wrap the loss so that the frozen layers run once for each example."""
         ...
 
 
 def frozen_cache(model: nn.Module, *, train_last: int | None) -> FrozenCache:
-    """Make the cache of what is below the last `train_last` layer groups of `model`.
+    """Make the cache for the layers below the last `train_last` layer groups of `model`.
 
-    A recurrent classifier is cached when its head alone trains, a transformer at any boundary above its first block. Raises
-    `ValueError` where there is nothing to keep.
+    A recurrent classifier can be cached only if just its head trains, a transformer at any boundary above its first block. Raises
+    `ValueError` if there is nothing to cache.
     """
     groups = layer_groups(model)
     if isinstance(model, AWDLSTMForSequenceClassification):
         if train_last != 1:
-            raise ValueError("a recurrent classifier's frozen layers are cached when its head alone trains (train_last 1)")
+            raise ValueError("a recurrent classifier's frozen layers can be cached only if just its head trains (train_last 1)")
         return PooledCache(model.classifier)
     blocks = list(blocks_of(getattr(model, "base_model", model)))
     heads = sum(group.name == "head" for group in groups)
@@ -50,14 +50,14 @@ def frozen_cache(model: nn.Module, *, train_last: int | None) -> FrozenCache:
 
 
 class PooledCache:
-    """Keeps the vectors that a recurrent classifier's head reads."""
+    """Caches the pooled vectors that are the input of a recurrent classifier's head."""
 
     def __init__(self, head: nn.Module) -> None:
         self._head = head
         self._kept: dict[int, Tensor] = {}
 
     def loss_fn(self, loss_fn: LossFn) -> LossFn:
-        """Return the same loss, which reads a text once."""
+        """Wrap the loss so that the encoder runs once for each text."""
 
         def cached(model: nn.Module, batch: Batch) -> Tensor:
             ids = batch.ids.tolist()
@@ -78,7 +78,7 @@ class PooledCache:
 
 
 class BlockCache:
-    """Keeps what the last frozen block of a transformer answers; the embeddings are still computed."""
+    """Caches the output of a transformer's last frozen block; the embeddings are still computed."""
 
     def __init__(self, blocks: list[nn.Module]) -> None:
         self._blocks = blocks
@@ -87,15 +87,15 @@ class BlockCache:
         self._checked = False
 
     def loss_fn(self, loss_fn: LossFn) -> LossFn:
-        """Return the same loss, which runs an example through the frozen blocks once.
+        """Wrap the loss so that the frozen blocks run once for each example.
 
-        Raises `ValueError` for texts padded on the left, and for a model whose blocks hand on more than their hidden states.
+        Raises `ValueError` for texts padded on the left, and for a model whose blocks return more than their hidden states.
         """
 
         def cached(model: nn.Module, batch: Batch) -> Tensor:
             mask = batch.inputs["attention_mask"]
             if bool((mask[:, :1] == 0).any()):
-                raise ValueError("answers of frozen layers are kept for texts that are padded on the right")
+                raise ValueError("outputs of frozen layers can be cached only for texts that are padded on the right")
             if not all(i in self._kept for i in batch.ids.tolist()):
                 with self._recording(batch, mask):
                     return loss_fn(model, batch)
@@ -107,9 +107,10 @@ class BlockCache:
         return cached
 
     def _check(self, model: nn.Module, batch: Batch, loss_fn: LossFn) -> None:
-        """Compare once what is kept with what the blocks answer now.
+        """Compare the cached outputs with recomputed ones, once.
 
-        Past the wrapper of data parallelism, whose forward passes the processes must all do: each comes here at a step of its own.
+        This bypasses the wrapper of data parallelism, whose forward passes must run in all processes at once: each process gets
+        here in a step of its own.
         """
         mask = batch.inputs["attention_mask"]
         kept, self._kept = self._padded(batch, mask), dict(self._kept)
@@ -119,7 +120,7 @@ class BlockCache:
         now = self._padded(batch, mask)
         self._kept, self._checked = before, True
         if (now - kept).abs().max() > MAX_DIFFERENCE * now.abs().max().clamp(min=1.0):
-            raise ValueError("the frozen layers do not answer twice the same: their outputs cannot be kept")
+            raise ValueError("the frozen layers are not deterministic: their outputs cannot be cached")
 
     def _padded(self, batch: Batch, mask: Tensor) -> Tensor:
         rows = pad_sequence([self._kept[i] for i in batch.ids.tolist()], batch_first=True)
@@ -131,7 +132,7 @@ class BlockCache:
 
         def keep(module: nn.Module, inputs: Any, output: Any) -> None:
             if isinstance(output, tuple) and len(output) > 1:
-                raise ValueError("this model's blocks hand on more than their hidden states: they cannot be kept")
+                raise ValueError("this model's blocks return more than their hidden states: they cannot be cached")
             self._in_tuple = isinstance(output, tuple)
             hidden = output[0] if isinstance(output, tuple) else output
             for i, row, length in zip(batch.ids.tolist(), hidden.detach(), lengths, strict=True):
@@ -148,7 +149,7 @@ class BlockCache:
         kept = self._padded(batch, mask)
 
         def answer(value: Tensor | None) -> Callable[..., Any]:
-            # A block's first argument is its input: the frozen ones hand it on, and the last of them answers what was kept.
+            # A block's first argument is its input: the frozen blocks pass it on, and the last one returns the cached output.
             def forward(hidden_states: Tensor, *args: Any, **options: Any) -> Any:
                 answered = hidden_states if value is None else value
                 return (answered,) if self._in_tuple else answered

@@ -8,7 +8,7 @@ and processes: rows belong to micro-batches, and micro-batches to processes, as 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -165,17 +165,28 @@ class CarriedState:
         self._tensors = [tensors[f"state.{index}"].clone() for index in range(len(tensors))]
 
 
+@dataclass(frozen=True)
+class StreamShape:
+    """How a corpus is cut into a stream: `num_rows` rows read side by side, `window` tokens of each in a step.
+
+    `pad` fills what is beyond the end. `random_windows` draws the windows' lengths, as AWD-LSTM does; `backwards` reads documents
+    from their end.
+    """
+
+    num_rows: int
+    window: int
+    pad: int
+    random_windows: bool = False
+    backwards: bool = False
+
+
 def stream_windows(
     encoded: Encoded,
+    shape: StreamShape,
     *,
-    num_rows: int,
-    window: int,
-    pad: int,
     num_micro_batches: int,
     total_steps: int,
     seed: int,
-    random_windows: bool = False,
-    backwards: bool = False,
     carried: CarriedState | None = None,
     first_step: int = 0,
     rank: int = 0,
@@ -186,19 +197,21 @@ def stream_windows(
     A step is one window of all rows. `carried` is reset where an epoch begins.
 
     >>> corpus = Encoded(np.arange(9, dtype=np.int32), np.array([0, 9]), None, np.array([]), np.array([]))
-    >>> steps = stream_windows(corpus, num_rows=2, window=3, pad=0, num_micro_batches=1, total_steps=2, seed=0)
+    >>> shape = StreamShape(num_rows=2, window=3, pad=0)
+    >>> steps = stream_windows(corpus, shape, num_micro_batches=1, total_steps=2, seed=0)
     >>> [batch.inputs["input_ids"].tolist() for step in steps for batch in step]
     [[[0, 1, 2], [4, 5, 6]], [[3], [7]]]
     """
+    num_rows, window = shape.num_rows, shape.window
     per_epoch = num_windows(len(encoded.tokens), num_rows=num_rows, window=window)
     num = min(num_micro_batches, num_rows)  # a row alone cannot be cut
     shares: list[Ints] = [np.arange(num_rows)[index::num] for index in range(num)][rank::world_size]
     step = first_step
     while step < total_steps:
         epoch, position = divmod(step, per_epoch)
-        stream = corpus_stream(encoded, seed=seed, epoch=epoch, backwards=backwards)
-        inputs, targets = stream_rows(stream, num_rows=num_rows, pad=pad)
-        bounds = window_bounds(inputs.shape[1], window=window, seed=seed if random_windows else None, epoch=epoch)
+        stream = corpus_stream(encoded, seed=seed, epoch=epoch, backwards=shape.backwards)
+        inputs, targets = stream_rows(stream, num_rows=num_rows, pad=shape.pad)
+        bounds = window_bounds(inputs.shape[1], window=window, seed=seed if shape.random_windows else None, epoch=epoch)
         for start, end in pairwise(bounds[position:]):
             if step == total_steps:
                 return
@@ -208,19 +221,17 @@ def stream_windows(
             step += 1
 
 
-def evaluation_blocks(
-    encoded: Encoded, *, num_rows: int, window: int, pad: int, num_blocks: int, backwards: bool = False
-) -> list[list[Batch]]:
+def evaluation_blocks(encoded: Encoded, shape: StreamShape, *, num_blocks: int) -> list[list[Batch]]:
     """Cut a corpus, in its own order, into blocks of rows; each block is its windows, to be read one after the other.
 
     >>> corpus = Encoded(np.arange(9, dtype=np.int32), np.array([0, 9]), None, np.array([]), np.array([]))
-    >>> blocks = evaluation_blocks(corpus, num_rows=2, window=3, pad=0, num_blocks=2)
+    >>> blocks = evaluation_blocks(corpus, StreamShape(num_rows=2, window=3, pad=0), num_blocks=2)
     >>> [[batch.inputs["input_ids"].tolist() for batch in block] for block in blocks]
     [[[[0, 1, 2]], [[3]]], [[[4, 5, 6]], [[7]]]]
     """
-    num_rows = min(num_rows, len(encoded.tokens) - 1)
-    inputs, targets = stream_rows(corpus_stream(encoded, backwards=backwards), num_rows=num_rows, pad=pad)
-    bounds = window_bounds(inputs.shape[1], window=window)
+    num_rows = min(shape.num_rows, len(encoded.tokens) - 1)
+    inputs, targets = stream_rows(corpus_stream(encoded, backwards=shape.backwards), num_rows=num_rows, pad=shape.pad)
+    bounds = window_bounds(inputs.shape[1], window=shape.window)
     windows = [(inputs[:, start:end], targets[:, start:end]) for start, end in pairwise(bounds)]
     shares = (np.arange(num_rows)[index::num_blocks] for index in range(num_blocks))
     return [[window_batch(*window, rows) for window in windows] for rows in shares if len(rows)]

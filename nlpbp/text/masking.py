@@ -1,4 +1,4 @@
-"""Masked-language-model training (Devlin et al. 2018): guess hidden words, to learn a domain from texts without labels."""
+"""Masked language modelling (Devlin et al. 2018), to adapt a model to a domain with unlabelled texts."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Collection
 import torch
 from torch import Tensor, nn
 
-from nlpbp.core.batch import Batch, Count, LossFn
+from nlpbp.core.batch import Batch, CountedLoss
 from nlpbp.core.losses import IGNORED
 
-SHARE = 0.15  # BERT's own, as the next two
-REPLACED_BY_MASK, REPLACED_BY_RANDOM = 0.8, 0.1  # the rest stays as it is, and is to be guessed all the same
+SHARE = 0.15  # as in BERT, like the next two
+REPLACED_BY_MASK, REPLACED_BY_RANDOM = 0.8, 0.1  # the rest is left unchanged, and predicted all the same
 
 
 def num_masked(candidates: Tensor, *, share: float = SHARE) -> int:
-    """Return how many of a batch's candidate tokens are hidden: at least one, if there is one.
+    """Return how many of a batch's candidate tokens are masked: at least one, if there is one.
 
     >>> num_masked(torch.ones(4, 10, dtype=torch.bool))
     6
@@ -27,9 +27,9 @@ def num_masked(candidates: Tensor, *, share: float = SHARE) -> int:
 def mask_tokens(
     input_ids: Tensor, candidates: Tensor, *, mask_token_id: int, vocab_size: int, share: float = SHARE
 ) -> tuple[Tensor, Tensor]:
-    """Hide some of the `candidates` (bool [batch, length]); return the new ids, and labels that are -100 where nothing is hidden.
+    """Mask some of the `candidates` (bool [batch, length]); return the new ids, and labels that are -100 where nothing is masked.
 
-    Their number is `num_masked`, so the loss is a mean over a known number of items; which ones, torch's default generator decides.
+    Their number is `num_masked`, so the loss is a mean over a known number of items; torch's default generator draws which ones.
 
     >>> ids = torch.arange(20).reshape(2, 10)
     >>> masked, labels = mask_tokens(ids, ids > 9, mask_token_id=99, vocab_size=100)
@@ -49,8 +49,8 @@ def mask_tokens(
     return torch.where(random, others, masked), labels
 
 
-def masked_loss(*, mask_token_id: int, vocab_size: int, special_ids: Collection[int]) -> tuple[LossFn, Count]:
-    """Make the loss of any `AutoModelForMaskedLM` on batches of texts, and the count of what it is a mean over."""
+def masked_loss(*, mask_token_id: int, vocab_size: int, special_ids: Collection[int]) -> CountedLoss:
+    """Make the loss of any `AutoModelForMaskedLM` on batches of texts: the mean over the hidden tokens."""
     special = torch.tensor(sorted(special_ids))
 
     def candidates(batch: Batch) -> Tensor:
@@ -64,4 +64,4 @@ def masked_loss(*, mask_token_id: int, vocab_size: int, special_ids: Collection[
         total = nn.functional.cross_entropy(logits[wanted].float(), labels[wanted], reduction="sum")
         return total / wanted.sum().clamp(min=1)
 
-    return loss_fn, lambda batch: num_masked(candidates(batch))
+    return CountedLoss(loss_fn, lambda batch: num_masked(candidates(batch)))

@@ -1,7 +1,7 @@
-"""Mixup for texts: pairs of a batch's texts are mixed, word by word, after the embedding, and so are their losses.
+"""Mixup for texts: the token embeddings of pairs of texts in a batch are interpolated, and so are their losses.
 
-Zhang et al. 2018, on embeddings as in Guo et al. 2019. Partners and shares are drawn from torch's generator, which `train_steps`
-seeds for every micro-batch: a run that goes on, and one on several processes, mix as an uninterrupted one does.
+Zhang et al. 2018, on embeddings as in Guo et al. 2019. Partners and coefficients are drawn with torch's generator, which
+`train_steps` seeds for every micro-batch: a resumed run and a run on several processes mix the same texts as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from nlpbp.core.batch import Batch, LossFn
 
 
 def mixup_loss(loss_fn: LossFn, *, alpha: float) -> LossFn:
-    """Let `loss_fn` see mixed texts: a share of each, drawn from Beta(alpha, alpha) for the batch, and the rest of another one.
+    """Wrap `loss_fn` with mixup: each text is mixed with another of the batch, with a coefficient from Beta(alpha, alpha) per
+    batch.
 
-    The loss is the same mixture of the losses with either's labels, at the price of one forward pass. The model needs
-    `get_input_embeddings`, and calls that layer; a text is as long as the longer of the two.
+    The losses with the labels of both texts are mixed in the same way, for one forward pass. The model must use the layer that
+    `get_input_embeddings` returns; a mixed text is as long as the longer of the two.
     """
 
     def mixed_loss(model: nn.Module, batch: Batch) -> Tensor:
@@ -34,7 +35,7 @@ def mixup_loss(loss_fn: LossFn, *, alpha: float) -> LossFn:
         mask = batch.inputs["attention_mask"]
         with _mixing(model, share, order):
             output = model(**{**batch.inputs, "attention_mask": torch.maximum(mask, mask[order])})
-        answered: Any = partial(SimpleNamespace, logits=output.logits)  # in place of the model: it has been asked
+        answered: Any = partial(SimpleNamespace, logits=output.logits)  # a stand-in that repeats no forward pass
         partners = replace(batch, labels=batch.labels[order])
         return share * loss_fn(answered, batch) + (1.0 - share) * loss_fn(answered, partners)
 
@@ -43,7 +44,7 @@ def mixup_loss(loss_fn: LossFn, *, alpha: float) -> LossFn:
 
 @contextmanager
 def _mixing(model: nn.Module, share: float, order: Tensor) -> Iterator[None]:
-    """Let the embedding layer answer for each text a mixture with its partner, wherever in the forward pass it is called."""
+    """Make the embedding layer return each text mixed with its partner, wherever in the forward pass it is called."""
     plain: Any = getattr(model, "module", model)  # inside data parallelism
     embedding: nn.Module = plain.get_input_embeddings()
     handle = embedding.register_forward_hook(lambda layer, given, made: share * made + (1.0 - share) * made[order])

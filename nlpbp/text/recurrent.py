@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 from nlpbp import config as sections
 from nlpbp.core.errors import ConfigError
 from nlpbp.core.layers import widened
+from nlpbp.core.task import problem_type
 from nlpbp.data.order import stage_seed
-from nlpbp.data.pretrained import PROBLEM_TYPES
 from nlpbp.text.awd_lstm import (
     CLASSIFIER_DROPOUTS,
     LANGUAGE_MODEL_DROPOUTS,
@@ -110,7 +110,7 @@ def new_classifier(
     of_task = {
         "id2label": dict(enumerate(names)),
         "label2id": {label: index for index, label in enumerate(names)},
-        "problem_type": PROBLEM_TYPES[task],
+        "problem_type": problem_type(task),
         "value_range": None if value_range is None else list(widened(*value_range)),
     }
     dropouts = CLASSIFIER_DROPOUTS.scaled(dropout).as_config()

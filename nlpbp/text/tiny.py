@@ -1,4 +1,5 @@
-"""A BERT and a GPT-2 of a few thousand weights, with a tokenizer, for the seconds-long form of recipes and for tests."""
+"""A BERT and a GPT-2 of a few thousand weights, with a tokenizer, for the tiny form of each recipe, which takes seconds, and for
+tests."""
 
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
 def tiny_bert(folder: Path) -> Path:
-    """Write the model and its tokenizer into `folder`, unless they are there, and return it.
+    """Write the model and its tokenizer into `folder`, unless it has them already, and return `folder`.
 
     The weights are random, and always the same.
 
@@ -46,7 +47,7 @@ def tiny_bert(folder: Path) -> Path:
 
 
 def tiny_gpt(folder: Path) -> Path:
-    """Write a GPT-2 of a few thousand weights and its tokenizer into `folder`, unless they are there, and return it.
+    """Write a GPT-2 of a few thousand weights and its tokenizer into `folder`, unless it has them already, and return `folder`.
 
     >>> import tempfile
     >>> sorted(file.name for file in tiny_gpt(Path(tempfile.mkdtemp()) / "gpt").iterdir())[:2]
@@ -76,7 +77,7 @@ def _save_once(folder: Path, model: Any, config: PreTrainedConfig) -> Path:
         model(config).save_pretrained(temporary)
     try:
         temporary.rename(folder)
-    except OSError:  # another process was first
+    except OSError:  # another process has written it meanwhile
         shutil.rmtree(temporary)
     return folder
 

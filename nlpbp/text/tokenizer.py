@@ -1,4 +1,5 @@
-"""Tokenizers trained on texts of your own, saved as a `tokenizer.json`, so that `pipeline` reads a text as training did."""
+"""Tokenizers trained on your own texts, saved as a `tokenizer.json`, so that `pipeline` tokenizes a text exactly as training
+did."""
 
 from __future__ import annotations
 
@@ -15,17 +16,17 @@ from nlpbp.text.batches import Encoded
 Kind = Literal["subword", "word"]
 UNKNOWN, PADDING, START, END = "<unk>", "<pad>", "<s>", "</s>"
 SPECIAL_TOKENS = (UNKNOWN, PADDING, START, END)  # ids 0 to 3
-LINE_BREAKS = Regex(r"(?:<br\s*/?>\s*)+")  # of texts from web pages, as reviews are
-MIN_FREQUENCY = 2  # a word or a pair of pieces that stands once teaches nothing
+LINE_BREAKS = Regex(r"(?:<br\s*/?>\s*)+")  # in texts from web pages, such as reviews
+MIN_FREQUENCY = 2  # nothing is learned from a word or a pair of pieces that occurs once
 
 
 def train_tokenizer(
     texts: Iterable[str], *, kind: Kind = "subword", vocab_size: int = 16_000, show_progress: bool = False
 ) -> PreTrainedTokenizerFast:
-    """Train a tokenizer with at most `vocab_size` tokens, four special ones included; a document stands between `<s>` and `</s>`.
+    """Train a tokenizer with at most `vocab_size` tokens, four special ones included; a document is enclosed in `<s>` and `</s>`.
 
-    subword: byte-pair encoding over bytes; it keeps case, knows every text and needs no spaces between words. word: the most
-    frequent words and punctuation marks in lower case; others are `<unk>`. HTML line breaks become plain ones in both.
+    subword: byte-level byte-pair encoding; it is case-sensitive, can encode any text and needs no spaces between words. word: the
+    most frequent words and punctuation marks in lower case; all others are `<unk>`. Both convert HTML line breaks to newlines.
 
     >>> tokenizer = train_tokenizer(["a good film", "a bad film"], kind="word")
     >>> tokenizer.convert_ids_to_tokens(tokenizer("A film!").input_ids)
@@ -72,10 +73,11 @@ def _word(vocab_size: int, show_progress: bool) -> tuple[Tokenizer, trainers.Tra
 
 
 def frame_documents_(tokenizer: PreTrainedTokenizerBase, *, end: bool = True) -> None:
-    """Make `tokenizer` put a document, or two as a pair, between `<s>` and `</s>`; without `end` a prompt stays open.
+    """Make `tokenizer` enclose a document, or a pair of them, in `<s>` and `</s>`; without `end` there is no `</s>`, as for
+    prompts.
 
-    The two are its own tokens for start and end, whatever they are called; one without an end only has starts. A language model
-    is saved with the open form: `pipeline("text-generation")` goes on from what it is given.
+    These stand for its own start and end tokens, whatever their names; a tokenizer without an end token adds only the start. A
+    language model is saved without `end`, because `pipeline("text-generation")` continues the text that it is given.
 
     >>> tokenizer = train_tokenizer(["a film", "a film"], kind="word")
     >>> frame_documents_(tokenizer, end=False)
@@ -93,7 +95,7 @@ def frame_documents_(tokenizer: PreTrainedTokenizerBase, *, end: bool = True) ->
 
 @dataclass(frozen=True)
 class Coverage:
-    """How well a tokenizer fits texts: tokens a word (words end at white space), and the share of tokens that are unknown."""
+    """How well a tokenizer fits texts: tokens per word (words are separated by white space), and the fraction of unknown tokens."""
 
     tokens_per_word: float
     unknown_share: float
@@ -103,7 +105,8 @@ class Coverage:
 
 
 def measure_coverage(texts: Sequence[str], encoded: Encoded, tokenizer: PreTrainedTokenizerBase) -> Coverage:
-    """Measure how `tokenizer` made `encoded` of `texts`; starts, ends and padding do not count.
+    """Measure the coverage of `texts` by `tokenizer`, which made `encoded` of them; special tokens other than unknown ones do not
+    count.
 
     >>> from nlpbp.text.batches import encode
     >>> texts = ["a good film", "a bad film"]

@@ -1,4 +1,4 @@
-"""From a language model to the model that is wanted: vocabularies that differ, and weights from fastai."""
+"""Transfer of a language model's embeddings to another vocabulary."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 @dataclass(frozen=True)
 class Remapped:
-    """How many tokens of a new vocabulary have a row of the old one, and of how many."""
+    """How many of the `total` tokens of a new vocabulary are in the old one."""
 
     known: int
     total: int
@@ -22,7 +22,8 @@ class Remapped:
 
 
 def remap_rows(rows: Tensor, old: Mapping[str, int], new: Mapping[str, int]) -> Tensor:
-    """Return a row for each token of `new`: its row in `rows` [old vocabulary, ...] where `old` has it, else the mean of all.
+    """Return a row for each token of `new`: its row of `rows` [old vocabulary, ...] if `old` has the token, else the mean of all
+    rows.
 
     Both map tokens to ids. As in ULMFiT (Howard and Ruder 2018).
 
@@ -38,7 +39,7 @@ def remap_rows(rows: Tensor, old: Mapping[str, int], new: Mapping[str, int]) -> 
 
 @torch.no_grad()
 def use_vocabulary_(model: PreTrainedModel, old: PreTrainedTokenizerBase, new: PreTrainedTokenizerBase) -> Remapped:
-    """Change the embedding of `model`, and its decoder if it has one, from the vocabulary of `old` to that of `new`, in place."""
+    """Convert the embedding of `model`, and its decoder if it has one, from the vocabulary of `old` to that of `new`, in place."""
     before, after = old.get_vocab(), new.get_vocab()
     for role in ("unk_token", "pad_token", "bos_token", "eos_token"):  # the same token under another name
         mine, theirs = getattr(new, role), getattr(old, role)

@@ -20,10 +20,11 @@ from transformers import (
 
 from nlpbp.core.errors import ConfigError
 from nlpbp.core.regularize import scale_dropouts, use_byte_dropout
-from nlpbp.data.pretrained import PROBLEM_TYPES, from_pretrained, renew_head
+from nlpbp.core.task import problem_type
+from nlpbp.data.pretrained import from_pretrained, renew_head
 from nlpbp.text.attention import register_attention
 
-AUTO_MODELS = {  # by the ending of a class's name
+AUTO_MODELS = {  # by the suffix of the class name
     "ForSequenceClassification": AutoModelForSequenceClassification,
     "ForImageClassification": AutoModelForImageClassification,
     "ForMaskedLM": AutoModelForMaskedLM,
@@ -35,13 +36,13 @@ AUTO_MODELS = {  # by the ending of a class's name
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """Load a fast tokenizer that neither truncates nor pads by itself.
 
-    A `tokenizer.json` may carry settings of its last use (a length limit, a fixed padding); they would reach every later user.
-    Raises `ConfigError` when there is none, or none that is fast.
+    A `tokenizer.json` may contain truncation and padding settings of its last use, which would affect every later one. Raises
+    `ConfigError` if there is no tokenizer, or no fast one.
     """
     tokenizer = from_pretrained(AutoTokenizer, name)
     if not tokenizer.is_fast:
         raise ConfigError(f"the tokenizer of {name} has no fast (tokenizer.json) form", hint="convert it with transformers first")
-    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # transformers makes an empty one where there is none
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # transformers makes an empty one if there is none
         raise ConfigError(f"{name} comes without a tokenizer", hint="save the model's own tokenizer into its folder")
     tokenizer.backend_tokenizer.no_truncation()
     tokenizer.backend_tokenizer.no_padding()
@@ -53,14 +54,15 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
 def length_limit(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
     """Return the longest input, in tokens, that the model's positions and its tokenizer allow."""
     positions = getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length
-    # RoBERTa and its kin count positions from the padding id on, so some of them are never used.
+    # RoBERTa and similar models count positions from the padding id, so the first ones are never used.
     if "roberta" in config.model_type or config.model_type in ("camembert", "mpnet", "longformer"):
         positions -= (config.pad_token_id or 0) + 1
     return int(min(positions, tokenizer.model_max_length))
 
 
 def load_config(name: str, *, task: str, labels: Sequence[str], dropout_scale: float = 1.0) -> PreTrainedConfig:
-    """Load a model's config for a task with these label names (none for regression), its dropouts times `dropout_scale`."""
+    """Load a model's config for a task with these label names (none for regression), with its dropouts multiplied by
+    `dropout_scale`."""
     names = list(labels) or ["value"]
     config = from_pretrained(
         AutoConfig,
@@ -68,7 +70,7 @@ def load_config(name: str, *, task: str, labels: Sequence[str], dropout_scale: f
         num_labels=len(names),
         id2label=dict(enumerate(names)),
         label2id={label: index for index, label in enumerate(names)},
-        problem_type=PROBLEM_TYPES[task],
+        problem_type=problem_type(task),
     )
     try:
         scale_dropouts(config, dropout_scale)
@@ -87,7 +89,7 @@ def load_classifier(
 ) -> PreTrainedModel:
     """Load `AutoModelForSequenceClassification` in fp32 with the head that `config` asks for, and faster dropout on a CPU.
 
-    The head of a model that was fine-tuned for other labels is replaced by a new one.
+    The head of a model that was fine-tuned for other labels is newly initialised.
     """
     config.pad_token_id = tokenizer.pad_token_id
     model = from_pretrained(
@@ -109,7 +111,7 @@ def load_classifier(
 
 
 def load_masked_lm(name: str, *, tokenizer: PreTrainedTokenizerBase, dropout_scale: float = 1.0) -> PreTrainedModel:
-    """Load `AutoModelForMaskedLM` in fp32, with a new head where the folder has none, and faster dropout on a CPU.
+    """Load `AutoModelForMaskedLM` in fp32, with a newly initialised head if the folder has none, and faster dropout on a CPU.
 
     Raises `ConfigError` for a tokenizer without a mask token.
     """
@@ -149,7 +151,8 @@ def load_trained(name: str) -> PreTrainedModel:
 
 
 def load_saved(name: str) -> PreTrainedModel:
-    """Load a classifier, a language model or a bare body, as its config's `architectures` say, in fp32 and in evaluation mode."""
+    """Load a classifier, a language model or a model without a head, by its config's `architectures`, in fp32 and evaluation
+    mode."""
     names = from_pretrained(AutoConfig, name).architectures
     architecture = str(names[0]) if isinstance(names, list) and names else ""
     auto = next((auto for ending, auto in AUTO_MODELS.items() if architecture.endswith(ending)), AutoModel)

@@ -9,7 +9,7 @@ It keeps no state of its own: rates follow from the step's number, randomness fr
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -20,11 +20,11 @@ from accelerate.utils import DistributedType, gather_object
 from torch import nn
 from torch.optim import Optimizer
 
-from nlpbp.core.batch import Batch, Count, LossFn, count_examples
+from nlpbp.core.batch import Batch, Count, CountedLoss, LossFn, count_examples
 from nlpbp.core.errors import DistributedError, NumericError
 from nlpbp.core.freezing import train_mode
 from nlpbp.core.optim import set_momentum, set_rates
-from nlpbp.core.schedules import Schedule
+from nlpbp.core.schedules import Schedule, WithMomentum
 from nlpbp.data.order import micro_seed
 
 
@@ -51,20 +51,17 @@ def train_steps(
     loss_fn: LossFn,
     schedule: Schedule,
     total_steps: int,
-    momentum: Schedule | None = None,
     first_step: int = 0,
-    count: Count = count_examples,
     max_grad_norm: float | None = 1.0,
-    set_mode: Callable[[nn.Module], None] = train_mode,
     seed: int = 0,
 ) -> Iterator[Step]:
     """Train `model` one optimizer step at a time; each item of `batches` is this process's micro-batches of one step.
 
-    Gradients are those of the mean loss over all items of the step, whatever the number of micro-batches and processes (`count`
-    says how many items a batch's mean was over). The rate of step i is the group's base rate times
+    Gradients are those of the mean loss over all items of the step, whatever the number of micro-batches and processes (the items
+    are a batch's examples, or what a `CountedLoss` counts). The learning rate of step i is the group's base rate times
     `schedule((i + 0.5) / total_steps)`: the middle of the step, so that neither the first nor the last one is lost to a rate of 0.
-    `momentum`, where given, is Adam's first beta at the same progress. `max_grad_norm` clips the global L2 norm (None: never).
-    `set_mode` puts the model into training mode before each step. `model` and `optimizer` come from `accelerator.prepare`.
+    A `WithMomentum` schedule also sets Adam's first beta. `max_grad_norm` clips the global L2 norm (None: never). `train_mode` is
+    called before each step. `model` and `optimizer` come from `accelerator.prepare`.
 
     Raises `NumericError`, before the optimizer moves, when the loss or (outside fp16) the gradient is not finite.
 
@@ -81,12 +78,13 @@ def train_steps(
     True
     """
     world_size = accelerator.num_processes
+    count = loss_fn.count if isinstance(loss_fn, CountedLoss) else count_examples
     for index, (window, num_items) in enumerate(_counted(accelerator, batches, count), start=first_step):
-        set_mode(model)
+        train_mode(model)
         progress = (index + 0.5) / total_steps
         set_rates(optimizer, schedule(progress))
-        if momentum is not None:
-            set_momentum(optimizer, momentum(progress))
+        if isinstance(schedule, WithMomentum):
+            set_momentum(optimizer, schedule.momentum(progress))
         divisor = max(1, num_items)  # a step of masked items only moves nothing
         losses = []
         for position, batch in enumerate(window):

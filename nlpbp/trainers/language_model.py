@@ -10,13 +10,15 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from transformers import PreTrainedTokenizerBase
 
 from nlpbp import config as sections
+from nlpbp.config import RunSettings
 from nlpbp.config.secrets import redact
-from nlpbp.core.batch import Batch, LossFn
+from nlpbp.core.batch import Batch, CountedLoss, LossFn
 from nlpbp.core.errors import DataError
 from nlpbp.core.groups import LayerGroup, layer_groups
 from nlpbp.core.losses import IGNORED
@@ -27,21 +29,25 @@ from nlpbp.data.corpus import Corpus
 from nlpbp.data.order import micro_seed, stage_seed
 from nlpbp.evaluation.intervals import mean_interval
 from nlpbp.runs.cards import language_model_card
-from nlpbp.runs.fit import Metrics, clean_up, fit
+from nlpbp.runs.fit import NO_AVERAGING, Averaging, Metrics, Validation, clean_up, fit
 from nlpbp.runs.folder import Run, write_text
-from nlpbp.runs.lr_finder import SWEEP, SWEPT, found_rate
-from nlpbp.runs.progress import Progress, Stage
+from nlpbp.runs.lr_finder import SWEEP, SWEPT, found_lr
+from nlpbp.runs.model_folder import save_language_model, send_to_hub
+from nlpbp.runs.progress import Learner, Progress, Provenance, Stage
 from nlpbp.runs.report import leave_report
 from nlpbp.runs.result import RunResult, peak_rss_mib
-from nlpbp.runs.results import announce, save_language_model, training_record, upload
+from nlpbp.runs.results import announce, training_record
+from nlpbp.tasks.task import LANGUAGE_MODEL, metric_of
 from nlpbp.text.batches import Encoded
-from nlpbp.text.lm_data import CarriedState, count_targets, evaluation_blocks, num_windows, stream_windows
+from nlpbp.text.lm_data import CarriedState, StreamShape, count_targets, evaluation_blocks, num_windows, stream_windows
 from nlpbp.train.evaluate import batch_losses
 from nlpbp.train.loop import Step, train_steps
+from nlpbp.train.lr_finder import MakeSweep
 from nlpbp.train.weights import full_state
-from nlpbp.trainers.optimizers import make_optimizer, momentum_of, schedule_of
+from nlpbp.trainers.optimizers import make_optimizer, schedule_of
 from nlpbp.trainers.stages import check_micro_batches, prepare_again
 
+LOSS = metric_of(LANGUAGE_MODEL)
 NUM_BLOCKS = 8  # of rows, when scoring: processes share them out, and the sums do not depend on how many there are
 
 
@@ -53,6 +59,10 @@ class Reading:
     activation: float = 0.0
     temporal: float = 0.0
     num_sampled: int | None = None
+
+    def carried_state(self, num_rows: int) -> CarriedState | None:
+        """Return what is carried from window to window, if anything is."""
+        return CarriedState(num_rows) if self.recurrent else None
 
     def loss_fn(self, carried: CarriedState | None) -> LossFn:
         """Make the loss for training; the penalties have a gradient and do not show."""
@@ -79,6 +89,14 @@ class Reading:
         return outputs.loss, outputs.state
 
 
+@dataclass(frozen=True)
+class TrainedModel:
+    """A trained language model as accelerate has it, and `as_saved`, as whoever loads it will run it."""
+
+    model: nn.Module
+    as_saved: nn.Module
+
+
 def window_loss(model: nn.Module, batch: Batch) -> Tensor:
     """Compute the mean loss of any `AutoModelForCausalLM` on windows that stand alone, in fp32."""
     logits = model(input_ids=batch.inputs["input_ids"]).logits.float()
@@ -88,148 +106,138 @@ def window_loss(model: nn.Module, batch: Batch) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Training:
-    """How a language model is trained on its stream: `num_rows` windows of `window` tokens are a step.
+class StreamPlan:
+    """How a language model is trained on its stream, a window of all rows a step.
 
-    `make_optimizer` is given the model and its layer groups; `momentum` gives values of Adam's first beta; `average_from` and `ema`
-    are as in `fit`. A `sweep` finds the highest rate first.
+    `make_optimizer` is given the model and its layer groups. `find_lr` lets a sweep find the highest learning rate first.
     """
 
     total_steps: int
-    num_rows: int
-    window: int
+    shape: StreamShape
     make_optimizer: Callable[[nn.Module, Sequence[LayerGroup]], Optimizer]
     schedule: Schedule
-    momentum: Schedule | None = None
     max_grad_norm: float | None = None
-    average_from: float = 1.0
-    ema: float | None = None
-    random_windows: bool = False
-    backwards: bool = False
-    sweep: bool = False
+    averaging: Averaging = NO_AVERAGING
+    find_lr: bool = False
+
+
+@dataclass(frozen=True)
+class LanguageModelData:
+    """The encoded texts of a language model by part, with their tokenizer; `identity` names what checkpoints belong to."""
+
+    encoded: Mapping[str, Encoded]
+    tokenizer: PreTrainedTokenizerBase
+    identity: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class StreamLoop:
+    """The training loop of a language model."""
+
+    accelerator: Accelerator
+    model: nn.Module
+    optimizer: Optimizer
+    train: Encoded
+    plan: StreamPlan
+    reading: Reading
+    seed: int
+
+    def steps(self, carried: CarriedState | None, first_step: int, num_micro_batches: int) -> Iterator[Step]:
+        """Go through the rest of the stream from `first_step` on."""
+        windows = stream_windows(
+            self.train,
+            self.plan.shape,
+            num_micro_batches=num_micro_batches,
+            total_steps=self.plan.total_steps,
+            seed=self.seed,
+            carried=carried,
+            first_step=first_step,
+            rank=self.accelerator.process_index,
+            world_size=self.accelerator.num_processes,
+        )
+        return train_steps(
+            self.model,
+            windows,
+            self.optimizer,
+            accelerator=self.accelerator,
+            loss_fn=CountedLoss(self.reading.loss_fn(carried), count_targets),
+            schedule=self.plan.schedule,
+            total_steps=self.plan.total_steps,
+            first_step=first_step,
+            max_grad_norm=self.plan.max_grad_norm,
+            seed=self.seed,
+        )
+
+    def sweeps(self, num_micro_batches: int, *, seed: int) -> MakeSweep:
+        """Make the loops of a sweep over learning rates: another schedule, and streams that training will not see."""
+
+        def make_sweep(schedule: Schedule, total_steps: int, order: int) -> Iterator[Step]:
+            plan = replace(self.plan, schedule=schedule, total_steps=total_steps)
+            state = self.reading.carried_state(plan.shape.num_rows)
+            for step in replace(self, plan=plan, seed=micro_seed(seed, order, SWEEP)).steps(state, 0, num_micro_batches):
+                if state is not None:
+                    state.commit()
+                yield step
+
+        return make_sweep
 
 
 def train_language_model(
-    run: Run,
-    training: Training,
+    run: Run[RunSettings],
+    plan: StreamPlan,
+    data: LanguageModelData,
     *,
     model: nn.Module,
-    encoded: Mapping[str, Encoded],
     reading: Reading,
-    tokenizer: PreTrainedTokenizerBase,
-    micro_batches: int | None,
-    checkpoint: sections.Checkpoints,
-    finder: sections.Finder,
-    identity: Mapping[str, str],
-    seed: int,
     before: Progress | None = None,
-    stage: Stage = Stage(),  # noqa: B008
-    allow_change: bool = False,
+    stage: Stage | None = None,
     eval_steps: int | None = None,
-    patience: int | None = None,
 ) -> tuple[Progress | None, nn.Module]:
-    """Train `model` on `encoded["train"]` as one stage of a run; return its end, and the model as accelerate has it.
+    """Train `model` on the training texts as one stage of a run; return its end, and the model as accelerate has it.
 
-    The end is None when a later stage has left this one behind; the model is then not the trained one. `micro_batches` cut a step
-    by rows. The best weights by `encoded["validation"]` are kept.
+    The end is None when a later stage has left this one behind; the model is then not the trained one. A step is cut into
+    micro-batches by rows. The best weights by the validation texts are kept.
     """
-    accelerator, num_rows, pad = run.accelerator, training.num_rows, tokenizer.pad_token_id
-    num_micro_batches = check_micro_batches(run, micro_batches, num_examples=num_rows, size=num_rows)
-    per_epoch = num_windows(len(encoded["train"].tokens), num_rows=num_rows, window=training.window)
+    accelerator, num_rows, train = run.accelerator, plan.shape.num_rows, data.encoded["train"]
+    num_micro_batches = check_micro_batches(run, num_examples=num_rows, size=num_rows)
+    per_epoch = num_windows(len(train.tokens), num_rows=num_rows, window=plan.shape.window)
+    stage = replace(stage or Stage(is_only=True), total_steps=plan.total_steps, steps_per_epoch=min(per_epoch, plan.total_steps))
     groups = layer_groups(accelerator.unwrap_model(model))
-    carried = CarriedState(num_rows) if reading.recurrent else None
-    trained, optimizer = prepare_again(accelerator, model, training.make_optimizer(model, groups))
-
-    def steps_of(
-        training: Training, carried: CarriedState | None, first_step: int, num_micro_batches: int, seed: int
-    ) -> Iterator[Step]:
-        windows = stream_windows(
-            encoded["train"],
-            num_rows=num_rows,
-            window=training.window,
-            pad=pad,
-            num_micro_batches=num_micro_batches,
-            total_steps=training.total_steps,
-            seed=seed,
-            random_windows=training.random_windows,
-            backwards=training.backwards,
-            carried=carried,
-            first_step=first_step,
-            rank=accelerator.process_index,
-            world_size=accelerator.num_processes,
-        )
-        return train_steps(
-            trained,
-            windows,
-            optimizer,
-            accelerator=accelerator,
-            loss_fn=reading.loss_fn(carried),
-            count=count_targets,
-            schedule=training.schedule,
-            momentum=training.momentum,
-            total_steps=training.total_steps,
-            first_step=first_step,
-            max_grad_norm=training.max_grad_norm,
-            seed=seed,
-        )
-
-    def make_steps(first_step: int, num_micro_batches: int) -> Iterator[Step]:
-        return steps_of(training, carried, first_step, num_micro_batches, stage_seed(seed, stage.index))
-
-    def make_sweep(schedule: Schedule, total_steps: int, order: int) -> Iterator[Step]:
-        swept = replace(training, schedule=schedule, momentum=None, total_steps=total_steps)
-        state = CarriedState(num_rows) if reading.recurrent else None
-        for step in steps_of(swept, state, 0, num_micro_batches, micro_seed(seed, order, SWEEP)):
-            if state is not None:
-                state.commit()
-            yield step
-
+    carried = reading.carried_state(num_rows)
+    trained, optimizer = prepare_again(accelerator, model, plan.make_optimizer(model, groups))
+    seed = run.settings.seed
+    loop = StreamLoop(accelerator, trained, optimizer, train, plan, reading, stage_seed(seed, stage.index))
+    learner, sweeps = Learner(trained, optimizer, groups, carried), loop.sweeps(num_micro_batches, seed=seed)
     progress = fit(
         run,
-        make_steps,
-        model=trained,
-        optimizer=optimizer,
-        groups=groups,
-        evaluate=lambda: score(run, trained, encoded["validation"], training, reading=reading, pad=pad)[0],
-        metric="loss",
-        total_steps=training.total_steps,
-        steps_per_epoch=min(per_epoch, training.total_steps),
-        identity=identity,
-        checkpoints=checkpoint,
-        references=[f"row {row + 1} of the stream" for row in range(num_rows)],
+        partial(loop.steps, carried),
+        learner,
+        stage,
+        validation=Validation(
+            lambda: score(run, trained, data.encoded["validation"], plan.shape, reading=reading)[0],
+            LOSS,
+            eval_steps=eval_steps,
+            patience=run.settings.patience,
+        ),
+        provenance=Provenance(
+            data.identity,
+            [f"row {row + 1} of the stream" for row in range(num_rows)],
+            allow_data_change=run.settings.data.allow_change,
+        ),
         before=before or Progress(num_micro_batches),
-        stage=stage,
-        carried=carried,
-        allow_data_change=allow_change,
-        eval_steps=eval_steps,
-        patience=patience,
-        average_from=training.average_from,
-        ema=training.ema,
-        find_rate=partial(
-            found_rate,
-            run,
-            finder,
-            make_sweep,
-            model=trained,
-            optimizer=optimizer,
-            stage=stage,
-            schedule=training.schedule,
-        )
-        if training.sweep
-        else None,
+        averaging=plan.averaging,
+        find_lr=partial(found_lr, run, sweeps, learner, stage=stage, schedule=plan.schedule) if plan.find_lr else None,
     )
     return progress, trained
 
 
-def recurrent_training(
-    lm: sections.LanguageModel, encoded: Mapping[str, Encoded], *, cycles: sections.Cycles, backwards: bool
-) -> Training:
-    """Make the training of a recurrent language model from its settings: AdamW, by default under 1cycle."""
-    check_rows(lm.rows, encoded)
-    return Training(
-        total_steps=windows_to_do(encoded["train"], steps=lm.steps, epochs=lm.epochs, num_rows=lm.rows, window=lm.window),
-        num_rows=lm.rows,
-        window=lm.window,
+def recurrent_plan(lm: sections.LanguageModel, data: LanguageModelData, *, cycles: sections.Cycles, backwards: bool) -> StreamPlan:
+    """Plan the training of a recurrent language model from its settings: AdamW, by default under 1cycle."""
+    check_rows(lm.rows, data.encoded)
+    shape = StreamShape(lm.rows, lm.window, data.tokenizer.pad_token_id, lm.random_windows, backwards)
+    return StreamPlan(
+        total_steps=windows_to_do(data.encoded["train"], shape, steps=lm.steps, epochs=lm.epochs),
+        shape=shape,
         make_optimizer=partial(
             make_optimizer,
             name=lm.optimizer,
@@ -239,20 +247,17 @@ def recurrent_training(
             betas=(lm.momentum[0], RECURRENT_BETAS[1]),
             eps=RECURRENT_EPS,
         ),
-        schedule=schedule_of(lm.schedule, cycles),
-        momentum=momentum_of(lm.schedule, lm.momentum),
+        schedule=schedule_of(lm.schedule, cycles, momentum=lm.momentum),
         max_grad_norm=lm.max_grad_norm,
-        average_from=lm.average_from,
-        ema=lm.ema,
-        random_windows=lm.random_windows,
-        backwards=backwards,
-        sweep=lm.lr == "auto",
+        averaging=Averaging(lm.average_from, lm.ema),
+        find_lr=lm.lr == "auto",
     )
 
 
-def windows_to_do(encoded: Encoded, *, steps: int | None, epochs: int, num_rows: int, window: int) -> int:
+def windows_to_do(encoded: Encoded, shape: StreamShape, *, steps: int | None, epochs: int) -> int:
     """Return how many steps a language model is trained for: so many, or so many passes."""
-    return epochs * num_windows(len(encoded.tokens), num_rows=num_rows, window=window) if steps is None else steps
+    per_epoch = num_windows(len(encoded.tokens), num_rows=shape.num_rows, window=shape.window)
+    return epochs * per_epoch if steps is None else steps
 
 
 def check_rows(num_rows: int, encoded: Mapping[str, Encoded]) -> None:
@@ -266,17 +271,10 @@ def check_rows(num_rows: int, encoded: Mapping[str, Encoded]) -> None:
 
 
 def score(
-    run: Run, model: nn.Module, encoded: Encoded, training: Training, *, reading: Reading, pad: int
+    run: Run[Any], model: nn.Module, encoded: Encoded, shape: StreamShape, *, reading: Reading
 ) -> tuple[Metrics, dict[str, list[float] | None]]:
     """Measure loss (nats a token) and perplexity on a corpus, with 95 % intervals over its windows."""
-    blocks = evaluation_blocks(
-        encoded,
-        num_rows=training.num_rows,
-        window=training.window,
-        pad=pad,
-        num_blocks=NUM_BLOCKS,
-        backwards=training.backwards,
-    )
+    blocks = evaluation_blocks(encoded, shape, num_blocks=NUM_BLOCKS)
     losses, counts = batch_losses(model, blocks, accelerator=run.accelerator, count=count_targets, loss_of=reading.score)
     mean, interval = mean_interval(losses, counts)
     metrics: Metrics = {"loss": mean, "perplexity": perplexity(mean)}
@@ -301,36 +299,33 @@ def unigram_baseline(train: Encoded, parts: Mapping[str, Encoded], *, vocab_size
 
 
 def finish_language_model(
-    run: Run,
+    run: Run[RunSettings],
     corpus: Corpus,
+    data: LanguageModelData,
     progress: Progress,
-    training: Training,
+    plan: StreamPlan,
     *,
-    model: nn.Module,
-    saved: nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
-    encoded: Mapping[str, Encoded],
+    trained: TrainedModel,
     reading: Reading,
     base_model: str,
     before: Metrics | None = None,
-    push_to_hub: str | None = None,
 ) -> RunResult:
     """Score the validation and test texts, write the model and the result, print the closing table; call it in every process.
 
-    `model` is the trained one as accelerate has it, `saved` the same as whoever loads it will run it. `before` is the score of the
-    validation texts before training, where there was something to score.
+    `before` is the score of the validation texts before training, where there was something to score.
     """
+    encoded, model = data.encoded, trained.model
     scored = {name: part for name, part in encoded.items() if name != "train"}
-    found = {name: score(run, saved, part, training, reading=reading, pad=tokenizer.pad_token_id) for name, part in scored.items()}
+    found = {name: score(run, trained.as_saved, part, plan.shape, reading=reading) for name, part in scored.items()}
     state = full_state(model)
-    baselines = {"unigram": unigram_baseline(encoded["train"], scored, vocab_size=len(tokenizer))}
+    baselines = {"unigram": unigram_baseline(encoded["train"], scored, vocab_size=len(data.tokenizer))}
     if before is not None:
         baselines["before"] = {"validation": before}
     seconds, items = sum(s["seconds"] for s in progress.stages), sum(s["items"] for s in progress.stages)
     result = RunResult(
         recipe=run.recipe,
         out=run.out,
-        task="language_model",
+        task=LANGUAGE_MODEL,
         metrics={name: metrics for name, (metrics, _) in found.items()},
         intervals={name: intervals for name, (_, intervals) in found.items()},
         baselines=baselines,
@@ -342,7 +337,7 @@ def finish_language_model(
     if run.accelerator.is_main_process:
         card = language_model_card(result, corpus, base_model=base_model, import_line=reading.recurrent)
         plain = run.accelerator.unwrap_model(model)
-        save_language_model(plain, tokenizer, state, folder=run.out / "model", card=card)
+        save_language_model(plain, data.tokenizer, state, folder=run.out / "model", card=card)
         record = training_record(result, progress) | {
             "data": {"fingerprint": corpus.fingerprint, "examples": {name: len(part) for name, part in corpus.parts.items()}},
             "tokens": {name: len(part.tokens) for name, part in encoded.items()},
@@ -351,6 +346,5 @@ def finish_language_model(
         announce(run, result, progress)
         leave_report(run)
     clean_up(run)
-    if push_to_hub is not None and run.accelerator.is_main_process:
-        run.say(f"sent to {upload(run.out / 'model', push_to_hub)}")
+    send_to_hub(run)
     return result

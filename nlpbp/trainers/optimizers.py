@@ -14,6 +14,7 @@ from nlpbp.core.groups import LayerGroup, no_decay_names, parameter_groups
 from nlpbp.core.optim import adamw, sgd
 from nlpbp.core.schedules import (
     Schedule,
+    WithMomentum,
     constant,
     cosine,
     cycle_ends,
@@ -27,21 +28,25 @@ from nlpbp.core.schedules import (
 )
 
 
-def schedule_of(name: sections.ScheduleName, cycles: sections.Cycles, *, warmup: float = 0.0) -> Schedule:
-    """Return the schedule of that name; those that do not begin high by themselves rise in the first share `warmup`."""
+def schedule_of(
+    name: sections.ScheduleName,
+    cycles: sections.Cycles,
+    *,
+    warmup: float = 0.0,
+    momentum: tuple[float, float] | None = None,
+) -> Schedule:
+    """Return the schedule of that name; those that do not begin high by themselves rise in the first share `warmup`.
+
+    Under 1cycle `momentum` gives Adam's first beta where the learning rate is low and where it is high; under others it stays.
+    """
     if name == "one_cycle":
-        return one_cycle()
+        return one_cycle() if momentum is None else WithMomentum(one_cycle(), one_cycle_momentum(high=momentum[0], low=momentum[1]))
     if name == "slanted_triangular":
         return slanted_triangular()
     if name == "warm_restarts":
         return warm_restarts(cycles=cycles.cycles, mult=cycles.cycle_mult, decay=cycles.cycle_decay)
     falling = {"cosine": cosine, "linear": linear, "constant": constant, "flat_cosine": flat_cosine}[name]()
     return warm_up(falling, share=warmup)
-
-
-def momentum_of(schedule: sections.ScheduleName, momentum: tuple[float, float]) -> Schedule | None:
-    """Return how Adam's first beta goes the other way while 1cycle's rate goes; under other schedules it stays."""
-    return one_cycle_momentum(high=momentum[0], low=momentum[1]) if schedule == "one_cycle" else None
 
 
 def epochs_of(epochs: int, schedule: sections.ScheduleName, cycles: sections.Cycles) -> int:

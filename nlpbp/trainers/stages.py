@@ -4,23 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any
 
+import numpy as np
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import nn
 from torch.optim import Optimizer
 
-from nlpbp import config as sections
+from nlpbp.config import ClassifierSettings, RunSettings
 from nlpbp.core.batch import Batch, LossFn
 from nlpbp.core.errors import ConfigError
-from nlpbp.core.freezing import freeze_to, train_mode
+from nlpbp.core.freezing import freeze_to
 from nlpbp.core.groups import LayerGroup
 from nlpbp.core.schedules import Schedule
-from nlpbp.data.modality import MakeBatches, Medium, Prepared
-from nlpbp.data.order import Ints, micro_seed, steps_per_epoch
+from nlpbp.data.modality import MakeBatches, Modality, Prepared, StageData
+from nlpbp.data.order import Ints, micro_seed, steps_per_epoch, training_plan
 from nlpbp.data.parts import Inputs
+from nlpbp.runs.fit import NO_AVERAGING, Averaging
 from nlpbp.runs.folder import Run
 from nlpbp.runs.lr_finder import SWEEP
 from nlpbp.text.frozen_cache import FrozenCache, frozen_cache
@@ -28,157 +31,116 @@ from nlpbp.train.loop import Step, train_steps
 from nlpbp.train.lr_finder import MakeSweep
 from nlpbp.trainers.targets import classes_to_balance
 
-
-class ClassifierOptim(Protocol):
-    """The fields of a Config's optim that do not depend on the model."""
-
-    @property
-    def max_grad_norm(self) -> float | None: ...  # noqa: D102
-    @property
-    def label_smoothing(self) -> float: ...  # noqa: D102
-    @property
-    def focal(self) -> float: ...  # noqa: D102
-    @property
-    def class_weights(self) -> str | None: ...  # noqa: D102
-
-
-class ClassifierConfig(Protocol):
-    """The fields of a Config that every training of a classifier needs."""
-
-    @property
-    def data(self) -> sections.Data | sections.Images: ...  # noqa: D102
-    @property
-    def batch(self) -> sections.Batch | sections.ImageBatch: ...  # noqa: D102
-    @property
-    def optim(self) -> ClassifierOptim: ...  # noqa: D102
-    @property
-    def finder(self) -> sections.Finder: ...  # noqa: D102
-    @property
-    def checkpoint(self) -> sections.Checkpoints: ...  # noqa: D102
-    @property
-    def report(self) -> sections.Report: ...  # noqa: D102
-    @property
-    def calibrate(self) -> bool: ...  # noqa: D102
-    @property
-    def eval_steps(self) -> int | None: ...  # noqa: D102
-    @property
-    def patience(self) -> int | None: ...  # noqa: D102
-    @property
-    def seed(self) -> int: ...  # noqa: D102
-    @property
-    def push_to_hub(self) -> str | None: ...  # noqa: D102
-
-
-class TextConfig(Protocol):
-    """The fields of a Config that texts need."""
-
-    @property
-    def data(self) -> sections.Data: ...  # noqa: D102
-    @property
-    def batch(self) -> sections.Batch: ...  # noqa: D102
-    @property
-    def report(self) -> sections.Report: ...  # noqa: D102
+AS_THE_RUN = StageData()
 
 
 @dataclass(frozen=True)
-class Training:
+class StagePlan:
     """One stage of a classifier's training: how long, what trains, on what, and how it is optimised.
 
-    `make_optimizer` is given the model's layer groups, frozen ones included; it sets each group's base rate, which a sweep scales
-    where `sweep` is set. `train_last` counts layer groups from the head; None trains all. `momentum` gives values of Adam's first
-    beta, `average_from` and `ema` are as in `fit`. `max_length` (of texts), `image_size` and `batch_size` are the config's own
-    where they are None. `snapshots` tells, from the number of steps, after which of them the model is kept. `set_mode` puts the
-    model into training mode.
+    `make_optimizer` is given the model's layer groups, frozen ones included; it sets each group's base learning rate, which a sweep
+    scales where `find_lr` is set. `train_last` counts layer groups from the head; None trains all. `batch_size` is the config's
+    own where it is None. `snapshots` tells, from the number of steps, after which of them the model is kept.
     """
 
     epochs: int
     make_optimizer: Callable[[nn.Module, Sequence[LayerGroup]], Optimizer]
     schedule: Schedule
-    momentum: Schedule | None = None
-    sweep: bool = False
+    find_lr: bool = False
     train_last: int | None = None
-    max_length: int | None = None
-    image_size: int | None = None
+    data: StageData = AS_THE_RUN
     batch_size: int | None = None
-    cache_frozen: bool = False
-    average_from: float = 1.0
-    ema: float | None = None
+    keep_norm_statistics: bool = False
+    averaging: Averaging = NO_AVERAGING
     snapshots: Callable[[int], Sequence[int]] = lambda total_steps: ()
-    set_mode: Callable[[nn.Module], None] = train_mode
     name: str = "training"
 
 
 @dataclass(frozen=True)
-class Work:
+class StageExamples:
     """The training examples of a stage, what makes batches of them, and how many steps they make."""
 
     examples: Prepared
     batches: MakeBatches
     size: int
-    per_epoch: int
+    steps_per_epoch: int
     total_steps: int
 
 
-def prepare_work(run: Run, config: ClassifierConfig, inputs: Inputs, training: Training, medium: Medium) -> Work:
+def prepare_examples(run: Run[ClassifierSettings], inputs: Inputs, plan: StagePlan, modality: Modality) -> StageExamples:
     """Prepare the training examples of a stage: as they are, or in a length or size of its own."""
-    examples, batches = medium.stage(training)
-    size = training.batch_size or config.batch.size
-    _, per_epoch = epoch_of(run, config, inputs, examples, size=size, min_examples=medium.min_examples)
-    return Work(examples, batches, size, per_epoch, per_epoch * training.epochs)
+    examples, batches = modality.stage(plan.data)
+    size = plan.batch_size or run.settings.batch.size
+    per_epoch = epoch_length(run, inputs, examples, size=size, min_examples=modality.min_examples)
+    return StageExamples(examples, batches, size, per_epoch, per_epoch * plan.epochs)
 
 
-def stage_steps(
-    model: nn.Module,
-    optimizer: Optimizer,
-    training: Training,
-    first_step: int,
-    num_micro_batches: int,
-    *,
-    batches: Callable[..., Iterator[list[Batch]]],
-    plan: Callable[..., Iterator[list[Ints]]],
-    accelerator: Accelerator,
-    loss_fn: LossFn,
-    epochs: int,
-    total_steps: int,
-    max_grad_norm: float | None,
-    seed: int,
-) -> Iterator[Step]:
-    """Go through the rest of a stage from `first_step` on."""
-    mine = plan(
-        epochs=epochs,
-        num_micro_batches=num_micro_batches,
-        seed=seed,
-        first_step=first_step,
-        rank=accelerator.process_index,
-        world_size=accelerator.num_processes,
-    )
-    return train_steps(
-        model,
-        batches(mine, first_step=first_step, seed=seed),
-        optimizer,
-        accelerator=accelerator,
-        loss_fn=loss_fn,
-        schedule=training.schedule,
-        momentum=training.momentum,
-        total_steps=total_steps,
-        first_step=first_step,
-        max_grad_norm=max_grad_norm,
-        set_mode=training.set_mode,
-        seed=seed,
-    )
+@dataclass(frozen=True)
+class StageLoop:
+    """The training loop of a stage; `orders` yields which examples are in which micro-batch, `batches` makes batches of them."""
 
+    accelerator: Accelerator
+    model: nn.Module
+    optimizer: Optimizer
+    orders: Callable[..., Iterator[list[Ints]]]
+    batches: Callable[..., Iterator[list[Batch]]]
+    loss_fn: LossFn
+    schedule: Schedule
+    epochs: int
+    total_steps: int
+    max_grad_norm: float | None
+    seed: int
 
-def sweeps(make_steps: Callable[..., Iterator[Step]], training: Training, *, num_micro_batches: int, seed: int) -> MakeSweep:
-    """Make the loops of a sweep from those of a stage: another schedule, and orders of the data that the training will not see."""
-
-    def make_sweep(schedule: Schedule, total_steps: int, order: int) -> Iterator[Step]:
-        swept = replace(training, schedule=schedule, momentum=None)
-        steps = make_steps(
-            swept, 0, num_micro_batches, epochs=total_steps, total_steps=total_steps, seed=micro_seed(seed, order, SWEEP)
+    def steps(self, first_step: int, num_micro_batches: int) -> Iterator[Step]:
+        """Go through the rest of the stage from `first_step` on."""
+        mine = self.orders(
+            epochs=self.epochs,
+            num_micro_batches=num_micro_batches,
+            seed=self.seed,
+            first_step=first_step,
+            rank=self.accelerator.process_index,
+            world_size=self.accelerator.num_processes,
         )
-        return islice(steps, total_steps)
+        return train_steps(
+            self.model,
+            self.batches(mine, first_step=first_step, seed=self.seed),
+            self.optimizer,
+            accelerator=self.accelerator,
+            loss_fn=self.loss_fn,
+            schedule=self.schedule,
+            total_steps=self.total_steps,
+            first_step=first_step,
+            max_grad_norm=self.max_grad_norm,
+            seed=self.seed,
+        )
 
-    return make_sweep
+    def sweeps(self, num_micro_batches: int) -> MakeSweep:
+        """Make the loops of a sweep over learning rates: another schedule, and orders of the data that training will not see."""
+
+        def make_sweep(schedule: Schedule, total_steps: int, order: int) -> Iterator[Step]:
+            seed = micro_seed(self.seed, order, SWEEP)
+            swept = replace(self, schedule=schedule, epochs=total_steps, total_steps=total_steps, seed=seed)
+            return islice(swept.steps(0, num_micro_batches), total_steps)
+
+        return make_sweep
+
+
+def orders_of(
+    settings: ClassifierSettings, inputs: Inputs, stage: StageExamples, *, min_size: int
+) -> Callable[..., Iterator[list[Ints]]]:
+    """Return what yields, step by step, which training examples are in which micro-batch."""
+    return partial(
+        training_plan,
+        stage.examples.padded_lengths,
+        size=stage.size,
+        min_size=min_size,
+        targets=classes_to_balance(settings, inputs, stage.examples.owners),
+    )
+
+
+def labelled(stage: StageExamples, targets: np.ndarray[Any, Any]) -> Callable[..., Iterator[list[Batch]]]:
+    """Return what makes batches with labels of an order."""
+    return partial(stage.batches, labels=targets)
 
 
 def freeze(groups: Sequence[LayerGroup], *, train_last: int | None) -> None:
@@ -190,12 +152,12 @@ def freeze(groups: Sequence[LayerGroup], *, train_last: int | None) -> None:
         raise ConfigError(str(error), column="stages", hint=f"the groups are {names}") from error
 
 
-def cache_of(model: nn.Module, training: Training) -> FrozenCache | None:
+def cache_of(model: nn.Module, plan: StagePlan) -> FrozenCache | None:
     """Make the cache of what a stage leaves frozen, where one is asked for; a stage that has no such part is the user's mistake."""
-    if not training.cache_frozen:
+    if not plan.data.cache_frozen:
         return None
     try:
-        return frozen_cache(model, train_last=training.train_last)
+        return frozen_cache(model, train_last=plan.train_last)
     except ValueError as error:
         raise ConfigError(str(error), column="stages.cache_frozen", hint="leave it out") from error
 
@@ -215,26 +177,33 @@ def prepare_again(accelerator: Accelerator, model: nn.Module, optimizer: Optimiz
     return prepared
 
 
-def epoch_of(
-    run: Run, config: ClassifierConfig, inputs: Inputs, examples: Prepared, *, size: int | None = None, min_examples: int = 1
-) -> tuple[int, int]:
-    """Return the number of micro-batches a step, and of steps an epoch.
+def as_saved(accelerator: Accelerator, model: nn.Module) -> nn.Module:
+    """Return the model as whoever loads it will run it, in fp32; a sharded model can only run as it is."""
+    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+        return model
+    return accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+
+
+def epoch_length(
+    run: Run[ClassifierSettings], inputs: Inputs, examples: Prepared, *, size: int | None = None, min_examples: int = 1
+) -> int:
+    """Return the number of steps an epoch.
 
     A step has so many times `min_examples` at least, whatever it is split into later: were the steps to change, so would the
     result.
     """
-    size = size or config.batch.size
-    num = check_micro_batches(run, config.batch.micro_batches, num_examples=len(examples), size=size)
-    balanced = classes_to_balance(inputs, config.data, examples.owners)
-    return num, steps_per_epoch(examples.padded_lengths, size=size, min_size=num * min_examples, targets=balanced)
+    size = size or run.settings.batch.size
+    num = check_micro_batches(run, num_examples=len(examples), size=size)
+    balanced = classes_to_balance(run.settings, inputs, examples.owners)
+    return steps_per_epoch(examples.padded_lengths, size=size, min_size=num * min_examples, targets=balanced)
 
 
-def check_micro_batches(run: Run, wanted: int | None, *, num_examples: int, size: int) -> int:
+def check_micro_batches(run: Run[RunSettings], *, num_examples: int, size: int) -> int:
     """Return the number of micro-batches a step of `size` examples, which every process must get the same share of.
 
     Left out, it is the number of processes that the run was begun with: one that goes on with another number keeps its steps.
     """
-    num_processes = run.accelerator.num_processes
+    wanted, num_processes = run.settings.batch.micro_batches, run.accelerator.num_processes
     num = wanted or run.first_num_processes
     if num % num_processes:
         going_on = wanted is None

@@ -2,20 +2,71 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from nlpbp import config as sections
+from nlpbp.config import ClassifierSettings
+from nlpbp.core.batch import LossFn
 from nlpbp.core.errors import ConfigError, DataError
-from nlpbp.core.layers import widened
+from nlpbp.core.layers import output_layer, widened
 from nlpbp.core.losses import balanced_class_weights
 from nlpbp.data.order import Ints
 from nlpbp.data.parts import Inputs, targets_of
 from nlpbp.data.windows import of_windows
+from nlpbp.runs.folder import Run
+from nlpbp.tasks import classifier_loss, get_task
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What the model is trained towards: its targets, its loss, and what turns its outputs into answers.
+
+    The `output` layer answers `scale * y + shift` once it is folded, where it answers y in training. `value_range` is applied
+    outside the model, where it does not keep to it by itself.
+    """
+
+    output: nn.Linear
+    targets: np.ndarray[Any, Any]
+    scale: float
+    shift: float
+    value_range: tuple[float, float] | None
+    loss_fn: LossFn
+
+
+def make_objective(run: Run[ClassifierSettings], inputs: Inputs, model: nn.Module, *, mix: Callable[[LossFn], LossFn]) -> Objective:
+    """Make targets and loss from the training part and what the settings want of them; `mix` puts mixup around the loss."""
+    fields, optim, value_range = inputs.fields, run.settings.optim, run.settings.data.value_range
+    output = output_layer(model, num_outputs=max(1, len(fields.labels)))
+    outside = outside_range(model, value_range)
+    targets, scale, shift = standardised(inputs, can_shift=output.bias is not None, value_range=value_range)
+    loss_fn = classifier_loss(
+        task=fields.task,
+        label_smoothing=optim.label_smoothing,
+        class_weights=weights_of_classes(inputs, optim.class_weights, device=run.accelerator.device),
+        focal_gamma=optim.focal,
+        value_range=outside,
+    )
+    return Objective(output, targets, scale, shift, outside, mix(loss_fn))
+
+
+def refuse_settings(settings: ClassifierSettings, inputs: Inputs, *, num_stages: int) -> None:
+    """Raise `ConfigError` for settings that this task or this many stages have no place for."""
+    task, finder = get_task(inputs.fields.task), settings.finder
+    for name in task.unsupported:
+        if getattr(settings.optim, name):
+            reason = (
+                "a number to predict has no labels" if not task.has_probabilities else f"is not defined for the task {task.name}"
+            )
+            raise ConfigError(reason, column=f"optim.{name}", hint="leave it out")
+    if finder.only is not None and finder.only > num_stages:
+        raise ConfigError(f"there is no stage {finder.only}", column="finder.only", hint=f"the run has {num_stages}")
+    if settings.calibrate and not task.has_probabilities:
+        raise ConfigError("a number to predict has no probability", column="calibrate", hint="leave it out")
 
 
 def standardised(
@@ -26,32 +77,29 @@ def standardised(
     Values of a known range stay as they are, for the model answers within it; one outside raises `DataError`.
     """
     targets = targets_of(inputs.train)
-    if inputs.fields.task != "regression":
+    if inputs.fields.target_type != "continuous":
         if value_range is not None:
             raise ConfigError(
                 f"is for numbers, and the task is {inputs.fields.task}", column="data.value_range", hint="leave it out"
             )
         return targets, 1.0, 0.0
     if value_range is not None:
-        for part in (inputs.train, *inputs.scored.values()):
-            outside = np.flatnonzero((targets_of(part) < value_range[0]) | (targets_of(part) > value_range[1]))
-            if len(outside):
-                raise DataError(
-                    f"{part.examples.references[outside[0]]}: {targets_of(part)[outside[0]]} is outside the range {value_range}",
-                    column=inputs.fields.label,
-                    hint="widen --data.value_range, or repair the value",
-                )
+        _refuse_outside(inputs, value_range)
         return targets.astype(np.float32), 1.0, 0.0
     scale = float(targets.std()) or 1.0
     shift = float(targets.mean()) if can_shift else 0.0
     return ((targets - shift) / scale).astype(np.float32), scale, shift
 
 
-def check_regression(task: str, optim: Any) -> None:
-    """Refuse what is for labels where a number is predicted."""
-    for name in ("label_smoothing", "focal", "class_weights"):
-        if task == "regression" and getattr(optim, name):
-            raise ConfigError("a number to predict has no labels", column=f"optim.{name}", hint="leave it out")
+def _refuse_outside(inputs: Inputs, value_range: tuple[float, float]) -> None:
+    for part in (inputs.train, *inputs.scored.values()):
+        outside = np.flatnonzero((targets_of(part) < value_range[0]) | (targets_of(part) > value_range[1]))
+        if len(outside):
+            raise DataError(
+                f"{part.examples.references[outside[0]]}: {targets_of(part)[outside[0]]} is outside the range {value_range}",
+                column=inputs.fields.label,
+                hint="widen --data.value_range, or repair the value",
+            )
 
 
 def outside_range(model: nn.Module, value_range: tuple[float, float] | None) -> tuple[float, float] | None:
@@ -71,29 +119,17 @@ def weights_of_classes(inputs: Inputs, wanted: str | None, *, device: torch.devi
     """Return a weight for each label, from how frequent it is among the training examples; None: all count the same."""
     if wanted is None:
         return None
-    task = inputs.fields.task
     targets = torch.from_numpy(targets_of(inputs.train))
-    return balanced_class_weights(targets, num_labels=len(inputs.fields.labels), task=task).to(device)
+    return balanced_class_weights(targets, num_labels=len(inputs.fields.labels)).to(device)
 
 
-def classes_to_balance(inputs: Inputs, data: sections.Data | sections.Images, owners: Ints | None) -> Ints | None:
+def classes_to_balance(settings: ClassifierSettings, inputs: Inputs, owners: Ints | None) -> Ints | None:
     """Return the classes of the training examples, or of their windows, where each is to be drawn equally often."""
-    if not data.balance:
+    if not settings.data.balance:
         return None
-    if inputs.fields.task != "single_label":
+    if inputs.fields.target_type != "multiclass":
         raise ConfigError(
             f"needs one label an example, and the task is {inputs.fields.task}", column="data.balance", hint="leave it out"
         )
     classes: Ints = of_windows(targets_of(inputs.train), owners)
     return classes
-
-
-def loss_of_chance(inputs: Inputs) -> float:
-    """Return the cross-entropy of answering every training example with the shares of the labels; of numbers there is none."""
-    targets = targets_of(inputs.train)
-    if inputs.fields.task == "regression":
-        return math.inf
-    if inputs.fields.task == "single_label":
-        return float(torch.special.entr(torch.from_numpy(np.bincount(targets) / len(targets))).sum())
-    shares = torch.from_numpy(targets.mean(axis=0))
-    return float((torch.special.entr(shares) + torch.special.entr(1.0 - shares)).mean())

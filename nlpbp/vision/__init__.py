@@ -1,4 +1,5 @@
-"""Blocks, pictures and models for images; importing it makes transformers' `Auto*` classes know the small residual net."""
+"""Blocks, prepared images and models; importing this package registers the small residual net with transformers' `Auto*`
+classes."""
 
 from transformers import AutoConfig, AutoModelForImageClassification
 

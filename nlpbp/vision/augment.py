@@ -1,9 +1,10 @@
-"""Other views of training images that keep the label, drawn for each example from a seed of its own (practice D5).
+"""Label-preserving augmentation of training images, drawn for each example from a seed of its own (practice D5).
 
-What keeps the label depends on how the picture was taken: seen from the side a thing has an upper end, seen from the top it has
-none, and digits must not be turned at all.
+Which transformations preserve the label depends on how the image was taken: an object seen from the side has an upper end, one seen
+from above has none, and digits must not be rotated by much.
 
-Images are float [batch, channels, height, width]; everything is one affine map and one sampling, on the device of the images.
+Images are float [batch, channels, height, width]; all geometric changes are one affine transformation and one resampling, on the
+device of the images.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ Mix = Literal["mixup", "cutmix"]
 
 @dataclass(frozen=True)
 class Views:
-    """How far a view may be from the image: degrees, shares of its size, shares of its contrast."""
+    """The ranges of the random transformations: in degrees, as fractions of the image's size, and as fractions of its contrast."""
 
     flip: bool = False
     quarter_turns: bool = False
@@ -48,10 +49,10 @@ PRESETS: dict[Preset, Views] = {
 
 
 def augment_images(images: Tensor, *, views: Views, seeds: Sequence[int]) -> Tensor:
-    """Return another view of each image [batch, channels, height, width], drawn from its seed alone; edges are mirrored outwards.
+    """Augment each image [batch, channels, height, width] with its own seed; pixels outside the image are filled by reflection.
 
-    An example's view depends on its own seed and on nothing else in the batch, so a run that goes on, or is shared among
-    processes, sees what an uninterrupted one would. Raises `ValueError` for another number of seeds than images.
+    The result depends on the example's seed and on nothing else in the batch, so a resumed or distributed run sees the same images
+    as an uninterrupted one. Raises `ValueError` unless there are as many seeds as images.
 
     >>> images = torch.rand(2, 1, 8, 8)
     >>> same, other = (augment_images(images, views=PRESETS["digits"], seeds=seeds) for seeds in ([1, 2], [1, 3]))
@@ -74,7 +75,7 @@ def augment_images(images: Tensor, *, views: Views, seeds: Sequence[int]) -> Ten
 
 
 def _draw(views: Views, seed: int) -> tuple[list[list[float]], float, float]:
-    """Draw a map from places in the view to places in the image, [2, 3] in shares of half its size, and contrast and brightness."""
+    """Draw an affine matrix [2, 3] from output to input coordinates (-1 to 1), and a contrast and a brightness."""
     numbers = np.random.default_rng(seed)
     turn = math.radians(numbers.uniform(-views.degrees, views.degrees))
     scale = 1.0 / (1.0 + numbers.uniform(0.0, views.zoom))
@@ -89,11 +90,12 @@ def _draw(views: Views, seed: int) -> tuple[list[list[float]], float, float]:
 
 
 def mixed_images_loss(loss_fn: LossFn, *, kind: Mix, alpha: float) -> LossFn:
-    """Let `loss_fn` see mixed images: each with a share of another one of the batch, and the losses of both labels in that share.
+    """Wrap `loss_fn` with mixup or cutmix: each image is mixed with another one of the batch, and so are the losses of their
+    labels.
 
-    mixup blends whole images (Zhang et al. 2018), cutmix pastes a rectangle of the other one (Yun et al. 2019). The share is drawn
-    from Beta(alpha, alpha), partners at random, from torch's generator, which `train_steps` seeds for every micro-batch. One
-    forward pass makes both losses.
+    mixup blends whole images (Zhang et al. 2018), cutmix pastes a rectangle of the other one (Yun et al. 2019). The mixing
+    coefficient is drawn from Beta(alpha, alpha) and the partners at random, with torch's generator, which `train_steps` seeds for
+    every micro-batch. One forward pass serves both losses.
     """
 
     def mixed_loss(model: torch.nn.Module, batch: Batch) -> Tensor:
@@ -107,7 +109,7 @@ def mixed_images_loss(loss_fn: LossFn, *, kind: Mix, alpha: float) -> LossFn:
         else:
             mixed, share = _pasted(images, images[order], share)
         output = model(**{name: mixed, **dict(others)})
-        answered: Any = partial(SimpleNamespace, logits=output.logits)  # in place of the model: it has been asked
+        answered: Any = partial(SimpleNamespace, logits=output.logits)  # a stand-in that repeats no forward pass
         partners = replace(batch, labels=batch.labels[order])
         return share * loss_fn(answered, batch) + (1.0 - share) * loss_fn(answered, partners)
 
@@ -115,7 +117,8 @@ def mixed_images_loss(loss_fn: LossFn, *, kind: Mix, alpha: float) -> LossFn:
 
 
 def _pasted(images: Tensor, others: Tensor, share: float) -> tuple[Tensor, float]:
-    """Paste a rectangle of about 1 - share of the others' pixels; return what came out, and the share of its own that is left."""
+    """Replace a rectangle of about 1 - share of the pixels by the others'; return the mixed images and the exact share that is
+    kept."""
     height, width = images.shape[2:]
     side = math.sqrt(1.0 - share)
     rows, columns = round(height * side), round(width * side)

@@ -1,13 +1,14 @@
-"""Convolutional blocks, and a small residual net of them: each choice of layout is an argument, so that it can be measured.
+"""Convolutional blocks, and a small residual net built of them, with each design choice an argument so that it can be ablated.
 
-Images are [batch, channels, height, width]. A block that halves the size rounds up, whichever way it halves. All layers begin with
-He's initialisation.
+Images are [batch, channels, height, width]. A block that halves the size rounds up, however it downsamples. All layers use He
+initialisation.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
@@ -38,15 +39,16 @@ def conv_block(
 ) -> nn.Sequential:
     """Make a convolution with its norm and ReLU; the size stays, or is divided by `stride` and rounded up.
 
-    The norm stands before the ReLU (Ioffe and Szegedy 2015), or after it with `order`: which is better depends on the net. The
-    convolution has a bias where no norm follows it at once to take the bias away. `downsample` says what divides the size: the
-    convolution, or a pooling of the block's output, which costs stride ** 2 times the work. Raises `ValueError` for an even kernel.
+    The norm comes before the ReLU (Ioffe and Szegedy 2015) or after it, as `order` says: which is better depends on the net. The
+    convolution has a bias unless a norm follows it directly and would cancel the bias. `downsample` says what divides the size: a
+    strided convolution, or pooling of the block's output, which costs stride ** 2 times the computation. Raises `ValueError` for an
+    even kernel size.
 
     >>> [type(layer).__name__ for layer in conv_block(3, 8, order="conv_relu_norm", stride=2, downsample="max")]
     ['Conv2d', 'ReLU', 'BatchNorm2d', 'MaxPool2d']
     """
     if kernel_size % 2 == 0:
-        raise ValueError(f"a kernel of even size {kernel_size} cannot keep an image's size")
+        raise ValueError(f"kernel_size must be odd to keep an image's size, not {kernel_size}")
     norm_first = norm != "none" and (order == "conv_norm_relu" or not activation)
     convolution = nn.Conv2d(
         in_channels,
@@ -78,10 +80,11 @@ def _norm(norm: Norm, channels: int) -> nn.Module:
 def stem(
     kind: Stem, *, in_channels: int, out_channels: int, norm: Norm = "batch", order: Order = "conv_norm_relu"
 ) -> nn.Sequential:
-    """Make the first layers of a net: `5x5` and `three_3x3` keep an image's size, which small images cannot spare.
+    """Make the first layers of a net: `5x5` and `three_3x3` keep the resolution, which matters for small images.
 
-    `5x5` is one rich layer of stride 1; `three_3x3` sees 7x7 pixels through three layers, the first two with half the channels;
-    `3x3_stride2` and `7x7_stride2` halve the size at once, for images of 200 pixels and more. Raises `ValueError` for another kind.
+    `5x5` is one wide layer of stride 1; `three_3x3` is three layers with a receptive field of 7x7 pixels, the first two with half
+    the channels; `3x3_stride2` and `7x7_stride2` halve the resolution at once, for images of 200 pixels and more. Raises
+    `ValueError` for another kind.
 
     >>> import torch
     >>> [tuple(stem(kind, in_channels=1, out_channels=8)(torch.zeros(2, 1, 9, 9)).shape[2:]) for kind in ("5x5", "3x3_stride2")]
@@ -89,7 +92,7 @@ def stem(
     """
     layouts = {"5x5": (5, 1, 1), "three_3x3": (3, 1, 3), "3x3_stride2": (3, 2, 1), "7x7_stride2": (7, 2, 1)}
     if kind not in layouts:
-        raise ValueError(f"a stem is one of {', '.join(layouts)}, not {kind!r}")
+        raise ValueError(f"the stem must be one of {', '.join(layouts)}, not {kind!r}")
     kernel_size, stride, depth = layouts[kind]
     channels = [in_channels, *[max(1, out_channels // 2)] * (depth - 1), out_channels]
     blocks = [conv_block(a, b, kernel_size=kernel_size, stride=stride, norm=norm, order=order) for a, b in pairwise(channels)]
@@ -97,12 +100,12 @@ def stem(
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions that learn what to add to their input (He et al. 2015), so that any depth of such blocks can train.
+    """Two convolutions with a skip connection (He et al. 2015), so that nets of many such blocks can be trained.
 
-    Where size or channels change, the input goes through a 1x1 convolution first. With `zero_init` a block adds nothing at the
-    start: the scale of its last norm (without norm: its last convolution) is 0 (Goyal et al. 2017), so one that keeps the size is
-    the identity. With conv_norm_relu a ReLU follows the sum, for which inputs must not be negative, as those after a ReLU are not.
-    `residual=False` leaves the addition out, for comparison.
+    Where size or channels change, the skip connection is a 1x1 convolution. With `zero_init` the residual branch starts at 0: the
+    scale of its last norm (without norms: its last convolution) is 0 (Goyal et al. 2017), so that a block that keeps the shape
+    starts as the identity. With conv_norm_relu a ReLU follows the sum, so this holds for inputs that are not negative, as after a
+    ReLU. `residual=False` removes the skip connection, for comparison.
 
     >>> import torch
     >>> images = torch.rand(2, 4, 6, 6)
@@ -123,7 +126,7 @@ class ResidualBlock(nn.Module):
         zero_init: bool = True,
     ) -> None:
         super().__init__()
-        # A convolution of zeros with a ReLU of its own would never learn: without norms the last ReLU is always after the sum.
+        # Zeros followed directly by a ReLU would get no gradient: without norms, the last ReLU always comes after the sum.
         self.relu_last = order == "conv_norm_relu" or norm == "none"
         first = conv_block(in_channels, out_channels, stride=stride, norm=norm, order=order, downsample=downsample)
         second = conv_block(out_channels, out_channels, norm=norm, order=order, activation=not self.relu_last)
@@ -143,11 +146,25 @@ class ResidualBlock(nn.Module):
                     nn.init.zeros_(parameter)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Add the branch's answer to the images."""
+        """Add the residual branch's output to the skip connection's."""
         answer: Tensor = self.branch(images)
         if self.shortcut is not None:
             answer = answer + self.shortcut(images)
         return F.relu(answer) if self.relu_last else answer
+
+
+@dataclass(frozen=True)
+class BlockDesign:
+    """The choices that all residual blocks of a net share; see `conv_block` and `ResidualBlock` for each."""
+
+    norm: Norm = "batch"
+    order: Order = "conv_norm_relu"
+    downsample: Downsample = "stride"
+    residual: bool = True
+    zero_init: bool = True
+
+
+DEFAULT_DESIGN = BlockDesign()
 
 
 def residual_group(
@@ -156,13 +173,9 @@ def residual_group(
     *,
     num_blocks: int,
     stride: int = 2,
-    norm: Norm = "batch",
-    order: Order = "conv_norm_relu",
-    downsample: Downsample = "stride",
-    residual: bool = True,
-    zero_init: bool = True,
+    design: BlockDesign = DEFAULT_DESIGN,
 ) -> nn.Sequential:
-    """Make one block that changes size and channels and `num_blocks` - 1 that keep them, the identity at the start.
+    """Make a block that changes size and channels, and `num_blocks` - 1 that keep them and start as the identity.
 
     >>> import torch
     >>> residual_group(4, 8, num_blocks=3)(torch.zeros(2, 4, 7, 7)).shape
@@ -174,11 +187,11 @@ def residual_group(
             in_channels if index == 0 else out_channels,
             out_channels,
             stride=stride,
-            norm=norm,
-            order=order,
-            downsample=downsample,
-            residual=residual,
-            zero_init=zero_init,
+            norm=design.norm,
+            order=design.order,
+            downsample=design.downsample,
+            residual=design.residual,
+            zero_init=design.zero_init,
         )
         for index, stride in enumerate(strides)
     ]
@@ -186,7 +199,7 @@ def residual_group(
 
 
 class ResidualBody(nn.Module):
-    """What a residual net sees in images: a stem, then groups of blocks, to maps [batch, channels, height, width]."""
+    """The backbone of a residual net: a stem, then groups of blocks; returns feature maps [batch, channels, height, width]."""
 
     def __init__(self, stem: nn.Module, groups: Sequence[nn.Module]) -> None:
         super().__init__()
@@ -194,7 +207,7 @@ class ResidualBody(nn.Module):
         self.groups = nn.ModuleList(groups)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Make maps of images."""
+        """Return the feature maps of images."""
         maps: Tensor = self.stem(images)
         for group in self.groups:
             maps = group(maps)
@@ -202,7 +215,7 @@ class ResidualBody(nn.Module):
 
 
 class ResidualNet(nn.Module):
-    """A classifier of images of any size: a body, and a head that pools its maps and makes logits [batch, labels]."""
+    """An image classifier for any image size: a backbone, and a head that pools its feature maps and returns logits."""
 
     def __init__(self, body: ResidualBody, head: nn.Module) -> None:
         super().__init__()
@@ -211,11 +224,11 @@ class ResidualNet(nn.Module):
 
     @property
     def base_model(self) -> ResidualBody:
-        """The part below the head, by the name under which `layer_groups` looks for it."""
+        """The model without its head, under the name that `layer_groups` looks for."""
         return self.body
 
     def forward(self, images: Tensor) -> Tensor:
-        """Answer for images."""
+        """Return logits [batch, labels]."""
         logits: Tensor = self.head(self.body(images))
         return logits
 
@@ -227,16 +240,13 @@ def residual_net(
     widths: Sequence[int] = (16, 32, 64),
     num_blocks: int = 2,
     stem_kind: Stem = "5x5",
-    norm: Norm = "batch",
-    order: Order = "conv_norm_relu",
-    downsample: Downsample = "stride",
-    residual: bool = True,
-    zero_init: bool = True,
+    design: BlockDesign = DEFAULT_DESIGN,
     head_dropout: float = 0.0,
 ) -> ResidualNet:
     """Make a small residual net: a stem, a group of `num_blocks` blocks for each width, concat pooling, dropout, a linear layer.
 
-    The first group keeps the size, each later one halves it. The defaults are for small images, with 176,000 parameters for digits.
+    The first group keeps the size, and each later one halves it. The defaults are for small images: 176,000 parameters for 8x8
+    digits.
 
     >>> import torch
     >>> from nlpbp.core.groups import layer_groups
@@ -244,18 +254,14 @@ def residual_net(
     >>> [group.name for group in layer_groups(net)], net(torch.zeros(2, 1, 8, 8)).shape
     (['embeddings', 'block.0', 'block.1', 'head'], torch.Size([2, 10]))
     """
-    first = stem(stem_kind, in_channels=in_channels, out_channels=widths[0], norm=norm, order=order)
+    first = stem(stem_kind, in_channels=in_channels, out_channels=widths[0], norm=design.norm, order=design.order)
     groups = [
         residual_group(
             before,
             width,
             num_blocks=num_blocks,
             stride=1 if index == 0 else 2,
-            norm=norm,
-            order=order,
-            downsample=downsample,
-            residual=residual,
-            zero_init=zero_init,
+            design=design,
         )
         for index, (before, width) in enumerate(pairwise([widths[0], *widths]))
     ]

@@ -1,4 +1,4 @@
-"""Image files to arrays of pixels, whatever way they were saved; a file that is broken or too large is an error that names it."""
+"""Decode image files of any mode to pixel arrays; a file that is broken or too large raises an error that names it."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 MAX_PIXELS = 50_000_000  # 50 megapixels: beyond what cameras make, 150 MB once decoded; files of a few kB can claim more
 SUFFIXES = frozenset([".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"])
 SMALLER = "make it smaller, or raise --data.max_pixels"
-PARTS = frozenset(["train", "training", "val", "valid", "validation", "dev", "test", "testing"])  # what is no class's folder
+PARTS = frozenset(["train", "training", "val", "valid", "validation", "dev", "test", "testing"])  # splits, not classes
 
 
 def decode_image(source: Path | bytes, *, name: str | None = None, mode: Mode = "RGB", max_pixels: int = MAX_PIXELS) -> Pixels:
     """Return the pixels of an image file, uint8 [height, width, channels], upright and on white where it is transparent.
 
     A camera's rotation (EXIF) is applied; palettes, CMYK, grey of 16 bits and the like become `mode`; of several frames the first
-    counts. `name` is what errors call bytes. Raises `DataError` for what is no image, is cut off, or has more than
-    `max_pixels`: its header is read first, so a small file that claims a huge image is not decoded.
+    is used. `name` is how errors refer to bytes. Raises `DataError` for a file that is not an image, is truncated, or has more than
+    `max_pixels`: the header is read first, so a small file that claims a huge image is not decoded.
 
     >>> file = io.BytesIO()
     >>> Image.new("L", (3, 2), 255).save(file, "png")
@@ -61,10 +61,10 @@ def is_grey(image: Image.Image) -> bool:
 
 
 def plain_image(image: Image.Image, mode: Mode) -> Image.Image:
-    """Bring any kind of pixels to 8 bits of grey or of three colours, on white where they are transparent.
+    """Convert any mode to 8-bit greyscale or RGB, with transparency composited onto white.
 
-    Grey of 16 bits goes from 0 to 65,535, that of whole numbers of 32 bits too unless none is above 255, that of floats from 0 to
-    1 if none is above 1, else to 255.
+    16-bit greyscale is scaled from the range 0 to 65,535, as is 32-bit integer greyscale unless no value is above 255; floats are
+    scaled from 0 to 1 if none is above 1, and otherwise from 0 to 255.
     """
     if image.mode.startswith("I") or image.mode == "F":
         values = np.asarray(image, dtype=np.float64)
@@ -78,16 +78,17 @@ def plain_image(image: Image.Image, mode: Mode) -> Image.Image:
 
 
 def image_files(folder: Path) -> Iterator[tuple[Path, str]]:
-    """Give each image below a folder of one sub-folder a class, however deep, with the class's name, in order of their names.
+    """Yield each image of a folder with one sub-folder per class, at any depth, with the name of its class, in the order of their
+    names.
 
-    Hidden files and other suffixes are passed over. Raises `DataError` for a folder without such images, and for one whose
-    sub-folders are called train and test and hold a sub-folder a class each.
+    Hidden files and other suffixes are skipped. Raises `DataError` for a folder without such images, and for one whose sub-folders
+    are named train and test and contain the class folders.
     """
     inside = [entry for entry in sorted(folder.iterdir()) if entry.is_dir() and not entry.name.startswith(".")]
     if inside and all(entry.name.lower() in PARTS and not any(map(_is_image, entry.iterdir())) for entry in inside):
         train = next((entry for entry in inside if "train" in entry.name.lower()), inside[0])
         hint = f"give '{train}' as the training data, and the others as validation or test"
-        raise DataError("its sub-folders are parts of the data and no classes", file=str(folder), hint=hint)
+        raise DataError("its sub-folders are splits of the data, not classes", file=str(folder), hint=hint)
     found = False
     for path in sorted(folder.glob("*/**/*")):
         places = path.relative_to(folder).parts
@@ -95,7 +96,7 @@ def image_files(folder: Path) -> Iterator[tuple[Path, str]]:
             found = True
             yield path, places[0]
     if not found:
-        hint = f"one sub-folder a class, files ending in {', '.join(sorted(SUFFIXES))}"
+        hint = f"use one sub-folder per class, with files ending in {', '.join(sorted(SUFFIXES))}"
         raise DataError("no images in sub-folders", file=str(folder), hint=hint)
 
 

@@ -1,9 +1,11 @@
-"""Images brought to one size once, kept as bytes, and turned into batches each time.
+"""Images resized once, stored as bytes, and collated into batches.
 
-Resizing and cropping are the image processor's own, so that `pipeline` sees a picture as training did. What it does to values
-afterwards is one affine map a channel, which is found by asking it about black and white, and applied to a batch at a time.
+Resizing and cropping are done by the model's image processor, so that `pipeline` prepares an image exactly as training did. Its
+rescaling and normalisation are one affine function per channel, which is measured on a black and a white image and applied to whole
+batches.
 
-Prepared pictures are cached by content as one memory-mapped array: a second run, and a set larger than memory, cost no decoding.
+Prepared images are cached by content as one memory-mapped array: a second run decodes nothing, and the data may be larger than
+memory.
 """
 
 from __future__ import annotations
@@ -31,17 +33,17 @@ from nlpbp.core.errors import ConfigError
 from nlpbp.data.order import Ints, micro_seed
 from nlpbp.vision.augment import Views, augment_images
 from nlpbp.vision.images import Pixels
-from nlpbp.vision.sources import Shelved, pixels_of
+from nlpbp.vision.sources import StoredImage, pixels_of
 
-TOLERANCE = 1e-3  # of normalised values: what an image processor does beyond an affine map is larger
-BLOCK = 256  # pictures prepared between two updates of the progress bar
+TOLERANCE = 1e-3  # of normalised values: anything beyond an affine function differs by more
+BLOCK = 256  # images prepared between two updates of the progress bar
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """n pictures of one size, uint8 [n, channels, height, width]; a model sees `low + step * pixel`, by channel.
+    """n images of one size, uint8 [n, channels, height, width]; the model's input is `low + step * pixel`, per channel.
 
-    `owners` and `padded_lengths` are what texts have too: every picture is read as one, and costs the same.
+    `owners` and `padded_lengths` are the attributes that encoded texts have too: images have no windows, and all cost the same.
     """
 
     pixels: Pixels
@@ -51,7 +53,7 @@ class Pictures:
 
     @property
     def padded_lengths(self) -> Ints:
-        """What each picture costs, int64 [n]: 1."""
+        """The cost of each image, int64 [n]: 1."""
         return np.ones(len(self.pixels), dtype=np.int64)
 
     def __len__(self) -> int:
@@ -59,7 +61,7 @@ class Pictures:
 
 
 def prepare_pictures(
-    shelved: Sequence[Shelved],
+    images: Sequence[StoredImage],
     *,
     processor: Any,
     num_channels: int,
@@ -67,7 +69,7 @@ def prepare_pictures(
     cache: Path | None = None,
     show_progress: bool = False,
 ) -> Pictures:
-    """Decode images and bring them to the processor's size, in grey for one channel; two threads decode, in order.
+    """Decode images and resize them with the processor, to greyscale for one channel; two threads decode, in order.
 
     `cache` is a folder of earlier results, named by the images' content and the processor's settings. Raises `DataError` for an
     image that is broken or has more than `max_pixels`, `ConfigError` for a processor that does more than resize, crop and
@@ -79,25 +81,25 @@ def prepare_pictures(
         low, step = (float(np.mean(low)),), (float(np.mean(step)),)
     make = partial(_prepared, processor=processor, num_channels=num_channels, max_pixels=max_pixels)
     key = hashlib.sha256(f"1/{num_channels}/{json.dumps(_settings(processor), sort_keys=True)}".encode())
-    for one in shelved:
+    for one in images:
         key.update(one.digest.encode())
     file = None if cache is None else cache / f"{key.hexdigest()[:32]}.npy"
     pixels = _load(file) if file else None
     if pixels is None:
-        pixels = _prepare(shelved, make, file, show_progress=show_progress)
+        pixels = _prepare(images, make, file, show_progress=show_progress)
     return Pictures(pixels, low[keep], step[keep])
 
 
-def _prepare(shelved: Sequence[Shelved], make: Any, file: Path | None, *, show_progress: bool) -> Pixels:
-    """Prepare all pictures into an array in memory or, where there is a disk for it, in a file."""
-    first: Pixels = make(shelved[0])
-    shape = (len(shelved), *first.shape)
+def _prepare(images: Sequence[StoredImage], make: Any, file: Path | None, *, show_progress: bool) -> Pixels:
+    """Prepare all images into an array in memory or, with a cache, in a file."""
+    first: Pixels = make(images[0])
+    shape = (len(images), *first.shape)
     temporary = None if file is None else file.with_name(f"{file.name}.{os.getpid()}.tmp")
     pixels = _room(temporary, shape)
-    bar = tqdm(total=len(shelved), desc="decoding", unit="image", leave=False, dynamic_ncols=True, disable=not show_progress)
+    bar = tqdm(total=len(images), desc="decoding", unit="image", leave=False, dynamic_ncols=True, disable=not show_progress)
     with bar, ThreadPoolExecutor(2) as threads:
-        for start in range(0, len(shelved), BLOCK):
-            block = shelved[start : start + BLOCK]
+        for start in range(0, len(images), BLOCK):
+            block = images[start : start + BLOCK]
             for index, made in enumerate(threads.map(make, block), start):
                 pixels[index] = made
             bar.update(len(block))
@@ -111,7 +113,7 @@ def _prepare(shelved: Sequence[Shelved], make: Any, file: Path | None, *, show_p
 
 
 def _room(file: Path | None, shape: tuple[int, ...]) -> Pixels:
-    """Make an empty array, in `file` if the disk takes it: a full one only costs the cache."""
+    """Allocate an array, in `file` if possible: when the disk is full, only caching is lost."""
     if file is not None:
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -123,7 +125,7 @@ def _room(file: Path | None, shape: tuple[int, ...]) -> Pixels:
 
 
 def _load(file: Path) -> Pixels | None:
-    """Map an earlier result into memory; one that is not there or damaged is made again."""
+    """Memory-map a cached result; None if it is missing or damaged, so that it is computed again."""
     try:
         loaded: Pixels = np.load(file, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError):
@@ -131,8 +133,8 @@ def _load(file: Path) -> Pixels | None:
     return loaded
 
 
-def _prepared(one: Shelved, *, processor: Any, num_channels: int, max_pixels: int) -> Pixels:
-    """Return one picture as the model will see it, but for its values: uint8 [channels, height, width]."""
+def _prepared(one: StoredImage, *, processor: Any, num_channels: int, max_pixels: int) -> Pixels:
+    """Return one image resized and cropped, but not normalised: uint8 [channels, height, width]."""
     image = Image.fromarray(np.ascontiguousarray(_coloured(pixels_of(one, max_pixels=max_pixels))))
     (made,) = processor([image], do_rescale=False, do_normalize=False, return_tensors="np")["pixel_values"]
     grey_or_colours = made if num_channels == 3 else made.mean(axis=0, keepdims=True)
@@ -144,9 +146,9 @@ def _coloured(pixels: Pixels) -> Pixels:
 
 
 def normalisation(processor: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Find what an image processor makes of values: (low, step) by channel, so that it answers `low + step * pixel`.
+    """Measure an image processor's normalisation: (low, step) per channel, such that its output is `low + step * pixel`.
 
-    Raises `ConfigError` where that does not say all that it does.
+    Raises `ConfigError` if it does anything else to the pixel values.
 
     >>> from nlpbp.vision.residual import pixel_processor
     >>> low, step = normalisation(pixel_processor(image_size=8))
@@ -173,13 +175,13 @@ def normalisation(processor: Any) -> tuple[tuple[float, ...], tuple[float, ...]]
 
 
 def size_of(processor: Any) -> int:
-    """Return the height of what an image processor makes, in pixels."""
+    """Return the height of an image processor's output, in pixels."""
     height = processor([Image.new("RGB", (64, 64))], return_tensors="np")["pixel_values"].shape[2]
     return int(height)
 
 
 def with_size(processor: Any, size: int) -> Any:
-    """Return a copy of an image processor that makes pictures of `size` x `size`; what it crops off stays the same share.
+    """Return a copy of an image processor with an output of `size` x `size`; it crops off the same fraction as before.
 
     >>> from nlpbp.vision.residual import pixel_processor
     >>> size_of(with_size(pixel_processor(image_size=8), 12))
@@ -196,7 +198,7 @@ def with_size(processor: Any, size: int) -> Any:
         made.size = type(made.size)(**dict.fromkeys(sides, size))
     if size_of(made) != size:
         raise ConfigError(
-            f"the model's image processor makes no pictures of {size} pixels", column="data.size", hint="leave it out"
+            f"the model's image processor cannot produce images of {size} pixels", column="data.size", hint="leave it out"
         )
     return made
 
@@ -208,7 +210,7 @@ def _settings(processor: Any) -> dict[str, Any]:
 
 
 def collate_pictures(pictures: Pictures, ids: Ints, *, labels: np.ndarray[Any, Any] | None = None) -> Batch:
-    """Make the batch of the pictures `ids`: pixel_values float32 [batch, channels, height, width]; `labels` [n, ...] are of all.
+    """Collate the images `ids`: pixel_values float32 [batch, channels, height, width]; `labels` [n, ...] are those of all images.
 
     >>> two = Pictures(np.full((2, 1, 1, 1), 255, dtype=np.uint8), low=(-1.0,), step=(2 / 255,))
     >>> collate_pictures(two, np.array([1])).inputs["pixel_values"].item()
@@ -218,8 +220,8 @@ def collate_pictures(pictures: Pictures, ids: Ints, *, labels: np.ndarray[Any, A
 
 
 def _shares(pictures: Pictures, ids: Ints) -> Tensor:
-    """Return pixels as shares of white, [batch, channels, height, width]."""
-    order = np.argsort(ids)  # a file is read in its order
+    """Return pixels scaled to 0 (black) to 1 (white), [batch, channels, height, width]."""
+    order = np.argsort(ids)  # a memory-mapped file is read sequentially
     pixels = np.empty((len(ids), *pictures.pixels.shape[1:]), dtype=np.uint8)
     pixels[order] = pictures.pixels[np.asarray(ids)[order]]
     return torch.from_numpy(pixels).float().div_(255.0)
@@ -240,9 +242,9 @@ def picture_steps(
     seed: int,
     first_step: int = 0,
 ) -> Iterator[list[Batch]]:
-    """Turn a plan, one list of micro-batches (arrays of example ids) a step, into what `train_steps` takes.
+    """Turn a plan, a list of micro-batches (arrays of example ids) for each step, into batches for `train_steps`.
 
-    Each picture is seen in another view in every step, which follows from (seed, number of the step, example) alone.
+    Each image is augmented anew in every step, as a function of (seed, step number, example) alone.
     """
     for number, step in enumerate(plan, first_step):
         yield [
@@ -257,7 +259,7 @@ def picture_steps(
 
 
 def mirrored(pictures: Pictures) -> Pictures:
-    """Return every picture as in a mirror, left for right: a view of what has no text in it and no driving side.
+    """Flip every image horizontally: an augmentation for images without text and without a meaningful left and right.
 
     >>> row = Pictures(np.array([[[[1, 2]]]], dtype=np.uint8), low=(0.0,), step=(1.0,))
     >>> mirrored(row).pixels.tolist()
@@ -267,7 +269,7 @@ def mirrored(pictures: Pictures) -> Pictures:
 
 
 def seen_otherwise(pictures: Pictures, *, views: Views, seed: int) -> Pictures:
-    """Return another view of every picture, to answer for it once more (practice D6)."""
+    """Augment every image once, for test-time augmentation (practice D6)."""
     made = []
     for start in range(0, len(pictures), BLOCK):
         ids = np.arange(start, min(start + BLOCK, len(pictures)))

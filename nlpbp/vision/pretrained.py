@@ -12,20 +12,22 @@ import torch
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel
 
 from nlpbp.core.errors import ConfigError
-from nlpbp.data.pretrained import PROBLEM_TYPES, from_pretrained, renew_head
+from nlpbp.core.task import problem_type
+from nlpbp.data.pretrained import from_pretrained, renew_head
 from nlpbp.vision.residual import ResidualConfig, ResidualForImageClassification, pixel_processor
 
 
 def load_processor(name: str) -> Any:
-    """Load the image processor that a model was saved with, in its form that needs Pillow alone.
+    """Load the image processor that a model was saved with, with the Pillow backend, which needs no torchvision.
 
-    Raises `ConfigError` where there is none.
+    Raises `ConfigError` if there is none.
     """
     return from_pretrained(AutoImageProcessor, name, backend="pil")
 
 
 def load_image_classifier(name: str, *, task: str, labels: Sequence[str]) -> PreTrainedModel:
-    """Load `AutoModelForImageClassification` in fp32 with a head for these labels: a new one, unless it answered them before."""
+    """Load `AutoModelForImageClassification` in fp32 with a head for these labels: a newly initialised one, unless the model was
+    trained for them."""
     config = from_pretrained(AutoConfig, name, **label_settings(task, labels))
     model: PreTrainedModel = from_pretrained(
         AutoModelForImageClassification, name, config=config, ignore_mismatched_sizes=True, dtype="float32", use_safetensors=True
@@ -40,7 +42,7 @@ def load_trained_image_classifier(name: str) -> PreTrainedModel:
 
 
 def label_settings(task: str, labels: Sequence[str]) -> dict[str, Any]:
-    """Return what a config says of the labels and the task.
+    """Return the settings of a model config for these labels and this task.
 
     >>> label_settings("single_label", ["cat", "dog"])["label2id"]
     {'cat': 0, 'dog': 1}
@@ -48,20 +50,23 @@ def label_settings(task: str, labels: Sequence[str]) -> dict[str, Any]:
     return {
         "id2label": dict(enumerate(labels)),
         "label2id": {label: index for index, label in enumerate(labels)},
-        "problem_type": PROBLEM_TYPES[task],
+        "problem_type": problem_type(task),
     }
 
 
 def channels_of(model: PreTrainedModel) -> int:
-    """Return how many channels a model sees. Raises `ConfigError` for another number than 1 or 3."""
+    """Return the number of input channels of a model. Raises `ConfigError` unless it is 1 or 3."""
     number = int(getattr(model.config, "num_channels", 3))
     if number not in (1, 3):
-        raise ConfigError(f"the model sees images of {number} channels", column="model.name", hint="take one for grey or colours")
+        raise ConfigError(
+            f"the model takes images of {number} channels", column="model.name", hint="use a model for greyscale or RGB images"
+        )
     return number
 
 
 def tiny_residual(folder: Path) -> Path:
-    """Write a residual net of a few thousand weights and its processor into `folder`, unless they are there, and return it.
+    """Write a residual net of a few thousand weights and its processor into `folder`, unless it has them already, and return
+    `folder`.
 
     The weights are random, and always the same.
 
@@ -79,6 +84,6 @@ def tiny_residual(folder: Path) -> Path:
         ResidualForImageClassification(config).save_pretrained(temporary)
     try:
         temporary.rename(folder)
-    except OSError:  # another process was first
+    except OSError:  # another process has written it meanwhile
         shutil.rmtree(temporary)
     return folder

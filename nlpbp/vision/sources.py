@@ -1,7 +1,8 @@
-"""Where images come from: a folder a class, tables of paths, bytes, Pillow images, arrays.
+"""Sources of images: folders with one sub-folder per class, and tables of paths, bytes, Pillow images or arrays.
 
-A table of images has, in place of each image, the digest of its content: rows with one digest are copies, and are split, counted
-and hashed as equal texts are. The images themselves stand on a shelf, by digest, and are decoded when they are needed.
+In a table of images, each image is represented by the digest of its content: rows with the same digest are duplicates, and are
+split, counted and hashed as equal texts are. The images themselves are in an image store, a dict by digest, and are decoded on
+demand.
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ NAMES = ("image", "img", "picture", "photo", "image_path", "image_file", "file_n
 
 
 @dataclass(frozen=True)
-class Shelved:
-    """An image that has not been decoded yet: a file, its bytes, or its pixels uint8 [height, width, channels].
+class StoredImage:
+    """An image that is not decoded yet: a file, its bytes, or its pixels uint8 [height, width, channels].
 
-    `name` is what errors call it; `height` and `width` are those of its header.
+    `name` is how errors refer to it; `height` and `width` are those in its header.
     """
 
     digest: str
@@ -41,7 +42,7 @@ class Shelved:
     is_grey: bool
 
 
-def pixels_of(one: Shelved, *, max_pixels: int = MAX_PIXELS) -> Pixels:
+def pixels_of(one: StoredImage, *, max_pixels: int = MAX_PIXELS) -> Pixels:
     """Return an image's pixels, uint8 [height, width, 1 or 3], upright. Raises `DataError` for one that is broken or too large."""
     if isinstance(one.source, np.ndarray):
         return one.source
@@ -50,15 +51,16 @@ def pixels_of(one: Shelved, *, max_pixels: int = MAX_PIXELS) -> Pixels:
 
 def image_table(
     source: Any, *, column: str | None = None, delimiter: str | None = None, max_pixels: int = MAX_PIXELS
-) -> tuple[Table, dict[str, Shelved]]:
-    """Read a table whose images are replaced by digests, in the column `image`, and return with it the images by digest.
+) -> tuple[Table, dict[str, StoredImage]]:
+    """Read a table, replace its images by their digests in the column `image`, and return it with the images by digest.
 
     `source` is a folder with a sub-folder of images for each label, a folder of images without labels, whatever `read_table` takes
-    with a column of paths (relative to the file), bytes, Pillow images or arrays, or a table. `column` names it; else it is found.
-    Raises `DataError`, with the place, for an image that is missing or that is none; images are not decoded here.
+    with a column of paths (relative to the file), bytes, Pillow images or arrays, or a table. `column` names that column; without
+    it, it is detected. Raises `DataError`, with the location, for an image that is missing or is not an image; images are not
+    decoded here.
 
-    >>> table, shelf = image_table({"image": np.zeros((2, 4, 4), dtype=np.uint8), "label": ["a", "b"]})
-    >>> table.columns["image"][0] == table.columns["image"][1], [one.height for one in shelf.values()]
+    >>> table, store = image_table({"image": np.zeros((2, 4, 4), dtype=np.uint8), "label": ["a", "b"]})
+    >>> table.columns["image"][0] == table.columns["image"][1], [one.height for one in store.values()]
     (True, [4])
     """
     table, root = _table(source, delimiter)
@@ -67,21 +69,21 @@ def image_table(
         raise DataError(
             "there is no such column", file=table.name, column=name, hint=nearest(name, list(table.columns), kind="column")
         )
-    shelf: dict[str, Shelved] = {}
+    store: dict[str, StoredImage] = {}
     digests = []
     for index, cell in enumerate(table.columns[name]):
         reference = table.files[index] if table.files else f"{Path(table.name).name}:{table.rows[index]}"
-        one = _shelved(cell, root=root, name=reference, max_pixels=max_pixels)
-        digests.append(shelf.setdefault(one.digest, one).digest)
+        one = _stored(cell, root=root, name=reference, max_pixels=max_pixels)
+        digests.append(store.setdefault(one.digest, one).digest)
     others = {other: cells for other, cells in table.columns.items() if other != name}
     if IMAGE in others:
         raise DataError(f"a column beside '{name}' is called image", file=table.name, hint="rename it")
     notes = (*table.notes, f"image: '{name}'" + ("" if column else " (by its name or content)"))
-    return replace(table, columns={IMAGE: digests, **others}, notes=notes if table.files is None else table.notes), shelf
+    return replace(table, columns={IMAGE: digests, **others}, notes=notes if table.files is None else table.notes), store
 
 
 def _table(source: Any, delimiter: str | None) -> tuple[Table, Path]:
-    """Return a table of images as they stand in their source, and the folder that its paths are relative to."""
+    """Return the table with its images as they are in the source, and the folder that its paths are relative to."""
     if isinstance(source, Table):
         return source, Path()
     if isinstance(source, str | Path) and Path(source).expanduser().is_dir():
@@ -133,12 +135,12 @@ def _left_out(folder: Path, *, read: set[Path], classes: set[str]) -> list[str]:
     seen = [path for path in sorted(folder.glob("**/*")) if not any(part[0] == "." for part in path.relative_to(folder).parts)]
     files = [path.relative_to(folder).as_posix() for path in seen if path.is_file() and path not in read]
     empty = [path.name for path in seen if path.is_dir() and path.parent == folder and path.name not in classes]
-    notes = [f"left out: {len(files):,} files that are no images by their suffix, such as '{files[0]}'"] if files else []
+    notes = [f"left out: {len(files):,} files without an image suffix, such as '{files[0]}'"] if files else []
     return notes + ([f"left out: {len(empty):,} sub-folders without images, such as '{empty[0]}'"] if empty else [])
 
 
 def _find_column(table: Table) -> str:
-    """Find the column of images by what its cells are, of several by its name."""
+    """Find the image column by the types of its cells, and among several by its name."""
     found = [name for name, cells in table.columns.items() if _holds_images(cells)]
     best = [name for name in NAMES if name in found] or found
     if not best:
@@ -166,8 +168,8 @@ def _is_array(value: Any) -> bool:
     return is_nested or getattr(value, "ndim", 0) in (2, 3)
 
 
-def _shelved(cell: Any, *, root: Path, name: str, max_pixels: int) -> Shelved:
-    """Look at one image's header and hash its content; `name` is where it stands."""
+def _stored(cell: Any, *, root: Path, name: str, max_pixels: int) -> StoredImage:
+    """Read an image's header and hash its content; `name` is its location, for errors."""
     if isinstance(cell, Mapping):
         cell = cell.get("bytes") or cell.get("path")
     if cell is None or (isinstance(cell, str) and is_missing(cell)):
@@ -177,7 +179,7 @@ def _shelved(cell: Any, *, root: Path, name: str, max_pixels: int) -> Shelved:
     if _is_array(cell):
         pixels = _array(cell, name=name)
         digest = hashlib.sha256(f"{pixels.shape}".encode() + pixels.tobytes()).hexdigest()[:32]
-        return Shelved(digest, pixels, name, pixels.shape[0], pixels.shape[1], pixels.shape[2] == 1)
+        return StoredImage(digest, pixels, name, pixels.shape[0], pixels.shape[1], pixels.shape[2] == 1)
     if not isinstance(cell, str | Path | bytes):
         raise DataError("no image", file=name, excerpt=repr(cell), hint="give a path, bytes, a Pillow image or an array")
     source: Path | bytes = cell if isinstance(cell, bytes) else root / Path(cell).expanduser()
@@ -199,11 +201,11 @@ def _shelved(cell: Any, *, root: Path, name: str, max_pixels: int) -> Shelved:
             file=name,
             hint=SMALLER,
         )
-    return Shelved(hashlib.sha256(content).hexdigest()[:32], source, name, height, width, without_colours)
+    return StoredImage(hashlib.sha256(content).hexdigest()[:32], source, name, height, width, without_colours)
 
 
 def _array(cell: Any, *, name: str) -> Pixels:
-    """Return an array of pixels as uint8 [height, width, 1 or 3]: whole numbers from 0 to 255, or shares of white from 0 to 1."""
+    """Return an array of pixels as uint8 [height, width, 1 or 3], from integers from 0 to 255 or floats from 0 to 1."""
     values = np.asarray(cell)
     values = values[:, :, None] if values.ndim == 2 else values
     if values.shape[2] not in (1, 3) or values.size == 0 or values.dtype.kind not in "buif":
@@ -217,4 +219,4 @@ def _array(cell: Any, *, name: str) -> Pixels:
     return pixels
 
 
-Shelf = dict[str, Shelved]  # images by digest
+ImageStore = dict[str, StoredImage]  # images by digest

@@ -31,12 +31,12 @@ from torch import nn
 from nlpbp import config as sections
 from nlpbp.core.batch import Batch
 from nlpbp.core.groups import layer_groups, no_decay_names, parameter_groups
-from nlpbp.core.losses import task_loss
 from nlpbp.core.optim import adamw
 from nlpbp.core.schedules import Schedule, one_cycle
 from nlpbp.data.order import epoch_order
 from nlpbp.data.parts import load_inputs
 from nlpbp.runs.lr_finder import RateFound
+from nlpbp.tasks import task_loss
 from nlpbp.train.loop import Step, train_steps
 from nlpbp.train.lr_finder import find_rate
 from nlpbp.train.setup import precision_of, start

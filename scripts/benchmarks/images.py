@@ -26,10 +26,10 @@ from torch.nn import functional as F
 
 from nlpbp.core.batch import Batch
 from nlpbp.core.groups import layer_groups, no_decay_names, parameter_groups
-from nlpbp.core.losses import classifier_loss
 from nlpbp.core.optim import adamw
 from nlpbp.core.schedules import constant
 from nlpbp.data.order import training_plan
+from nlpbp.tasks import classifier_loss
 from nlpbp.train.loop import train_steps
 from nlpbp.train.setup import start
 from nlpbp.vision.augment import PRESETS, Preset
@@ -220,9 +220,9 @@ def decoded(settings: Settings) -> float:
             file = io.BytesIO()
             smooth.save(file, "jpeg", quality=90)
             (folder / f"{number}.jpg").write_bytes(file.getvalue())
-        _, shelf = image_table(Path(name))
+        _, store = image_table(Path(name))
         started = time.perf_counter()
-        prepare_pictures(list(shelf.values()), processor=pixel_processor(image_size=224), num_channels=3, max_pixels=10**6)
+        prepare_pictures(list(store.values()), processor=pixel_processor(image_size=224), num_channels=3, max_pixels=10**6)
         return settings.files / (time.perf_counter() - started)
 
 

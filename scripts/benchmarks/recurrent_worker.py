@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from nlpbp.core.batch import Batch, LossFn
 from nlpbp.core.freezing import freeze_to
 from nlpbp.core.groups import layer_groups
-from nlpbp.core.losses import classifier_loss
 from nlpbp.data.order import evaluation_batches, grouped_steps, steps_per_epoch, training_plan
+from nlpbp.tasks import classifier_loss
 from nlpbp.text.batches import Encoded, batched_steps, collate
 from nlpbp.text.fastai_weights import load_fastai, word_tokenizer
 from nlpbp.text.lm_data import CarriedState, count_targets, stream_windows

@@ -31,7 +31,7 @@ from nlpbp import config as sections
 from nlpbp.data.order import evaluation_batches
 from nlpbp.data.packaged import packaged_model
 from nlpbp.data.parts import load_inputs
-from nlpbp.evaluation.baselines import tfidf_baseline
+from nlpbp.tasks.baselines import tfidf_baseline
 from nlpbp.text.batches import collate, encode
 from nlpbp.text.transformer import load_tokenizer
 from nlpbp.train.setup import precision_of, start

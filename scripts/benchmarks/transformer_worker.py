@@ -230,9 +230,9 @@ def train_ours(given: Work, watch: Watch, *, seed: int) -> None:
     """Train as the recipe transformer_sentiment does, by its own settings."""
     from nlpbp.core import schedules
     from nlpbp.core.groups import layer_groups, no_decay_names, parameter_groups
-    from nlpbp.core.losses import classifier_loss
     from nlpbp.core.optim import adamw
     from nlpbp.modalities.pretrained import default_rate
+    from nlpbp.tasks import classifier_loss
     from nlpbp.train.loop import train_steps
     from nlpbp.train.setup import start
 

@@ -1,121 +1,27 @@
-"""A kill at every file operation of a run: each save, each rotation, the resume itself, and the final export.
-
-Operations are seen by an audit hook, so that none is forgotten when the code changes; a write is also cut in its middle.
-"""
+"""A kill at every file operation of a run: each save, each rotation, the resume itself, and the final export."""
 
 from __future__ import annotations
 
-import builtins
-import io
-import os
 import random
 import re
 import shutil
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet
-import safetensors.torch
 from torture_parts import victims
 from torture_parts.forks import in_parallel
 from torture_parts.kills import killed_run
 from torture_parts.victims import Claim, Torture
+from torture_parts.watch import Watch
 
 from nlpbp.runs import progress as saving
 from nlpbp.train.checkpoint import NAME, find_fault
 
 FEW = 8  # kinds of operation a scenario in the short form
-EVENTS = {"os.rename", "os.link", "os.symlink", "os.mkdir", "os.remove", "os.rmdir", "os.truncate"}
 SAVED = re.compile(r"rename checkpoints/(step-\d{8})\.tmp-\* -> checkpoints/\1")
-
-
-class Watch:
-    """Writes each file operation in `folder` to `trace` before it is done, and kills the process at number `kill_at`."""
-
-    def __init__(self, folder: Path, trace: Path, *, kill_at: int = 0) -> None:
-        self.folder, self.kill_at = f"{folder}/", kill_at
-        self.count, self.active = 0, True
-        self.trace = os.open(trace, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644)
-
-    def begin(self) -> None:
-        """See operations from now on, in this process, to its end."""
-        sys.addaudithook(self.audit)
-        sync, opened = os.fsync, io.open
-
-        def fsync(descriptor: int) -> None:
-            self.reach("fsync", _path_of(descriptor))
-            sync(descriptor)
-
-        def opens(file: Any, mode: str = "r", *rest: Any, **named: Any) -> Any:
-            handle = opened(file, mode, *rest, **named)
-            if set(mode) & set("wax+") and not isinstance(file, int) and self.name(file) is not None:
-                victims.replace_function(handle, "write", partial(self.cut_write, handle.write, handle.flush, file))
-            return handle
-
-        victims.replace_function(os, "fsync", fsync)
-        for module in (io, builtins):
-            victims.replace_function(module, "open", opens)
-        # These write outside Python.
-        for owner, name in ((safetensors.torch, "serialize_file"), (pyarrow.parquet, "write_table"), (shutil, "copyfile")):
-            victims.replace_function(owner, name, partial(self.cut_call, getattr(owner, name)))
-
-    def audit(self, event: str, given: tuple[Any, ...]) -> None:
-        """Take what Python says of an operation before it does it."""
-        if not self.active or (event != "open" and event not in EVENTS):
-            return
-        if event == "open":
-            if not isinstance(given[0], int) and given[2] & (os.O_WRONLY | os.O_RDWR):
-                self.reach("open", given[0])
-        elif event in ("os.rename", "os.link", "os.symlink"):
-            self.reach(event[3:], given[0], given[1])
-        else:
-            folder = given[-1] if event in ("os.remove", "os.rmdir", "os.mkdir") else -1
-            self.reach(event[3:], given[0] if folder == -1 else Path(_path_of(folder), os.fsdecode(given[0])))
-
-    def cut_write(self, write: Callable[[Any], int], flush: Callable[[], None], file: Any, content: Any) -> int:
-        """Write half, let it reach the file, then the rest."""
-        self.reach("write", file)
-        write(content[: len(content) // 2])
-        flush()
-        self.reach("half", file)
-        write(content[len(content) // 2 :])
-        return len(content)
-
-    def cut_call(self, function: Callable[..., Any], given: Any, file: Any, **named: Any) -> Any:
-        """Call what writes a whole file; a kill at "half" leaves half of it."""
-        self.reach("write", file)
-        made = function(given, file, **named)
-        self.reach("half", file, tear=lambda: os.truncate(file, os.stat(file).st_size // 2))
-        return made
-
-    def reach(self, operation: str, *paths: Any, tear: Callable[[], None] | None = None) -> None:
-        """Note an operation in the folder, and end the process if it is the one."""
-        names = [self.name(path) for path in paths]
-        if not self.active or names[-1] is None:
-            return
-        self.count += 1
-        os.write(self.trace, f"{operation} {' -> '.join(str(name) for name in names)}\n".encode())
-        if self.count == self.kill_at:
-            self.active = False
-            if tear is not None:
-                tear()
-            victims.kill_myself()
-
-    def name(self, path: Any) -> str | None:
-        """Name a path inside the folder, what is random in it as *; None for one outside."""
-        text = os.fsdecode(path)
-        return re.sub(r"(tmp|trash)-[0-9a-f]{8}", r"\1-*", text.removeprefix(self.folder)) if text.startswith(self.folder) else None
-
-
-def _path_of(descriptor: int) -> str:
-    try:
-        return os.readlink(f"/proc/self/fd/{descriptor}")
-    except OSError:  # not Linux: the operation is not seen
-        return ""
 
 
 @dataclass(frozen=True)
@@ -140,55 +46,86 @@ def prove(torture: Torture) -> list[Claim]:
     tasks = [(index, k) for index, scenario in enumerate(scenarios) for k in scenario.kill_at]
     attempt = partial(_attempt, torture, config, reference, scenarios)
     found = in_parallel(attempt, tasks, jobs=torture.jobs, scratch=torture.scratch, title="kills at file operations")
+    seeds = f"{torture.seed}/operations" if torture.short else "exhaustive"
+    return [
+        _no_checkpoint_is_lost(torture, config, scenarios, found, seeds),
+        _the_next_start_ends_bit_identical(torture, config, reference, found, seeds),
+        _the_model_is_complete_or_absent(torture, reference, found, seeds),
+        _files_are_synced_before_they_are_named(scenarios[0].operations),
+    ]
+
+
+def _no_checkpoint_is_lost(
+    torture: Torture, config: Any, scenarios: Sequence[Scenario], found: Sequence[dict[str, Any]], seeds: str
+) -> Claim:
+    lost = _failures(found, "lost")
     careless, points = _careless_control(torture, config)
+    sizes = ", ".join(f"{len(scenario.kill_at)} of a {scenario.name}" for scenario in scenarios)
+    return Claim(
+        part="operations",
+        text=f"a SIGKILL at a file operation loses no complete checkpoint ({sizes})",
+        held=len(found) - len(lost),
+        of=len(found),
+        seeds=seeds,
+        control=f"old checkpoint deleted before the new one is written: lost at {careless} of {points}",
+        control_held=careless > 0,
+        failures=lost,
+        notes={"operations": {s.name: list(s.operations) for s in scenarios}, "left over": _left_over(found)},
+    )
+
+
+def _the_next_start_ends_bit_identical(
+    torture: Torture, config: Any, reference: Path, found: Sequence[dict[str, Any]], seeds: str
+) -> Claim:
+    stuck = _failures(found, "stuck")
     forgotten = killed_run(torture, config, "operations-forgotten", at=9)
     torture.start(config, forgotten, before=victims.forget_optimizer)
     differing = victims.differing_files(forgotten, reference)
-    unsynced, without = unsynced_checkpoints(scenarios[0].operations), unsynced_checkpoints(_without_fsync(scenarios[0].operations))
+    return Claim(
+        part="operations",
+        text="the next start goes on from the newest complete checkpoint and ends bit-identical",
+        held=len(found) - len(stuck),
+        of=len(found),
+        seeds=seeds,
+        control=f"optimizer not restored: {len(differing)} files differ",
+        control_held=bool(differing),
+        failures=stuck,
+    )
+
+
+def _the_model_is_complete_or_absent(torture: Torture, reference: Path, found: Sequence[dict[str, Any]], seeds: str) -> Claim:
+    half = _failures(found, "half")
     incomplete = _half_model(*_model_without_a_file(torture, reference))
-    sizes = ", ".join(f"{len(scenario.kill_at)} of a {scenario.name}" for scenario in scenarios)
-    common: dict[str, Any] = {
-        "part": "operations",
-        "of": len(tasks),
-        "seeds": f"{torture.seed}/operations" if torture.short else "exhaustive",
-    }
-    return [
-        Claim(
-            text=f"a SIGKILL at a file operation loses no complete checkpoint ({sizes})",
-            held=len(tasks) - len(lost := [f["where"] + f["lost"] for f in found if f["lost"]]),
-            control=f"old checkpoint deleted before the new one is written: lost at {careless} of {points}",
-            control_held=careless > 0,
-            failures=tuple(lost),
-            notes={"operations": {s.name: list(s.operations) for s in scenarios}, "left over": _left_over(found)},
-            **common,
-        ),
-        Claim(
-            text="the next start goes on from the newest complete checkpoint and ends bit-identical",
-            held=len(tasks) - len(stuck := [f["where"] + f["stuck"] for f in found if f["stuck"]]),
-            control=f"optimizer not restored: {len(differing)} files differ",
-            control_held=bool(differing),
-            failures=tuple(stuck),
-            **common,
-        ),
-        Claim(
-            text="the exported model is complete or not there",
-            held=len(tasks) - len(half := [f["where"] + f["half"] for f in found if f["half"]]),
-            control=f"a file of it removed: {incomplete}",
-            control_held=bool(incomplete),
-            failures=tuple(half),
-            **common,
-        ),
-        Claim(
-            part="operations",
-            text="every file of a checkpoint is on the disk before it gets its name, the name before rotation",
-            held=(num := sum(1 for operation in scenarios[0].operations if SAVED.fullmatch(operation))) - len(unsynced),
-            of=num,
-            seeds="exhaustive",
-            control=f"fsync left out: {len(without)} of {num} found",
-            control_held=len(without) == num,
-            failures=tuple(unsynced),
-        ),
-    ]
+    return Claim(
+        part="operations",
+        text="the exported model is complete or not there",
+        held=len(found) - len(half),
+        of=len(found),
+        seeds=seeds,
+        control=f"a file of it removed: {incomplete}",
+        control_held=bool(incomplete),
+        failures=half,
+    )
+
+
+def _files_are_synced_before_they_are_named(operations: Sequence[str]) -> Claim:
+    num_saved = sum(1 for operation in operations if SAVED.fullmatch(operation))
+    unsynced, without = unsynced_checkpoints(operations), unsynced_checkpoints(_without_fsync(operations))
+    return Claim(
+        part="operations",
+        text="every file of a checkpoint is on the disk before it gets its name, the name before rotation",
+        held=num_saved - len(unsynced),
+        of=num_saved,
+        seeds="exhaustive",
+        control=f"fsync left out: {len(without)} of {num_saved} found",
+        control_held=len(without) == num_saved,
+        failures=tuple(unsynced),
+    )
+
+
+def _failures(found: Sequence[dict[str, Any]], kind: str) -> tuple[str, ...]:
+    """List the attempts that failed in this way, each with where it was killed and what went wrong."""
+    return tuple(attempt["where"] + attempt[kind] for attempt in found if attempt[kind])
 
 
 def _scenario(torture: Torture, config: Any, name: str, begin: Path | None, *, since: str = "", until: str = "") -> Scenario:

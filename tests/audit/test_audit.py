@@ -387,7 +387,7 @@ def test_a_plan_drops_what_it_names_and_logs_each_row(plan: list[str], gone: set
         ("test: [leaks]", "never for 'test'"),
         ("{train: [leaks], validation: [leaks]}", "never for 'validation'"),
         ("[leak]", "did you mean 'leaks'"),
-        ("[class_balance]", "for reading"),
+        ("[class_balance]", "for information only"),
         ("[]", "a list of findings"),
         ("leaks", "a list of findings"),
         ("[!!python/name:os.system]", "cannot be read"),

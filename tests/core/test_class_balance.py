@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nlpbp.core.batch import Batch
-from nlpbp.core.losses import balanced_class_weights, classifier_loss, looks_normalised, task_loss
+from nlpbp.core.losses import balanced_class_weights, looks_normalised
+from nlpbp.tasks import classifier_loss, task_loss
 
 
 def test_weighted_losses_by_hand() -> None:
@@ -105,19 +106,19 @@ def test_what_cannot_be_weighed_or_focused_is_refused() -> None:
         with pytest.raises(ValueError, match=str(gamma)):
             task_loss(torch.zeros(1, 2), torch.tensor([0]), task="single_label", focal_gamma=gamma, label_smoothing=smoothing)
     with pytest.raises(ValueError, match="regression"):
-        balanced_class_weights(torch.zeros(3), num_labels=1, task="regression")
+        balanced_class_weights(torch.zeros(3), num_labels=1)
     with pytest.raises(ValueError, match="label 5"):
-        balanced_class_weights(torch.tensor([5]), num_labels=2, task="single_label")
+        balanced_class_weights(torch.tensor([5]), num_labels=2)
     with pytest.raises(ValueError, match="2 labels, not 3"):
-        balanced_class_weights(torch.zeros(4, 2), num_labels=3, task="multi_label")
+        balanced_class_weights(torch.zeros(4, 2), num_labels=3)
 
 
 def test_balanced_weights_are_1_on_average_and_finite() -> None:
     targets = torch.tensor([0] * 6 + [1] * 3 + [3] + [-100])
-    weights = balanced_class_weights(targets, num_labels=5, task="single_label")
+    weights = balanced_class_weights(targets, num_labels=5)
     assert weights.tolist() == [pytest.approx(w) for w in (10 / 18, 10 / 9, 1.0, 10 / 3, 1.0)]
     assert weights[targets[:-1]].mean().item() == pytest.approx(1.0)
-    several = balanced_class_weights(torch.tensor([[1.0, 0, 1], [0, 0, 1], [0, 0, 1]]), num_labels=3, task="multi_label")
+    several = balanced_class_weights(torch.tensor([[1.0, 0, 1], [0, 0, 1], [0, 0, 1]]), num_labels=3)
     assert several.tolist() == [2.0, 3.0, pytest.approx(1 / 3)]
 
 
@@ -139,7 +140,7 @@ def test_balanced_weights_bring_back_the_recall_of_a_rare_class() -> None:
     torch.manual_seed(0)
     labels = (torch.arange(4000) % 20 == 0).long()
     inputs = torch.randn(4000, 1) + 1.5 * labels.unsqueeze(1)
-    balanced = balanced_class_weights(labels, num_labels=2, task="single_label")
+    balanced = balanced_class_weights(labels, num_labels=2)
     recalls = []
     for weights in (None, balanced):
         logits = learned(

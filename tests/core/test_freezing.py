@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from nlpbp.core.freezing import freeze_to, train_mode
+from nlpbp.core.freezing import freeze_to, keep_norm_statistics_, train_mode
 from nlpbp.core.groups import LayerGroup, layer_groups, parameter_groups
 
 
@@ -85,7 +85,8 @@ def test_frozen_statistics_of_batch_normalisation_stay_bit_for_bit_while_its_sca
     for norms in ("frozen", "trained"):
         before = {name: value.clone() for name, value in norm.state_dict().items()}
         for step in range(5):
-            train_mode(model, norms=norms)
+            keep_norm_statistics_(model, keep=norms == "frozen")
+            train_mode(model)
             torch.manual_seed(step)
             model(5.0 + torch.randn(8, 3)).square().mean().backward()
             optimizer.step()

@@ -8,7 +8,8 @@ from torch.nn import functional as F
 
 from nlpbp.core import losses
 from nlpbp.core.layers import fold_affine_, output_layer
-from nlpbp.core.losses import chunked_cross_entropy, task_loss, task_outputs
+from nlpbp.core.losses import chunked_cross_entropy
+from nlpbp.tasks import task_loss, task_outputs
 
 
 def test_extreme_logits_give_finite_losses_and_gradients() -> None:

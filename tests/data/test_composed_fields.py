@@ -70,7 +70,7 @@ def test_a_missing_date_is_not_a_number_in_every_column(missing: Any) -> None:
 
 @pytest.mark.parametrize("value", ["2024-02-30", "soon", "3/4/2024", "20240331x", 17])
 def test_what_is_no_date_is_an_error(value: Any) -> None:
-    with pytest.raises(ValueError, match=r"no date|day is out of range|day \d+ must be"):
+    with pytest.raises(ValueError, match=r"not a date|day is out of range|day \d+ must be"):
         parse_date(value)
 
 
@@ -92,7 +92,7 @@ def test_columns_are_told_apart_by_their_content() -> None:
     kind, said = kinds_of([*map(str, range(19)), "\x1b[2Jfree"])
     assert kind == "text"
     assert "a.csv, row 21: '\\x1b[2Jfree'" in said
-    with pytest.raises(DataError, match="which is the day") as error:
+    with pytest.raises(DataError, match="cannot be told apart") as error:
         kinds_of(["1/2/2024", "3/4/2024"])
     assert error.value.column == "x"
 
@@ -167,7 +167,7 @@ def test_new_rows_are_composed_as_in_training(weekend: RunResult, tmp_path: Path
         answer([str(weekend.out), "--data", str(new), "--threads", "1"])
     assert error.value.column == "price"
     new.write_text(json.dumps({"title": "a", "date": "soon", "price": 1}) + "\n")
-    with pytest.raises(DataError, match="no date") as error:
+    with pytest.raises(DataError, match="not a date") as error:
         answer([str(weekend.out), "--data", str(new), "--threads", "1"])
     assert (error.value.row, error.value.column) == (1, "date")
     with pytest.raises(ConfigError, match="fields"):
@@ -182,10 +182,10 @@ def test_scoring_a_runs_own_test_part_again_is_counted(
 
     own, new = rows("weekend"), tmp_path / "again.jsonl"
     ids = pq.read_table(weekend.out / "predictions.parquet")["id"].to_pylist()
-    assert json.loads((weekend.out / "looks.json").read_text())["looks"] == ["gru_classifier"]
+    assert json.loads((weekend.out / "test_uses.json").read_text())["uses"] == ["gru_classifier"]
     new.write_text("".join(json.dumps(own[i]) + "\n" for i in reversed(ids)))
     answer([str(weekend.out), "--data", str(new), "--threads", "1"])
-    assert json.loads((weekend.out / "looks.json").read_text())["looks"] == ["gru_classifier", "predict.py"]
+    assert json.loads((weekend.out / "test_uses.json").read_text())["uses"] == ["gru_classifier", "predict.py"]
     assert "has now been scored 2 times" in capsys.readouterr().err
     fitted = ["--views", "dropout", "--fit_weights", str(new), "--threads", "1"]
     with pytest.raises(ConfigError, match="test part") as error:

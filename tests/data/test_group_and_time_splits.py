@@ -17,7 +17,7 @@ from nlpbp.data.fields import read_moments
 from nlpbp.data.parts import load_inputs
 from nlpbp.data.readers import Table
 from nlpbp.data.splits import split_groups, split_time
-from nlpbp.runs.test_uses import add_look, begin_looks
+from nlpbp.runs.test_uses import add_test_use, begin_test_uses
 
 
 def examples_of(targets: Any, texts: list[str] | None = None) -> Examples:
@@ -86,7 +86,7 @@ def test_moments_are_dates_or_numbers_and_each_row_has_one() -> None:
     with pytest.raises(DataError) as error:
         read_moments(table, "at")
     assert (error.value.row, error.value.column) == (3, "at")
-    with pytest.raises(DataError, match="no column of dates"):
+    with pytest.raises(DataError, match="not a column of dates"):
         read_moments(table, "who")
 
 
@@ -113,13 +113,13 @@ def test_the_flags_cut_a_runs_data() -> None:
     for index, row in enumerate(coarse):
         row["who"] = None if index < 5 else "one" if index < 80 else "two" if index < 140 else "three"
     notes = load_inputs(Data(train=coarse, group="who")).notes
-    assert "warning: 5 rows have no 'who', and each is taken for a group of its own" in notes
+    assert "warning: 5 rows have no 'who', and each is treated as a group of its own" in notes
     assert any("part is" in note and "stay together" in note for note in notes), notes
     assert not any("stay together" in note for note in (*by_group.notes, *by_time.notes))
     shared = load_inputs(Data(train=rows(), test=rows(40, first=200), group="who"))
-    assert "warning: 20 groups of 'who' stand in the test data too" in shared.notes
+    assert "warning: 20 groups of 'who' are in the test data too" in shared.notes
     torn = load_inputs(Data(train=rows(), validation=rows(20, first=200), test=rows(40, first=210)))
-    assert any(note.startswith("warning: 10 test texts stand in the validation part too") for note in torn.notes)
+    assert any(note.startswith("warning: 10 test texts are in the validation part too") for note in torn.notes)
 
 
 @pytest.mark.parametrize(
@@ -142,16 +142,16 @@ def test_a_column_that_is_not_there_is_named() -> None:
     assert (error.value.column, "who" in str(error.value)) == ("whom", True)
 
 
-def test_looks_at_the_test_part_are_counted_and_at_other_texts_are_not(tmp_path: Path) -> None:
+def test_uses_of_the_test_part_are_counted_and_of_other_texts_are_not(tmp_path: Path) -> None:
     part = examples_of([0, 1, 0], ["a", "b", "c"])
-    assert add_look(tmp_path, part, by="predict.py") is None
-    begin_looks(tmp_path, part, by="a recipe")
-    assert add_look(tmp_path, part.select([2, 0, 1]), by="predict.py") == 2
-    assert add_look(tmp_path, part.select([0, 1]), by="predict.py") is None
-    assert add_look(tmp_path, part, by="predict.py") == 3
-    assert json.loads((tmp_path / "looks.json").read_text())["looks"] == ["a recipe", "predict.py", "predict.py"]
-    begin_looks(tmp_path, part, by="a recipe")
-    assert add_look(tmp_path, dataclasses.replace(part), by="predict.py") == 2
+    assert add_test_use(tmp_path, part, by="predict.py") is None
+    begin_test_uses(tmp_path, part, by="a recipe")
+    assert add_test_use(tmp_path, part.select([2, 0, 1]), by="predict.py") == 2
+    assert add_test_use(tmp_path, part.select([0, 1]), by="predict.py") is None
+    assert add_test_use(tmp_path, part, by="predict.py") == 3
+    assert json.loads((tmp_path / "test_uses.json").read_text())["uses"] == ["a recipe", "predict.py", "predict.py"]
+    begin_test_uses(tmp_path, part, by="a recipe")
+    assert add_test_use(tmp_path, dataclasses.replace(part), by="predict.py") == 2
 
 
 def test_groups_are_drawn_so_that_each_part_has_its_share_of_every_class() -> None:
@@ -167,3 +167,13 @@ def test_groups_are_drawn_so_that_each_part_has_its_share_of_every_class() -> No
             assert len(part) == pytest.approx(0.15 * len(groups), abs=20)
             assert targets[part].mean() == pytest.approx(targets.mean(), abs=0.06)
         assert not {groups[i] for i in parts[0]} & {groups[i] for part in parts[1:] for i in part}
+
+
+def test_uses_that_the_version_before_counted_go_on_being_counted(tmp_path: Path) -> None:
+    part = Examples("list", ["a", "b", "c"], None, None, ["list:1", "list:2", "list:3"])
+    begin_test_uses(tmp_path, part, by="a recipe")
+    kept = json.loads((tmp_path / "test_uses.json").read_text())
+    (tmp_path / "test_uses.json").unlink()
+    (tmp_path / "looks.json").write_text(json.dumps({"test": kept["test"], "looks": kept["uses"]}))
+    assert add_test_use(tmp_path, part, by="predict.py") == 2
+    assert add_test_use(tmp_path, part, by="predict.py") == 3

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from nlpbp.evaluation.baselines import majority_baseline, tfidf_baseline
-from nlpbp.evaluation.metrics import decide, task_metrics
+from nlpbp.tasks import decide, task_metrics
+from nlpbp.tasks.baselines import constant_baseline, tfidf_baseline
 
 GOOD, BAD = ["good", "fine", "lovely"], ["bad", "awful", "dull"]
 FILLER = ["the", "film", "is", "a", "story", "of", "two"]
@@ -21,12 +21,12 @@ def reviews(num_texts, seed):
 
 
 def test_majority_in_the_shape_of_each_task():
-    single = majority_baseline("single_label", np.array([1, 1, 1, 2]), num_examples=2, num_labels=4)
+    single = constant_baseline("single_label", np.array([1, 1, 1, 2]), num_examples=2, num_labels=4)
     assert single.tolist() == [[0.0, 0.75, 0.25, 0.0]] * 2
-    multi = majority_baseline("multi_label", np.array([[1, 0], [1, 1], [1, 0]]), num_examples=2)
+    multi = constant_baseline("multi_label", np.array([[1, 0], [1, 1], [1, 0]]), num_examples=2)
     assert decide("multi_label", multi).tolist() == [[True, False]] * 2
-    assert majority_baseline("regression", np.array([1, 2]), num_examples=3).tolist() == [1.5] * 3
-    assert majority_baseline("single_label", np.array([0]), num_examples=0, num_labels=2).shape == (0, 2)
+    assert constant_baseline("regression", np.array([1, 2]), num_examples=3).tolist() == [1.5] * 3
+    assert constant_baseline("single_label", np.array([0]), num_examples=0, num_labels=2).shape == (0, 2)
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_majority_in_the_shape_of_each_task():
 )
 def test_targets_that_cannot_be(task, targets, num_labels, message):
     with pytest.raises(ValueError, match=message):
-        majority_baseline(task, np.array(targets), num_examples=1, num_labels=num_labels)
+        constant_baseline(task, np.array(targets), num_examples=1, num_labels=num_labels)
 
 
 def test_it_learns_which_words_tell():

@@ -18,7 +18,8 @@ from nlpbp.evaluation.calibration import (
     reliability_bins,
     selective_curve,
 )
-from nlpbp.evaluation.metrics import expected_calibration_error, task_metrics
+from nlpbp.evaluation.metrics import expected_calibration_error
+from nlpbp.tasks import task_metrics
 
 
 def overconfident(task="single_label", *, factor=3.0, num_examples=2000, num_labels=3):

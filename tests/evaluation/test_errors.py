@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from nlpbp.evaluation.errors import confused_pairs, error_slices, example_losses, most_confident_errors, quartiles, wrong_examples
+from nlpbp.tasks.scores import decide
 
 
 def test_losses_are_the_cross_entropy_of_each_example_also_where_it_is_large():
@@ -35,21 +36,21 @@ def test_a_probability_of_zero_has_a_large_loss_and_not_an_infinite_one():
 def test_the_surest_errors_come_first_and_right_answers_never():
     targets = np.array([0, 1, 0, 1, 1])
     outputs = np.array([[0.99, 0.01], [0.6, 0.4], [0.2, 0.8], [0.8, 0.2], [0.1, 0.9]])
-    ids, probabilities = most_confident_errors("single_label", targets, outputs, num=9)
+    ids, probabilities = most_confident_errors(targets, outputs, outputs.argmax(1), num=9)
     assert ids.tolist() == [2, 3, 1]
     assert probabilities.tolist() == [0.8, 0.8, 0.6]
-    assert most_confident_errors("single_label", targets, outputs, num=1)[0].tolist() == [2]
-    assert most_confident_errors("single_label", outputs.argmax(1), outputs)[0].tolist() == []
+    assert most_confident_errors(targets, outputs, outputs.argmax(1), num=1)[0].tolist() == [2]
+    assert most_confident_errors(outputs.argmax(1), outputs, outputs.argmax(1))[0].tolist() == []
 
 
 def test_of_several_labels_the_surest_wrong_one_counts_and_thresholds_do_too():
     targets = np.array([[1, 0], [0, 0], [1, 1]])
     outputs = np.array([[0.1, 0.7], [0.2, 0.3], [0.9, 0.8]])
-    ids, probabilities = most_confident_errors("multi_label", targets, outputs)
+    ids, probabilities = most_confident_errors(targets, outputs, decide("multi_label", outputs))
     assert (ids.tolist(), probabilities.tolist()) == ([0], [0.9])
     low = np.array([0.5, 0.25])
-    assert wrong_examples("multi_label", targets, outputs, thresholds=low).tolist() == [True, True, False]
-    ids, probabilities = most_confident_errors("multi_label", targets, outputs, thresholds=low)
+    assert wrong_examples(targets, decide("multi_label", outputs, low)).tolist() == [True, True, False]
+    ids, probabilities = most_confident_errors(targets, outputs, decide("multi_label", outputs, low))
     assert (ids.tolist(), probabilities.tolist()) == ([0, 1], [0.9, 0.3])
 
 

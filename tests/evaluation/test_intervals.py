@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from nlpbp.evaluation import intervals
-from nlpbp.evaluation.intervals import bootstrap_intervals, resample_weights
-from nlpbp.evaluation.metrics import task_metrics
+from nlpbp.evaluation.intervals import resample_weights
+from nlpbp.tasks import bootstrap_intervals, task_metrics
 
 
 def example(task, num_examples, num_labels=3, seed=0):

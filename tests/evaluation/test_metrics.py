@@ -12,15 +12,10 @@ from scipy.stats import spearmanr
 from sklearn.metrics import f1_score, log_loss, mean_absolute_error, root_mean_squared_error
 
 from nlpbp.core.errors import NumericError
-from nlpbp.evaluation.metrics import (
-    MAIN_METRIC,
-    decide,
-    expected_calibration_error,
-    higher_is_better,
-    task_metrics,
-    tune_thresholds,
-    weighted_metrics,
-)
+from nlpbp.core.task import TASKS
+from nlpbp.evaluation.metrics import expected_calibration_error, tune_thresholds
+from nlpbp.tasks import decide, task_metrics, weighted_metrics
+from nlpbp.tasks.task import get_task, metric_of
 
 
 def classes(num_examples=200, num_labels=4, seed=0):
@@ -215,12 +210,10 @@ def test_outputs_that_are_not_finite_are_no_decision(value):
 
 
 def test_every_metric_has_a_direction():
-    targets, outputs = classes(num_examples=5)
-    names = {*task_metrics("single_label", targets, outputs), *MAIN_METRIC.values(), "mae", "spearman", "micro_f1"}
-    better = {name for name in names if higher_is_better(name)}
-    assert better == {"accuracy", "macro_f1", "micro_f1", "spearman"}
+    better = {metric.name for task in TASKS for metric in get_task(task).metrics if metric.higher_is_better}
+    assert better == {"accuracy", "macro_f1", "micro_f1", "spearman", "qwk"}
     with pytest.raises(ValueError, match="unknown metric 'acuracy'"):
-        higher_is_better("acuracy")
+        metric_of("single_label", "acuracy")
 
 
 def test_no_warning_escapes_even_when_all_are_shown():

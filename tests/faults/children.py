@@ -25,7 +25,7 @@ from tqdm import TqdmMonitorWarning
 from nlpbp.data.columns import infer_fields, read_examples
 from nlpbp.data.readers import read_table
 from nlpbp.modalities import encoding, pretrained, texts
-from nlpbp.runs import fit, results
+from nlpbp.runs import fit, model_folder, results
 from nlpbp.runs import progress as saving
 from nlpbp.train import weights
 from nlpbp.train.loop import Accelerator
@@ -216,7 +216,7 @@ def export_killed(folder: str, source: str, number: int) -> None:
     model = AutoModelForSequenceClassification.from_pretrained(source)
     tokenizer = AutoTokenizer.from_pretrained(source)
     options = {"folder": Path(folder), "card": "a card"}
-    count_operations(lambda: results.save_model(model, tokenizer, model.state_dict(), **options), number=number)
+    count_operations(lambda: model_folder.save_model(model, tokenizer, model.state_dict(), **options), number=number)
 
 
 def train_killed_at_the_end(out: str, name: str) -> None:

@@ -17,6 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from nlpbp.core.batch import CountedLoss
+
 sys.path.insert(0, str(Path(__file__).parent))
 
 import numpy as np
@@ -27,16 +29,16 @@ from torch.nn import functional as F
 
 from nlpbp.core.batch import Batch
 from nlpbp.core.errors import DataError
-from nlpbp.core.losses import task_loss
 from nlpbp.core.schedules import constant
 from nlpbp.data import columns
 from nlpbp.data import parts as inputs
 from nlpbp.runs import fit
+from nlpbp.tasks import task_loss
 from nlpbp.train.evaluate import predict
 from nlpbp.train.loop import Accelerator, train_steps
 from nlpbp.train.setup import start
-from nlpbp.trainers import classifier
 from nlpbp.trainers import stages as training
+from nlpbp.trainers import targets
 from recipes import transformer_sentiment
 
 RANK = int(os.environ.get("RANK", "0"))
@@ -149,10 +151,11 @@ def train_linear(accelerator: Accelerator, windows: list[list[Batch]]) -> Any:
             windows,
             optimizer,
             accelerator=accelerator,
-            loss_fn=lambda model, batch: F.cross_entropy(model(**batch.inputs), batch.labels),
+            loss_fn=CountedLoss(
+                lambda model, batch: F.cross_entropy(model(**batch.inputs), batch.labels), lambda batch: len(batch.labels)
+            ),
             schedule=constant(),
             total_steps=len(windows),
-            count=lambda batch: len(batch.labels),
             max_grad_norm=0.5,
         )
     ]
@@ -186,10 +189,12 @@ def masked_on_one(folder: Path) -> Any:
         [[batch]],
         optimizer,
         accelerator=accelerator,
-        loss_fn=lambda model, batch: task_loss(model(**batch.inputs), batch.labels, task="single_label"),
+        loss_fn=CountedLoss(
+            lambda model, batch: task_loss(model(**batch.inputs), batch.labels, task="single_label"),
+            lambda batch: int((batch.labels != -100).sum()),
+        ),
         schedule=constant(),
         total_steps=1,
-        count=lambda batch: int((batch.labels != -100).sum()),
     )
     return {"losses": [s.loss for s in steps], "weights": model.weight.detach().flatten().tolist()}
 
@@ -197,7 +202,7 @@ def masked_on_one(folder: Path) -> Any:
 def not_finite(folder: Path, kind: str) -> Any:
     """Process 1 alone has a loss, or a gradient, that is not a number in step 5."""
     calls = {"loss": 0}
-    restore_loss, restore_backward = classifier.classifier_loss, Accelerator.backward
+    restore_loss, restore_backward = targets.classifier_loss, Accelerator.backward
 
     def classifier_loss(**options: Any) -> Any:
         loss_fn = restore_loss(**options)
@@ -211,11 +216,11 @@ def not_finite(folder: Path, kind: str) -> Any:
     def backward(self: Any, loss: torch.Tensor, **options: Any) -> None:
         restore_backward(self, loss * (float("nan") if RANK == 1 and kind == "gradient" and calls["loss"] == 5 else 1.0), **options)
 
-    classifier.classifier_loss, Accelerator.backward = classifier_loss, backward
+    targets.classifier_loss, Accelerator.backward = classifier_loss, backward
     try:
         train(folder / f"not-finite-{kind}")
     finally:
-        classifier.classifier_loss, Accelerator.backward = restore_loss, restore_backward
+        targets.classifier_loss, Accelerator.backward = restore_loss, restore_backward
 
 
 def nan_loss(folder: Path) -> Any:

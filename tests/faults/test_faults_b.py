@@ -27,7 +27,7 @@ from safetensors.numpy import load_file
 from nlpbp.core.errors import DistributedError
 from nlpbp.data.order import steps_per_epoch, training_plan
 from nlpbp.data.tiny import tiny_reviews
-from nlpbp.evaluation.metrics import task_metrics
+from nlpbp.tasks import task_metrics
 from nlpbp.train.checkpoint import find_fault
 from nlpbp.train.setup import start
 from run_script import ROOT, TWO_PROCESSES

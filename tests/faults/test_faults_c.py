@@ -21,26 +21,25 @@ from harness import killed_run, save_small, saved_steps, steps_of, train
 from torch import nn
 
 from nlpbp.config.data import Data
-from nlpbp.core.batch import Batch
+from nlpbp.core.batch import Batch, CountedLoss, count_examples
 from nlpbp.core.errors import CheckpointError, ConfigError, DataError, NumericError
-from nlpbp.core.losses import balanced_class_weights, task_loss
+from nlpbp.core.losses import balanced_class_weights
 from nlpbp.core.optim import adamw
 from nlpbp.core.schedules import constant
 from nlpbp.data.order import evaluation_batches, grouped_steps, steps_per_epoch
 from nlpbp.data.parts import load_inputs
 from nlpbp.data.readers import read_table
 from nlpbp.data.tiny import tiny_reviews
-from nlpbp.evaluation.baselines import majority_baseline, tfidf_baseline
 from nlpbp.evaluation.calibration import fit_temperature
-from nlpbp.evaluation.intervals import bootstrap_intervals
-from nlpbp.evaluation.metrics import task_metrics
 from nlpbp.runs import folder
 from nlpbp.runs import progress as saving
+from nlpbp.tasks import bootstrap_intervals, task_loss, task_metrics
+from nlpbp.tasks.baselines import constant_baseline, tfidf_baseline
 from nlpbp.train import checkpoint
 from nlpbp.train.evaluate import predict
 from nlpbp.train.loop import train_steps
 from nlpbp.train.lr_finder import find_rate
-from nlpbp.trainers import classifier
+from nlpbp.trainers import targets
 
 
 def linear(*, outputs: int = 2) -> nn.Linear:
@@ -66,6 +65,7 @@ def steps(
     windows: Sequence[Sequence[Batch]],
     *,
     loss_fn: Any = loss_of,
+    count: Any = count_examples,
     accelerator: Any = None,
     optimizer: Any = None,
     **options: Any,
@@ -75,7 +75,7 @@ def steps(
         windows,
         optimizer or torch.optim.SGD(model.parameters(), lr=0.1),
         accelerator=accelerator or Accelerator(cpu=True),
-        loss_fn=loss_fn,
+        loss_fn=CountedLoss(loss_fn, count),
         schedule=constant(),
         total_steps=len(windows),
         **options,
@@ -111,7 +111,7 @@ def test_a_loss_that_is_no_number_stops_before_the_optimizer_moves() -> None:
 
 @pytest.mark.fault("C1")
 def test_a_run_whose_loss_is_no_number_keeps_its_last_good_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original, calls = classifier.classifier_loss, {"micro": 0}
+    original, calls = targets.classifier_loss, {"micro": 0}
 
     def classifier_loss(**options: Any) -> Any:
         loss_fn = original(**options)
@@ -122,7 +122,7 @@ def test_a_run_whose_loss_is_no_number_keeps_its_last_good_checkpoint(tmp_path: 
 
         return loss
 
-    monkeypatch.setattr(classifier, "classifier_loss", classifier_loss)
+    monkeypatch.setattr(targets, "classifier_loss", classifier_loss)
     with pytest.raises(NumericError) as error:
         train(tmp_path / "run")
     assert "step 8" in error.value.message
@@ -241,9 +241,9 @@ def test_an_overflow_in_every_step_stops(tmp_path: Path, monkeypatch: pytest.Mon
         loss_fn = plain(**options)
         return lambda model, given: loss_fn(model, given) * 1e3  # finite, and beyond every number once it is scaled
 
-    original, plain = folder.start, classifier.classifier_loss
+    original, plain = folder.start, targets.classifier_loss
     monkeypatch.setattr(folder, "start", start)
-    monkeypatch.setattr(classifier, "classifier_loss", beyond)
+    monkeypatch.setattr(targets, "classifier_loss", beyond)
     with pytest.raises(NumericError) as error:
         train(tmp_path / "run", checkpoint={"every_steps": None})
     assert error.value.code == 5
@@ -334,12 +334,12 @@ def test_class_numbers_with_a_class_become_its_name(tmp_path: Path) -> None:
 @pytest.mark.fault("C12")
 def test_a_class_that_is_absent_from_training_divides_nothing_by_zero() -> None:
     """What counts classes are the weights by their frequency, the baselines and the metrics."""
-    weights = balanced_class_weights(torch.tensor([0, 2, 2, 0]), num_labels=3, task="single_label")
+    weights = balanced_class_weights(torch.tensor([0, 2, 2, 0]), num_labels=3)
     assert weights.isfinite().all()
     targets = np.array([0, 2, 2, 0])
     texts = ["good fun", "bad plot", "so bad", "so good"]
     (tfidf,) = tfidf_baseline("single_label", texts, targets, [["good plot", "bad"]], num_labels=3)
-    majority = majority_baseline("single_label", targets, num_examples=2, num_labels=3)
+    majority = constant_baseline("single_label", targets, num_examples=2, num_labels=3)
     for outputs in (tfidf, majority):
         assert np.isfinite(outputs).all()
         assert outputs[:, 1].max() == 0.0

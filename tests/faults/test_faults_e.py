@@ -19,10 +19,12 @@ from harness import Forks, artefacts, killed_run, train
 
 import command_line
 from nlpbp.config.files import load
-from nlpbp.config.limits import check_ranges
+from nlpbp.config.limits import check_limits
 from nlpbp.core.errors import ConfigError, DataError
+from nlpbp.core.task import TASKS
 from nlpbp.data.tiny import tiny_reviews
-from nlpbp.evaluation.metrics import MAIN_METRIC, higher_is_better, task_metrics
+from nlpbp.tasks import task_metrics
+from nlpbp.tasks.task import get_task, metric_of
 from nlpbp.text.tiny import tiny_bert
 from recipes import transformer_sentiment
 from run_script import ROOT
@@ -131,7 +133,7 @@ def test_numbers_out_of_range(tmp_path: Path, section: str | None, name: str, va
     error = failure(transformer_sentiment.run, config)
     assert error.column == (f"{section}.{name}" if section else name)
     assert not (tmp_path / "run").exists()
-    check_ranges(harness.config(tmp_path / "run"))
+    check_limits(harness.config(tmp_path / "run"))
 
 
 @pytest.mark.fault("E4")
@@ -169,16 +171,16 @@ def test_more_micro_batches_than_examples_in_a_step(tmp_path: Path) -> None:
 
 
 @pytest.mark.fault("E6")
-@pytest.mark.parametrize("task", ["single_label", "multi_label", "regression"])
+@pytest.mark.parametrize("task", list(TASKS))
 def test_the_metric_to_choose_by_is_one_that_is_produced(task: str) -> None:
     import numpy as np
 
-    targets = {"single_label": np.array([0, 1]), "multi_label": np.eye(2, dtype=int), "regression": np.array([0.5, 1.0])}
-    outputs = {"single_label": np.eye(2), "multi_label": np.eye(2), "regression": np.array([0.5, 1.0])}
-    assert MAIN_METRIC[task] in task_metrics(task, targets[task], outputs[task])
-    assert higher_is_better(MAIN_METRIC[task]) == (task != "regression")
+    targets = {"multi_label": np.eye(2, dtype=int), "regression": np.array([0.5, 1.0])}.get(task, np.array([0, 1]))
+    outputs = {"regression": np.array([0.5, 1.0])}.get(task, np.eye(2))
+    assert list(task_metrics(task, targets, outputs)) == [metric.name for metric in get_task(task).metrics]
+    assert metric_of(task).higher_is_better == (task in ("single_label", "multi_label"))
     with pytest.raises(ValueError, match="f2"):
-        higher_is_better("f2")
+        metric_of(task, "f2")
 
 
 @pytest.mark.fault("E7")

@@ -9,7 +9,7 @@ import pytest
 
 from nlpbp.config.data import Data
 from nlpbp.config.files import asdict, load, save
-from nlpbp.config.limits import RANGES, _numbers, check_ranges
+from nlpbp.config.limits import LIMITS, _numbers, check_limits
 from nlpbp.core.errors import ConfigError
 from recipes import RECIPES
 from recipes.transformer_sentiment import Config
@@ -94,16 +94,16 @@ def has_setting(config: Any, section: str, field: str) -> bool:
     return dataclasses.is_dataclass(found) and field in {f.name for f in dataclasses.fields(found)}
 
 
-@pytest.mark.parametrize("name", list(RANGES))
+@pytest.mark.parametrize("name", list(LIMITS))
 def test_every_number_has_a_range_that_is_checked(name: str) -> None:
-    low, high, _ = RANGES[name]
+    low, high, _ = LIMITS[name]
     for value in (low - 1 if low == int(low) else low / 2, high + 1 if high < 1e308 else float("nan")):
         with pytest.raises(ConfigError) as error:
-            check_ranges(changed(name, value))
+            check_limits(changed(name, value))
         assert error.value.column == name
 
 
 @pytest.mark.parametrize("config", CONFIGS)
 def test_every_number_of_the_config_has_a_range(config: Any) -> None:
-    check_ranges(config)
-    assert {name for name, _ in _numbers(config, prefix="")} <= set(RANGES)
+    check_limits(config)
+    assert {name for name, _ in _numbers(config, prefix="")} <= set(LIMITS)

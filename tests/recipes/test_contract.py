@@ -21,8 +21,8 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from nlpbp.config import files as config_files
 from nlpbp.core.errors import ConfigError
 from nlpbp.data.tiny import tiny_shapes
-from nlpbp.evaluation.metrics import MAIN_METRIC
 from nlpbp.runs.result import RunResult
+from nlpbp.tasks.task import metric_of
 from recipes import RECIPES
 
 BASELINES = {"language_model": ("unigram",)}
@@ -88,7 +88,7 @@ def test_metrics_hold_one_object_a_step_and_one_an_evaluation(finished: RunResul
     assert {"step", "epoch", "loss", "lr", "grad_norm", "clipped"} <= steps[0].keys()
     evaluations = [line for line in lines if "split" in line]
     assert evaluations
-    assert {"step", "split", MAIN_METRIC[finished.task]} <= evaluations[-1].keys()
+    assert {"step", "split", metric_of(finished.task).name} <= evaluations[-1].keys()
 
 
 def test_a_language_model_writes_and_knows_its_perplexity(finished: RunResult) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from nlpbp.config.data import Data
 from nlpbp.data import parts as inputs
+from nlpbp.data import sources
 from nlpbp.data.readers import Table
 from nlpbp.data.tiny import tiny_reviews
 
@@ -20,8 +21,8 @@ def hub(monkeypatch: pytest.MonkeyPatch, splits: dict[str, list[Any]]) -> None:
         name: Table(f"glue:sst2[{name}]", {"sentence": TEXTS[: len(labels)], "label": labels}, list(range(1, len(labels) + 1)))
         for name, labels in splits.items()
     }
-    monkeypatch.setattr(inputs, "hub_splits", lambda name: list(tables))
-    monkeypatch.setattr(inputs, "read_hub", lambda name, *, split: tables[split])
+    monkeypatch.setattr(sources, "hub_splits", lambda name: list(tables))
+    monkeypatch.setattr(sources, "read_hub", lambda name, *, split: tables[split])
 
 
 def test_the_hubs_own_splits_are_used(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -159,8 +159,8 @@ def test_a_training_in_two_stages_goes_on_in_the_second(
 ) -> None:
     original = transformer_sentiment.train_classifier
 
-    def train_twice(*args: Any, trainings: Sequence[Any], **options: Any) -> Any:
-        return original(*args, trainings=[*trainings, *trainings], **options)
+    def train_twice(*args: Any, plans: Sequence[Any], **options: Any) -> Any:
+        return original(*args, plans=[*plans, *plans], **options)
 
     monkeypatch.setattr(transformer_sentiment, "train_classifier", train_twice)
     train(transformer_sentiment, tmp_path / "whole")
@@ -397,7 +397,7 @@ def swept(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.mark.parametrize("after", [0, 5])
-def test_a_run_with_a_found_rate_goes_on_with_it_bit_for_bit(
+def test_a_run_with_a_found_lr_goes_on_with_it_bit_for_bit(
     swept: tuple[ModuleType, dict[str, Any], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
 ) -> None:
     recipe, options, whole = swept

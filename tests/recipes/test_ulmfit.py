@@ -57,14 +57,15 @@ def test_a_frozen_layer_that_changes_is_noticed(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(classifier, "freeze", lambda groups, train_last: None)  # everything trains ...
     original = classifier.fit
 
-    def announced_less(*args: Any, **options: Any) -> Any:  # ... and the head alone is announced
+    def announced_less(run: Any, steps: Any, learner: Any, *args: Any, **options: Any) -> Any:  # ... the head alone is announced
         def as_if_frozen(groups: Any) -> Any:
             return [dataclasses.replace(g, parameters=g.parameters if g.name == "head" else frozen(g)) for g in groups]
 
         def frozen(group: Any) -> Any:
             return tuple((name, p.detach()) for name, p in group.parameters)
 
-        return original(*args, **{**options, "groups": as_if_frozen(options["groups"])})
+        groups = as_if_frozen(learner.groups)
+        return original(run, steps, dataclasses.replace(learner, groups=groups), *args, **options)
 
     monkeypatch.setattr(classifier, "fit", announced_less)
     with pytest.raises(AssertionError, match="frozen layer groups have changed"):
@@ -124,10 +125,10 @@ def test_every_stage_trains_in_the_precision_asked_for(tmp_path: Path, monkeypat
     seen: list[tuple[str, torch.dtype]] = []
     for module in (language_model, classifier):
 
-        def noting(*args: Any, original: Any = module.fit, **options: Any) -> Any:
-            layer = next(m for m in options["model"].modules() if isinstance(m, torch.nn.LSTM))
-            hook = layer.register_forward_hook(lambda m, inputs, outputs: seen.append((options["stage"].name, outputs[0].dtype)))
-            ended = original(*args, **options)
+        def noting(run: Any, steps: Any, learner: Any, stage: Any, original: Any = module.fit, **options: Any) -> Any:
+            layer = next(m for m in learner.model.modules() if isinstance(m, torch.nn.LSTM))
+            hook = layer.register_forward_hook(lambda m, inputs, outputs: seen.append((stage.name, outputs[0].dtype)))
+            ended = original(run, steps, learner, stage, **options)
             hook.remove()
             return ended
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torture
-from torture_parts import damage, forks, kills, operations, victims
+from torture_parts import damage, forks, kills, operations, victims, watch
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 ASSETS = Path(__file__).parents[1] / "assets" / "malicious"
@@ -144,7 +144,7 @@ def traced(folder: Path, work: Any, *, kill_at: int = 0) -> tuple[forks.End, lis
     trace = folder.with_name("trace")
 
     def watched() -> None:
-        operations.Watch(folder, trace, kill_at=kill_at).begin()
+        watch.Watch(folder, trace, kill_at=kill_at).begin()
         work()
 
     return forks.run_forked(watched, output=folder.with_name("output")), trace.read_text().splitlines()

@@ -18,13 +18,13 @@ from nlpbp.config.optim import Stage
 from nlpbp.config.run import Checkpoints
 from nlpbp.core.batch import Batch
 from nlpbp.core.errors import ConfigError, DataError
-from nlpbp.core.losses import classifier_loss
 from nlpbp.data.order import training_plan
 from nlpbp.data.parts import load_inputs
 from nlpbp.data.tiny import tiny_reviews
-from nlpbp.evaluation.baselines import tfidf_baseline
 from nlpbp.modalities.pretrained import model_path
 from nlpbp.runs import fit
+from nlpbp.tasks import classifier_loss
+from nlpbp.tasks.baselines import tfidf_baseline
 from nlpbp.text import augment as augmenting
 from nlpbp.text.augment import (
     NEGATIONS,

@@ -14,7 +14,6 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceCl
 
 from nlpbp.core.init import init_recurrent_
 from nlpbp.core.pooling import Pooling
-from nlpbp.text import awd_lstm
 from nlpbp.text.awd_lstm import (
     LANGUAGE_MODEL_DROPOUTS,
     AWDLSTMConfig,
@@ -22,6 +21,7 @@ from nlpbp.text.awd_lstm import (
     AWDLSTMForSequenceClassification,
     AWDLSTMModel,
 )
+from nlpbp.text.awd_lstm import classifier as classifier_module
 
 CELLS: list[dict[str, Any]] = [{"cell": "lstm"}, {"cell": "gru"}, {"cell": "rnn"}, {"cell": "rnn", "nonlinearity": "relu"}]
 WORDS = torch.tensor([[5, 6, 7, 8, 9], [9, 3, 4, 2, 6]])
@@ -345,13 +345,13 @@ def test_a_document_of_a_megabyte_has_an_answer_and_only_what_is_pooled_is_kept(
     model = classifier(embedding_size=2, hidden_size=2, chunk_length=1000, pooled_length=1500)
     words = torch.randint(4, 12, (1, 200_000))  # tokens, of five letters each
     kept: list[int] = []
-    original = awd_lstm.pool
+    original = classifier_module.pool
 
     def keep(hidden: torch.Tensor, mask: torch.Tensor, *, kind: Pooling) -> torch.Tensor:
         kept.append(hidden.shape[1])
         return original(hidden, mask, kind=kind)
 
-    monkeypatch.setattr(awd_lstm, "pool", keep)
+    monkeypatch.setattr(classifier_module, "pool", keep)
     with torch.inference_mode():
         whole = model(words).logits
         assert whole.isfinite().all()

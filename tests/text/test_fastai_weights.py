@@ -161,7 +161,7 @@ def test_no_vocabulary_at_all_is_said(saved: Saved, tmp_path: Path) -> None:
     ("words", "named"),
     [
         (WORDS[:-1], "has 14 tokens, the embedding in .* has 15"),
-        ([*WORDS[:-1], "the"], "token 14 stands there before, as 5 .found: 'the'"),
+        ([*WORDS[:-1], "the"], "token 14 is a duplicate of token 5 .found: 'the'"),
         (["<unk>", *WORDS[1:]], "lacks xxunk"),
         ([WORDS, ["neg", "pos"]], "not a list of tokens.*a classifier: learn.dls.vocab"),
         ({"the": 1}, "not a list of tokens"),
@@ -224,13 +224,13 @@ def test_what_is_not_weights_alone_is_refused_and_runs_nothing(tmp_path: Path, c
     file = written(tmp_path, {"0.encoder.weight": Call(os.mkdir, str(tmp_path / "ran"))})
     if content is not None:
         file.write_bytes(content)
-    with pytest.raises(CheckpointError, match="not weights alone, or the file is damaged"):
+    with pytest.raises(CheckpointError, match="more than weights, or is damaged"):
         load_fastai(file)
     assert not (tmp_path / "ran").exists()
 
 
 def test_a_state_that_is_a_list_and_a_file_that_is_not_there_are_errors(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="not the state of a model"):
+    with pytest.raises(CheckpointError, match="does not contain a model's state dict"):
         load_fastai(written(tmp_path, [torch.zeros(2)]))
     with pytest.raises(ConfigError, match="no such file"):
         load_fastai(tmp_path / "other.pth")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from nlpbp.core.batch import Batch
 from nlpbp.text.batches import Encoded
 from nlpbp.text.lm_data import (
     CarriedState,
+    StreamShape,
     count_targets,
     evaluation_blocks,
     num_windows,
@@ -30,8 +32,12 @@ CORPUS = corpus(5, 1, 30, 12, 7, 2)
 
 
 def windows(encoded: Encoded = CORPUS, **changes: Any) -> list[list[Batch]]:
-    options = {"num_rows": 4, "window": 5, "pad": 0, "num_micro_batches": 1, "total_steps": 9, "seed": 0}
-    return list(stream_windows(encoded, **{**options, **changes}))
+    shape = {"num_rows": 4, "window": 5, "pad": 0}
+    names = {field.name for field in dataclasses.fields(StreamShape)}
+    shape |= {name: value for name, value in changes.items() if name in names}
+    options = {"num_micro_batches": 1, "total_steps": 9, "seed": 0}
+    options |= {name: value for name, value in changes.items() if name not in names}
+    return list(stream_windows(encoded, StreamShape(**shape), **options))
 
 
 @pytest.mark.parametrize("num_rows", [1, 3, 4, 56])
@@ -117,10 +123,10 @@ def test_backwards_is_the_stream_from_its_end() -> None:
 
 
 def test_evaluation_reads_every_token_once_in_the_order_of_the_file() -> None:
-    blocks = evaluation_blocks(CORPUS, num_rows=4, window=5, pad=0, num_blocks=3)
+    blocks = evaluation_blocks(CORPUS, StreamShape(4, 5, pad=0), num_blocks=3)
     labels = torch.cat([batch.inputs["shift_labels"].flatten() for block in blocks for batch in block])
     assert sorted(labels[labels != -100].tolist()) == list(range(1, 57))
-    assert len(evaluation_blocks(corpus(3), num_rows=64, window=5, pad=0, num_blocks=8)) == 2  # fewer tokens than rows
+    assert len(evaluation_blocks(corpus(3), StreamShape(64, 5, pad=0), num_blocks=8)) == 2  # fewer tokens than rows
 
 
 def test_a_corpus_too_short_for_its_rows_is_an_error_and_one_shorter_than_a_window_is_one_window() -> None:
@@ -160,7 +166,7 @@ def test_what_processes_save_adds_up_and_loads() -> None:
 def test_carried_state_is_reset_where_an_epoch_begins() -> None:
     carried = CarriedState(4)
     seen = []
-    for _ in stream_windows(CORPUS, num_rows=4, window=5, pad=0, num_micro_batches=1, total_steps=5, seed=0, carried=carried):
+    for _ in stream_windows(CORPUS, StreamShape(4, 5, pad=0), num_micro_batches=1, total_steps=5, seed=0, carried=carried):
         seen.append(carried.take(torch.arange(4), torch.device("cpu")) is None)
         carried.put(torch.arange(4), (torch.ones(4, 1),))
         carried.commit()

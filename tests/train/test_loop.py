@@ -12,9 +12,9 @@ from transformers import BertConfig, BertForSequenceClassification
 from nlpbp.core.batch import Batch
 from nlpbp.core.errors import NumericError
 from nlpbp.core.groups import layer_groups, parameter_groups
-from nlpbp.core.losses import classifier_loss
 from nlpbp.core.optim import adamw
 from nlpbp.core.schedules import linear
+from nlpbp.tasks import classifier_loss
 from nlpbp.train.loop import Step, train_steps
 
 ACCELERATOR = Accelerator(cpu=True)

@@ -16,9 +16,9 @@ from nlpbp.core.batch import Batch
 from nlpbp.core.errors import NumericError
 from nlpbp.core.freezing import freeze_to
 from nlpbp.core.groups import layer_groups, parameter_groups
-from nlpbp.core.losses import classifier_loss
 from nlpbp.core.optim import adamw
 from nlpbp.core.schedules import Schedule, constant
+from nlpbp.tasks import classifier_loss
 from nlpbp.train.loop import Step, train_steps
 from nlpbp.train.lr_finder import Curve, MakeSweep, exponential, find_rate, read_curves, restored, smooth, suggest, try_rates
 

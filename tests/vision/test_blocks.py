@@ -11,7 +11,18 @@ from torch import Tensor, nn
 from nlpbp.core.groups import layer_groups, no_decay_names, parameter_groups
 from nlpbp.core.optim import adamw
 from nlpbp.core.schedules import cosine, warm_up
-from nlpbp.vision.blocks import Downsample, Norm, Order, ResidualBlock, ResidualNet, conv_block, residual_group, residual_net, stem
+from nlpbp.vision.blocks import (
+    BlockDesign,
+    Downsample,
+    Norm,
+    Order,
+    ResidualBlock,
+    ResidualNet,
+    conv_block,
+    residual_group,
+    residual_net,
+    stem,
+)
 
 
 def kinds(module: nn.Module) -> list[str]:
@@ -109,7 +120,7 @@ def test_a_group_changes_the_shape_once_and_its_other_blocks_are_the_identity(
     downsample: Downsample, norm: Norm, size: int
 ) -> None:
     images = torch.rand(2, 4, size, size)
-    group = residual_group(4, 8, num_blocks=3, downsample=downsample, norm=norm)
+    group = residual_group(4, 8, num_blocks=3, design=BlockDesign(downsample=downsample, norm=norm))
     first = group[0](images)
     assert first.shape == (2, 8, -(-size // 2), -(-size // 2))
     assert torch.equal(group(images), first)
@@ -119,7 +130,7 @@ def test_a_group_changes_the_shape_once_and_its_other_blocks_are_the_identity(
 def gradient_ratio(*, residual: bool, zero_init: bool) -> float:
     """Return the gradient's norm at the first of 30 blocks as a multiple of that at the last."""
     torch.manual_seed(0)
-    group = residual_group(8, 8, num_blocks=30, stride=1, residual=residual, zero_init=zero_init)
+    group = residual_group(8, 8, num_blocks=30, stride=1, design=BlockDesign(residual=residual, zero_init=zero_init))
     group(torch.randn(32, 8, 6, 6)).square().mul(torch.randn(32, 8, 6, 6)).sum().backward()
     norms = [torch.cat([p.grad.flatten() for p in block.parameters()]).norm().item() for block in group]
     return norms[0] / norms[-1]
@@ -176,7 +187,8 @@ def final_loss(norm: Norm, *, lr: float) -> float:
     torch.manual_seed(0)
     images, _, labels, _ = digits(0.5)
     images, labels = images[:512], labels[:512]
-    net = residual_net(in_channels=1, num_labels=10, widths=(8, 16), num_blocks=3, norm=norm, residual=False)
+    design = BlockDesign(norm=norm, residual=False)
+    net = residual_net(in_channels=1, num_labels=10, widths=(8, 16), num_blocks=3, design=design)
     optimizer = torch.optim.SGD(net.parameters(), lr=lr, momentum=0.9)
     for _ in range(5):
         for ids in torch.randperm(512).split(64):
@@ -195,7 +207,8 @@ def test_with_batch_norm_a_net_trains_at_a_rate_at_which_it_fails_without() -> N
 @pytest.mark.parametrize("norm", ["batch", "group"])
 def test_an_answer_does_not_depend_on_the_other_images_of_a_batch(norm: Norm) -> None:
     torch.manual_seed(0)
-    net = residual_net(in_channels=3, num_labels=4, widths=(16, 32), norm=norm, zero_init=False, head_dropout=0.5)
+    design = BlockDesign(norm=norm, zero_init=False)
+    net = residual_net(in_channels=3, num_labels=4, widths=(16, 32), design=design, head_dropout=0.5)
     images = torch.randn(6, 3, 9, 11)
     before = net(images)  # in training, statistics (and dropout) are the batch's
     assert not torch.allclose(net(images[:2]), before[:2], atol=1e-3)

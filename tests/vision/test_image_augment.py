@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from nlpbp.core.batch import Batch
-from nlpbp.core.losses import task_loss
+from nlpbp.tasks import task_loss
 from nlpbp.vision.augment import PRESETS, Views, augment_images, mixed_images_loss
 
 

@@ -27,7 +27,7 @@ PROCESSORS = {
 }
 
 
-def shelf(images=PHOTOS):
+def store(images=PHOTOS):
     table, images_by_digest = image_table({"image": list(images), "label": ["a"] * len(images)})
     return [images_by_digest[digest] for digest in table.columns["image"]]
 
@@ -35,7 +35,7 @@ def shelf(images=PHOTOS):
 @pytest.mark.parametrize("name", PROCESSORS)
 def test_a_batch_is_what_the_processor_makes(name):
     processor = PROCESSORS[name]
-    pictures = prepare_pictures(shelf(), processor=processor, num_channels=3, max_pixels=10**6)
+    pictures = prepare_pictures(store(), processor=processor, num_channels=3, max_pixels=10**6)
     made = collate_pictures(pictures, np.array([2, 0])).inputs["pixel_values"]
     wanted = torch.from_numpy(np.array(processor(PHOTOS, return_tensors="np", input_data_format="channels_last")["pixel_values"]))
     assert made.shape == (2, 3, 12, 12)
@@ -50,7 +50,7 @@ def test_another_size_is_of_the_same_view(name):
     assert (size_of(larger), size_of(PROCESSORS[name])) == (24, 12)
     smooth = [np.repeat(np.linspace(0, 255, 40, dtype=np.uint8)[:, None, None], 40, axis=1).repeat(3, axis=2)]
     small, large = (
-        prepare_pictures(shelf(smooth), processor=one, num_channels=3, max_pixels=10**6).pixels[0, 0].astype(float)
+        prepare_pictures(store(smooth), processor=one, num_channels=3, max_pixels=10**6).pixels[0, 0].astype(float)
         for one in (PROCESSORS[name], larger)
     )
     assert abs(small[0].mean() - large[:2].mean()) < 11  # the same rows at the edge, but for rounding
@@ -71,7 +71,7 @@ def test_a_processor_that_does_more_is_refused():
 def test_grey_images_have_one_channel_with_the_same_values():
     grey = [photo[:, :, 0] for photo in PHOTOS]
     one, three = (
-        prepare_pictures(shelf(grey), processor=PROCESSORS["ours"], num_channels=number, max_pixels=10**6) for number in (1, 3)
+        prepare_pictures(store(grey), processor=PROCESSORS["ours"], num_channels=number, max_pixels=10**6) for number in (1, 3)
     )
     assert one.pixels.shape == (3, 1, 12, 12)
     assert np.array_equal(one.pixels[:, 0], three.pixels[:, 2])
@@ -79,15 +79,15 @@ def test_grey_images_have_one_channel_with_the_same_values():
 
 def test_a_second_run_decodes_nothing_and_a_damaged_cache_is_made_again(tmp_path: Path, monkeypatch):
     options = {"processor": PROCESSORS["ours"], "num_channels": 3, "max_pixels": 10**6, "cache": tmp_path}
-    first = prepare_pictures(shelf(), **options)
+    first = prepare_pictures(store(), **options)
     (file,) = tmp_path.iterdir()
     with monkeypatch.context() as patched:
         patched.setattr(module, "_prepared", lambda *args, **kw: pytest.fail("decoded again"))
-        assert np.array_equal(prepare_pictures(shelf(), **options).pixels, first.pixels)
+        assert np.array_equal(prepare_pictures(store(), **options).pixels, first.pixels)
     kept = np.array(first.pixels)
     file.write_bytes(b"damaged")
-    assert np.array_equal(prepare_pictures(shelf(), **options).pixels, kept)
-    assert not np.array_equal(prepare_pictures(shelf(PHOTOS[::-1]), **options).pixels, kept)
+    assert np.array_equal(prepare_pictures(store(), **options).pixels, kept)
+    assert not np.array_equal(prepare_pictures(store(PHOTOS[::-1]), **options).pixels, kept)
 
 
 def test_a_broken_image_is_an_error_that_names_it(tmp_path: Path):
@@ -104,7 +104,7 @@ def test_a_broken_image_is_an_error_that_names_it(tmp_path: Path):
 
 
 def test_views_follow_from_seed_step_and_example_alone():
-    pictures = prepare_pictures(shelf(), processor=PROCESSORS["ours"], num_channels=3, max_pixels=10**6)
+    pictures = prepare_pictures(store(), processor=PROCESSORS["ours"], num_channels=3, max_pixels=10**6)
     labels = np.arange(3)
 
     def seen(plan, **changes):

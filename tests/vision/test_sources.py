@@ -34,14 +34,14 @@ def photos(tmp_path: Path) -> Path:
 
 
 def test_a_folder_a_class_gives_labels_and_copies_one_digest(photos: Path) -> None:
-    table, shelf = image_table(photos)
+    table, store = image_table(photos)
     assert table.columns["label"] == ["cat", "cat", "dog"]
     assert table.files == ["cat/a.png", "cat/b.PNG", "dog/c.png"]
     first, second, third = table.columns["image"]
     assert first == third != second
-    assert [(one.height, one.width, one.is_grey) for one in shelf.values()] == [(4, 6, False), (5, 5, True)]
-    assert pixels_of(shelf[first]).tolist() == RED.tolist()
-    assert pixels_of(shelf[second])[:, :, 0].tolist() == GREY.tolist()
+    assert [(one.height, one.width, one.is_grey) for one in store.values()] == [(4, 6, False), (5, 5, True)]
+    assert pixels_of(store[first]).tolist() == RED.tolist()
+    assert pixels_of(store[second])[:, :, 0].tolist() == GREY.tolist()
 
 
 def test_images_that_lie_deeper_have_the_label_of_the_first_folder(photos: Path) -> None:
@@ -56,7 +56,7 @@ def test_images_that_lie_deeper_have_the_label_of_the_first_folder(photos: Path)
 def test_a_folder_of_parts_is_no_folder_of_classes(photos: Path) -> None:
     for part in ("Train", "val"):
         shutil.copytree(photos, photos.parent / "all" / part)
-    with pytest.raises(DataError, match="no classes") as error:
+    with pytest.raises(DataError, match="splits of the data, not classes") as error:
         image_table(photos.parent / "all")
     assert str(photos.parent / "all" / "Train") in str(error.value)
     for name in ("train", "test"):  # here they are classes
@@ -73,8 +73,8 @@ def test_a_folder_without_sub_folders_has_no_labels(photos: Path) -> None:
 
 def test_paths_in_a_table_are_relative_to_it_and_its_column_is_found(photos: Path) -> None:
     (photos / "list.csv").write_text("where,camera,label\ncat/a.png,left,cat\ndog/c.png,right,dog\n")
-    table, shelf = image_table(photos / "list.csv")
-    assert len(shelf) == 1 and table.columns["camera"] == ["left", "right"]
+    table, store = image_table(photos / "list.csv")
+    assert len(store) == 1 and table.columns["camera"] == ["left", "right"]
     assert any("'where'" in note for note in table.notes)
 
 
@@ -99,17 +99,17 @@ def test_what_is_in_memory_gives_the_same_images() -> None:
         {"image": np.stack([RED, RED]) / 255.0, "label": ["a", "b"]},
     ]
     for source in sources:
-        table, shelf = image_table(source)
-        (one,) = shelf.values()
+        table, store = image_table(source)
+        (one,) = store.values()
         assert table.columns == {"image": [one.digest] * 2, "label": ["a", "b"]}
         assert pixels_of(one).tolist() == RED.tolist()
 
 
 def test_a_dataset_of_images_is_read_by_its_bytes() -> None:
     rows = {"photo": [{"bytes": png(RED), "path": None}] * 2, "label": ["a", "b"]}
-    table, shelf = image_table(Dataset.from_dict(rows, Features({"photo": ImageFeature(), "label": Value("string")})))
-    assert len(table) == 2 and len(shelf) == 1
-    assert pixels_of(next(iter(shelf.values()))).tolist() == RED.tolist()
+    table, store = image_table(Dataset.from_dict(rows, Features({"photo": ImageFeature(), "label": Value("string")})))
+    assert len(table) == 2 and len(store) == 1
+    assert pixels_of(next(iter(store.values()))).tolist() == RED.tolist()
 
 
 @pytest.mark.parametrize("pixels", [np.zeros((3, 4, 5)), np.full((2, 2), -1), np.full((2, 2), 300), np.full((2, 2), np.nan)])
@@ -141,20 +141,20 @@ def test_a_picture_in_memory_is_what_its_file_is() -> None:
         file = io.BytesIO()
         picture.save(file, "png")
         for given in (picture, file.getvalue()):
-            _, shelf = image_table({"image": [given], "label": ["a"]})
-            (one,) = map(pixels_of, shelf.values())
+            _, store = image_table({"image": [given], "label": ["a"]})
+            (one,) = map(pixels_of, store.values())
             assert (one.shape, set(one.ravel().tolist())) == ((8, 8, channels), {value})
 
 
 def test_a_dark_frame_of_16_bits_is_as_dark_as_beside_others() -> None:
     frames = [Image.fromarray(np.full((4, 4), value, dtype=np.uint16)) for value in (200, 2_000, 65_535)]
-    _, shelf = image_table({"image": frames, "label": ["a", "b", "c"]})
-    assert [int(pixels_of(one).max()) for one in shelf.values()] == [1, 8, 255]
+    _, store = image_table({"image": frames, "label": ["a", "b", "c"]})
+    assert [int(pixels_of(one).max()) for one in store.values()] == [1, 8, 255]
 
 
 def test_a_mask_is_black_and_white() -> None:
-    _, shelf = image_table({"image": [np.ones((8, 8), dtype=bool)], "label": ["a"]})
-    assert [int(pixels_of(one).max()) for one in shelf.values()] == [255]
+    _, store = image_table({"image": [np.ones((8, 8), dtype=bool)], "label": ["a"]})
+    assert [int(pixels_of(one).max()) for one in store.values()] == [255]
 
 
 def test_what_is_not_read_of_a_folder_is_said(photos: Path) -> None:
@@ -162,7 +162,7 @@ def test_what_is_not_read_of_a_folder_is_said(photos: Path) -> None:
     (photos / "cat" / "x.heic").write_bytes(b"?")
     table, _ = image_table(photos)
     assert table.notes == (
-        "left out: 1 files that are no images by their suffix, such as 'cat/x.heic'",
+        "left out: 1 files without an image suffix, such as 'cat/x.heic'",
         "left out: 1 sub-folders without images, such as 'bird'",
     )
 
@@ -174,5 +174,5 @@ def test_a_stray_image_beside_folders_of_images_is_an_error(photos: Path) -> Non
 
 
 def test_one_image_is_a_table_of_one(photos: Path) -> None:
-    table, shelf = image_table(photos / "cat" / "a.png")
-    assert (table.files, len(shelf)) == (["a.png"], 1)
+    table, store = image_table(photos / "cat" / "a.png")
+    assert (table.files, len(store)) == (["a.png"], 1)
