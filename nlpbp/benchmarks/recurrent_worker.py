@@ -20,7 +20,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from nlpbp.benchmarks.workers import Laps, Record, answers, cpu_name, serve
-from nlpbp.core.batch import Batch, LossFn
+from nlpbp.core.batch import Batch, CountedLoss, LossFn
 from nlpbp.core.freezing import freeze_to
 from nlpbp.core.groups import layer_groups
 from nlpbp.data.order import evaluation_batches, grouped_steps, steps_per_epoch, training_plan
@@ -124,7 +124,7 @@ def max_difference(folder: Path) -> float:
 
 def prepare_texts(folder: Path, given: Record, *, kind: str = "word", vocab_size: int | None = None) -> Record:
     """Train a tokenizer and encode all texts, and then again with what the first time left in the cache."""
-    from nlpbp.config.data import Tokenizer
+    from nlpbp.config import RunSettings, Tokenizer
     from nlpbp.modalities.documents import encode_documents, tokenizer_for
     from nlpbp.runs.folder import CACHE, Run
 
@@ -133,7 +133,7 @@ def prepare_texts(folder: Path, given: Record, *, kind: str = "word", vocab_size
     texts = json.loads((folder / "texts.json").read_text(encoding="utf-8"))
     words = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
     wanted = Tokenizer(kind=kind, vocab_size=vocab_size or len(words))  # type: ignore[arg-type]
-    run = Run("benchmark", folder, start(seed=0, threads=given["threads"]), held=[])
+    run = Run("benchmark", RunSettings(), folder, start(seed=0, threads=given["threads"]), held=[])
 
     def once() -> tuple[Record, Encoded]:
         laps = Laps()
@@ -151,7 +151,7 @@ def prepare_texts(folder: Path, given: Record, *, kind: str = "word", vocab_size
 
 def prepare_subwords(folder: Path, given: Record) -> Record:
     """Do the same with what the recipe makes by itself, byte pairs."""
-    from nlpbp.config.data import Tokenizer
+    from nlpbp.config import Tokenizer
 
     return prepare_texts(folder, given, kind="subword", vocab_size=Tokenizer().vocab_size)
 
@@ -199,41 +199,34 @@ def language_model_pieces(folder: Path, given: Record) -> dict[str, Callable[[],
 def language_model_steps(folder: Path, given: Record, *, laps: Laps, estimates: Callable[[], bool]) -> Iterator[Step]:
     """Train the recipe's language model on fastai's tokens; `estimates` tells each step whether its loss is estimated."""
     from nlpbp.text.recurrent import model_options, new_language_model
-    from nlpbp.trainers.language_model import Reading, recurrent_training
+    from nlpbp.trainers.language_model import LanguageModelData, Reading, recurrent_plan
 
     config = recipe_config(short=given["short"])
     accelerator = start(seed=config.seed, precision=given["precision"], threads=given["threads"])
     encoded, tokenizer = read_documents(folder), read_tokenizer(folder)
     model = new_language_model(model_options(config.model, tokenizer), dropout=config.lm.dropout, seed=config.seed)
-    training = recurrent_training(config.lm, {"train": encoded}, cycles=config.cycles, backwards=False)
-    carried = CarriedState(training.num_rows)
+    data = LanguageModelData({"train": encoded}, tokenizer, identity={})
+    plan = recurrent_plan(config.lm, data, cycles=config.cycles, backwards=False)
+    carried = CarriedState(plan.shape.num_rows)
     every_token = Reading(recurrent=True, activation=config.lm.activation, temporal=config.lm.temporal)
     as_it_comes = replace(every_token, num_sampled=config.lm.sampled)
     losses = {True: as_it_comes.loss_fn(carried), False: every_token.loss_fn(carried)}
-    optimizer: Any = training.make_optimizer(model, layer_groups(model))
+    optimizer: Any = plan.make_optimizer(model, layer_groups(model))
     trained: nn.Module
     trained, optimizer = accelerator.prepare(model, optimizer)
     windows = stream_windows(
-        encoded,
-        num_rows=training.num_rows,
-        window=training.window,
-        pad=tokenizer.pad_token_id,
-        num_micro_batches=1,
-        total_steps=training.total_steps,
-        seed=config.seed,
-        carried=carried,
+        encoded, plan.shape, num_micro_batches=1, total_steps=plan.total_steps, seed=config.seed, carried=carried
     )
+    loss_fn = timed_loss(lambda model, batch: losses[estimates()](model, batch), laps, accelerator=accelerator, body=model.model)
     for step in train_steps(
         trained,
         windows,
         optimizer,
         accelerator=accelerator,
-        loss_fn=timed_loss(lambda model, batch: losses[estimates()](model, batch), laps, accelerator=accelerator, body=model.model),
-        count=count_targets,
-        schedule=training.schedule,
-        momentum=training.momentum,
-        total_steps=training.total_steps,
-        max_grad_norm=training.max_grad_norm,
+        loss_fn=CountedLoss(loss_fn, count_targets),
+        schedule=plan.schedule,
+        total_steps=plan.total_steps,
+        max_grad_norm=plan.max_grad_norm,
         seed=config.seed,
     ):
         carried.commit()
@@ -313,15 +306,15 @@ def train(
     total_steps: int,
 ) -> Iterator[Step]:
     """Train by a plan as the recipe's last stage does, all layers or the last ones."""
-    from nlpbp.trainers.recurrent_stages import stage_trainings
+    from nlpbp.trainers.plans import recurrent_plans
     from nlpbp.trainers.stages import prepare_again
 
     config, accelerator = classifier.config, classifier.accelerator
     stage = replace(config.stages[-1], train_last=train_last)
-    (training,) = stage_trainings([stage], config.optim, config.cycles)
+    (stage_plan,) = recurrent_plans([stage], config.optim, config.cycles)
     groups = layer_groups(accelerator.unwrap_model(classifier.trained))
     freeze_to(groups, train_last=train_last)
-    optimizer = training.make_optimizer(classifier.model, groups)
+    optimizer = stage_plan.make_optimizer(classifier.model, groups)
     classifier.trained, optimizer = prepare_again(accelerator, classifier.trained, optimizer)
     return train_steps(
         classifier.trained,
@@ -329,8 +322,7 @@ def train(
         optimizer,
         accelerator=accelerator,
         loss_fn=classifier_loss(task="single_label", label_smoothing=config.optim.label_smoothing),
-        schedule=training.schedule,
-        momentum=training.momentum,
+        schedule=stage_plan.schedule,
         total_steps=total_steps,
         max_grad_norm=config.optim.max_grad_norm,
         seed=config.seed,

@@ -232,7 +232,7 @@ def train_ours(given: Work, watch: Watch, *, seed: int) -> None:
     from nlpbp.core import schedules
     from nlpbp.core.groups import layer_groups, no_decay_names, parameter_groups
     from nlpbp.core.optim import adamw
-    from nlpbp.modalities.pretrained import default_rate
+    from nlpbp.modalities.pretrained import default_lr
     from nlpbp.tasks import classifier_loss
     from nlpbp.train.loop import train_steps
     from nlpbp.train.setup import start
@@ -246,7 +246,7 @@ def train_ours(given: Work, watch: Watch, *, seed: int) -> None:
     encoded = encode(given.train_texts, tokenizer=tokenizer, max_length=given.max_length)
     groups = parameter_groups(
         layer_groups(model),
-        lr=default_rate(model),
+        lr=default_lr(model),
         head_lr=optim.head_lr,
         layer_decay=optim.layer_decay,
         weight_decay=optim.weight_decay,

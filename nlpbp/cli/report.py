@@ -39,11 +39,14 @@ def report(arguments: Sequence[str], program: str = "nlpbp report") -> None:
     leave_out_broken_torchvision()
     from nlpbp.core.errors import escape
     from nlpbp.data.exports import printable
+    from nlpbp.evaluation.run_folder import read_result
     from nlpbp.runs.report import write_comparison, write_report
+    from recipes import default_settings
 
     folders = [Path(run) for run in given.run]
     if len(folders) == 1:
-        path = write_report(folders[0], out=Path(given.out) if given.out else None)
+        defaults = default_settings(read_result(folders[0]).get("recipe"))
+        path = write_report(folders[0], defaults=defaults, out=Path(given.out) if given.out else None)
     else:
         path = Path(given.out or "comparison.html")
         found, settings = write_comparison(folders[0], folders[1], out=path)

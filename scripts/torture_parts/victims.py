@@ -122,7 +122,7 @@ def differing_files(out: Path, reference: Path) -> list[str]:
 def keep_last_state() -> None:
     """Note what the last checkpoint holds before it is removed: the exported weights may be those of an earlier, better step."""
 
-    def note(run: Run) -> None:
+    def note(run: Run[Any]) -> None:
         run.out.with_name(f"{run.out.name}.last").write_text(json.dumps(_last_state(run.out)), encoding="utf-8")
         clean_up(run)
 
