@@ -75,7 +75,9 @@ def load_inputs(data: Data | Images, *, read: Read | None = None) -> Inputs:
     """
     read = read or read_source
     table = read(data.train, split="train", delimiter=data.delimiter)
-    fields = infer_fields(table, text=data.text, compose=data.fields, label=data.label, task=data.task)
+    fields = infer_fields(
+        table, text=data.text, compose=data.fields, label=data.label, task=data.task, label_order=data.label_order
+    )
     notes = [f"reading {table.name}: {len(table):,} rows", *table.notes, *fields.notes]
     kind = "images" if isinstance(data, Images) else "texts"
     whole = read_examples(table, fields)

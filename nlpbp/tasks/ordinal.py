@@ -80,7 +80,8 @@ def quadratic_weighted_kappa(targets: Array, decisions: Array, weights: Floats) 
     observed = weights @ (t - d) ** 2 / total
     by_chance = (weights @ t**2 + weights @ d**2) / total - 2 * (weights @ t / total) * (weights @ d / total)
     defined = by_chance > 1e-12
-    return 1.0 - np.divide(observed, by_chance, out=np.full(len(weights), np.nan), where=defined)
+    kappa = 1.0 - np.divide(observed, by_chance, out=np.full(len(weights), np.nan), where=defined)
+    return np.where(np.abs(kappa) < 1e-12, 0.0, kappa)  # a constant answer is as good as chance, but for rounding
 
 
 def _fit_linear(features: Any, targets: Array, num_labels: int, seed: int) -> Predict:
