@@ -47,7 +47,7 @@ def tiny() -> Config:
         data=sections.Texts(train="tiny:reviews", validation_share=0.1, test_share=0.1),
         model=sections.Recurrent(size="tiny"),
         tokenizer=sections.Tokenizer(kind="word", vocab_size=400),
-        lm=sections.LanguageModel(epochs=2, rows=8, window=12, lr=2e-2, dropout=0.3),
+        lm=sections.LanguageModel(epochs=2, batch_size=8, bptt=12, lr=2e-2, dropout=0.3),
     )
 
 
@@ -74,7 +74,7 @@ def _train(run: Run[Config]) -> RunResult:
     lm, options = config.lm, model_options(config.model, tokenizer)
     model = start_from(run, given, tokenizer) if given else new_language_model(options, dropout=lm.dropout, seed=config.seed)
     plan = recurrent_plan(lm, data, cycles=config.cycles, backwards=bool(model.config.backwards))
-    reading = Reading(recurrent=True, activation=lm.activation, temporal=lm.temporal, num_sampled=lm.sampled)
+    reading = Reading(recurrent=True, activation=lm.ar_alpha, temporal=lm.tar_beta, num_sampled=lm.sampled)
     before = None
     if given is not None:
         model.to(run.accelerator.device)

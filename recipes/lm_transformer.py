@@ -64,7 +64,7 @@ class Config(sections.RunSettings):
     optim: sections.Optim = field(default_factory=lambda: sections.Optim(lr=5e-5, layer_decay=1.0))
     dropout: sections.Dropout = field(default_factory=sections.Dropout)
     batch: sections.Batch = field(default_factory=lambda: sections.Batch(size=16))
-    window: int = 128
+    block_size: int = 128
     """Tokens a window: each stands alone, and documents are packed into them end to end."""
     epochs: int = 1
     """Passes over the texts, where `steps` are not given."""
@@ -79,7 +79,7 @@ def tiny() -> Config:
         model=Model(name="tiny:gpt"),
         optim=sections.Optim(lr=1e-2, layer_decay=1.0),
         batch=sections.Batch(size=8),
-        window=16,
+        block_size=16,
         epochs=2,
     )
 
@@ -132,8 +132,8 @@ def _train(run: Run[Config], name: str) -> RunResult:
 def refuse_settings(config: Config, model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
     """Raise `ConfigError` for windows that the model cannot read, and for a learning rate of a head that it does not have."""
     limit = length_limit(model.config, tokenizer)
-    if config.window > limit:
-        raise ConfigError(f"the model reads {limit} tokens at most", column="window", hint=f"give {limit} or less")
+    if config.block_size > limit:
+        raise ConfigError(f"the model reads {limit} tokens at most", column="block_size", hint=f"give {limit} or less")
     if config.optim.head_lr is not None and not any(group.name == "head" for group in layer_groups(model)):
         raise ConfigError("the model's head is its embedding", column="optim.head_lr", hint="leave it out")
 
@@ -151,14 +151,14 @@ def encode_corpus(run: Run[Config], corpus: Corpus, tokenizer: PreTrainedTokeniz
 def stream_plan(config: Config, data: LanguageModelData) -> StreamPlan:
     """Plan the training: AdamW with the practices of a transformer, windows that stand alone."""
     optim = config.optim
-    shape = StreamShape(config.batch.size, config.window, data.tokenizer.pad_token_id)
+    shape = StreamShape(config.batch.size, config.block_size, data.tokenizer.pad_token_id)
     return StreamPlan(
         total_steps=windows_to_do(data.encoded["train"], shape, steps=config.steps, epochs=config.epochs),
         shape=shape,
         make_optimizer=transformer_optimizer(optim, lr=SWEPT if optim.lr == "auto" else optim.lr or DEFAULT_LR),
-        schedule=schedule_of(optim.schedule, config.cycles, warmup=optim.warmup),
+        schedule=schedule_of(optim.schedule, config.cycles, warmup=optim.warmup_ratio),
         max_grad_norm=optim.max_grad_norm,
-        averaging=Averaging(optim.average_from, optim.ema),
+        averaging=Averaging(optim.swa_start, optim.ema_decay),
         find_lr=optim.lr == "auto",
     )
 

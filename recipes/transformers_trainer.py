@@ -55,14 +55,14 @@ from nlpbp.trainers.targets import Objective, make_objective
 
 NAME = "transformers_trainer"
 NOT_SHOWN = (
-    "data.balance",
+    "data.balanced_sampling",
     "data.value_range",
-    "data.cut",
+    "data.truncation",
     "batch.micro_batches",
-    "optim.average_from",
-    "optim.ema",
+    "optim.swa_start",
+    "optim.ema_decay",
     "optim.class_weights",
-    "optim.focal",
+    "optim.focal_gamma",
     "cycles.cycle_len",
     "cycles.snapshots",
     "finder.orders",
@@ -225,7 +225,7 @@ def _train_stage(shown: Shown, stage: sections.Stage, index: int, progress: Prog
         log(run.accelerator, run.out / "metrics.jsonl", record)
         return True
 
-    schedule = schedule_of(optim.schedule, config.cycles, warmup=optim.warmup)
+    schedule = schedule_of(optim.schedule, config.cycles, warmup=optim.warmup_ratio)
     _trainer(shown, optimizer, schedule, total_steps=total_steps, seed=config.seed + index, on_log=on_log).train()
     record = {
         "name": f"stage {index + 1}",

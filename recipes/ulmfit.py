@@ -81,7 +81,7 @@ def tiny() -> Config:
         data=sections.Data(train="tiny:reviews", max_length=64),
         model=sections.Recurrent(size="tiny"),
         tokenizer=sections.Tokenizer(kind="word", vocab_size=400),
-        lm=Transfer(epochs=1, rows=8, window=12, lr=2e-2, dropout=0.3),
+        lm=Transfer(epochs=1, batch_size=8, bptt=12, lr=2e-2, dropout=0.3),
         stages=(sections.Stage(epochs=1, lr=3e-2, train_last=1), sections.Stage(epochs=2, lr=3e-2)),
         dropout=sections.Dropout(scale=0.1),
         batch=sections.Batch(size=16),
@@ -180,7 +180,7 @@ def make_language_model(
             plan,
             texts,
             model=trained,
-            reading=Reading(recurrent=True, activation=lm.activation, temporal=lm.temporal, num_sampled=lm.sampled),
+            reading=Reading(recurrent=True, activation=lm.ar_alpha, temporal=lm.tar_beta, num_sampled=lm.sampled),
             before=progress,
             stage=Stage(name, index, later_steps=sum(left[index:])),
         )

@@ -101,7 +101,7 @@ def train(
 def run_recipe(out: Path) -> None:
     """Fine-tune in the way of the recipe; stopped half-way, and gone on with."""
     config = transformer_sentiment.tiny()
-    optim = dataclasses.replace(config.optim, average_from=0.4)
+    optim = dataclasses.replace(config.optim, swa_start=0.4)
     config = dataclasses.replace(
         config, optim=optim, batch=Batching(size=16, micro_batches=2), threads=1, precision="fp32", epochs=1, out=str(out)
     )

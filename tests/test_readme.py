@@ -117,7 +117,7 @@ def training(rest: list[str], *, sweeps: bool) -> list[str]:
     flags["--threads"] = ["1"]
     if sweeps or flags.get("--optim.lr") == ["auto"] or flags.get("--config") == ["stages.yaml"]:
         flags |= {"--finder.orders": ["1"], "--finder.num_steps": ["40"]}
-    if recipe in ([], ["image_classifier"], ["image_transfer"]) and not {"--config", "--cycles.cycles"} & set(flags):
+    if recipe in ([], ["image_classifier"], ["image_transfer"]) and not {"--config", "--cycles.num_cycles"} & set(flags):
         flags["--epochs"] = ["1"]
     start = [] if "--config" in flags else ["--tiny"]
     return [*recipe, *start, *(word for flag, values in flags.items() for word in (flag, *values))]
@@ -180,7 +180,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pages")
     write_data(folder)
     (folder / "out").mkdir()
-    cycles = ["--optim.schedule", "warm_restarts", "--cycles.cycles", "2", "--cycles.snapshots"]
+    cycles = ["--optim.schedule", "warm_restarts", "--cycles.num_cycles", "2", "--cycles.snapshots"]
     runs = {
         RUNS[0]: [DEFAULT, *cycles],
         "runs/image_classifier-1": ["image_classifier", "--augment.preset", "side_on"],

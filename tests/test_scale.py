@@ -156,7 +156,7 @@ def test_saved_and_loaded_half_way_it_ends_the_same(kind: str, request: pytest.F
 
 
 def test_a_sharded_recipe_stopped_and_gone_on_with_gives_the_model_of_one_process(sharded: Path, tmp_path: Path) -> None:
-    optim = dataclasses.replace(transformer_sentiment.tiny().optim, average_from=0.4)
+    optim = dataclasses.replace(transformer_sentiment.tiny().optim, swa_start=0.4)
     changes = {"optim": optim, "batch": Batch(size=16, micro_batches=2), "threads": 1, "precision": "fp32", "epochs": 1}
     transformer_sentiment.run(dataclasses.replace(transformer_sentiment.tiny(), **changes, out=str(tmp_path / "one")))
     assert distance(tmp_path / "one" / "model" / "model.safetensors", sharded / "recipe" / "model" / "model.safetensors") < 1e-6

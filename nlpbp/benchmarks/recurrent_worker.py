@@ -79,8 +79,8 @@ def prepare(folder: Path, *, precision: Any, short: bool) -> Record:
         "threads": torch.get_num_threads(),
         "precision": precision_of(accelerator),
         "sizes": SIZES[config.model.size],
-        "rows": config.lm.rows,
-        "window": config.lm.window,
+        "rows": config.lm.batch_size,
+        "window": config.lm.bptt,
         "language_model_lr": config.lm.lr,
         "language_model_steps": STEPS,
         "classifier_lr": config.stages[-1].lr,
@@ -208,7 +208,7 @@ def language_model_steps(folder: Path, given: Record, *, laps: Laps, estimates: 
     data = LanguageModelData({"train": encoded}, tokenizer, identity={})
     plan = recurrent_plan(config.lm, data, cycles=config.cycles, backwards=False)
     carried = CarriedState(plan.shape.num_rows)
-    every_token = Reading(recurrent=True, activation=config.lm.activation, temporal=config.lm.temporal)
+    every_token = Reading(recurrent=True, activation=config.lm.ar_alpha, temporal=config.lm.tar_beta)
     as_it_comes = replace(every_token, num_sampled=config.lm.sampled)
     losses = {True: as_it_comes.loss_fn(carried), False: every_token.loss_fn(carried)}
     optimizer: Any = plan.make_optimizer(model, layer_groups(model))

@@ -148,7 +148,7 @@ def make_language_model(folder: Path, train: Reviews, validation: Reviews, setti
         return
     lm = replace(sections.LanguageModel(), steps=settings.lm_steps, sampled=LM_SAMPLED)
     if settings.model == "tiny":
-        lm = replace(lm, rows=8, window=12, sampled=None)
+        lm = replace(lm, batch_size=8, bptt=12, sampled=None)
     config = lm_awd_lstm.Config(
         data=sections.Texts(train={"text": train.texts}, validation={"text": validation.texts}, test_share=0.0),  # type: ignore[arg-type]
         model=sections.Recurrent(size=settings.model),

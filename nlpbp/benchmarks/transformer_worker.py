@@ -262,7 +262,7 @@ def train_ours(given: Work, watch: Watch, *, seed: int) -> None:
         optimizer,
         accelerator=accelerator,
         loss_fn=classifier_loss(task="single_label", label_smoothing=optim.label_smoothing),
-        schedule=schedules.warm_up(schedule, share=optim.warmup),
+        schedule=schedules.warm_up(schedule, share=optim.warmup_ratio),
         total_steps=given.epochs * steps_per_epoch(encoded.padded_lengths, size=config.batch.size),
         max_grad_norm=optim.max_grad_norm,
         seed=seed,

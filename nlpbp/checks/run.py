@@ -152,12 +152,12 @@ def constant_rate(config: Record) -> list[Finding]:
             "note",
             f"config.yaml: {name}.schedule",
             "the learning rate is never decayed, so the last steps are as large as the first",
-            "decay it (cosine, one_cycle), or average the last weights (average_from 0.75)",
+            "decay it (cosine, one_cycle), or average the last weights (swa_start 0.75)",
         )
         for name in ("optim", "lm")
         if (found := section(config, name)).get("schedule") == "constant"
-        and found.get("average_from", 1.0) == 1.0
-        and found.get("ema") is None
+        and found.get("swa_start", 1.0) == 1.0
+        and found.get("ema_decay") is None
     ]
 
 

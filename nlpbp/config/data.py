@@ -57,13 +57,13 @@ class Data:
     value_range: tuple[float, float] | None = None
     """Of a number to predict: the lowest and the highest that there is. The model then answers within it, a twentieth beyond either
     end (practice A3)."""
-    balance: bool = False
+    balanced_sampling: bool = False
     """Draw every class equally often, rare examples several times an epoch, in an epoch as long as before."""
     sample: float = 1.0
     """Train on this share of the training part, stratified; a smaller sample is part of every larger one (practice D1)."""
     max_length: int = 256
     """Tokens a text at most; what lies beyond is cut off, and counted."""
-    cut: Cut = "head"
+    truncation: Cut = "head"
     """What is read of a text that is longer: its head; its tail; a quarter from the head and the rest from the tail; or all of
     it, in windows that share half of their tokens. Each is an example in training; a text's answer is the mean of its windows'."""
     allow_change: bool = False
@@ -102,7 +102,7 @@ class Images:
     """Cut the data by this column of dates or numbers: the latest rows are the test, those before them the validation."""
     slices: tuple[str, ...] = ()
     """More columns to look for errors by, a camera or a place for instance: errors.json and the report compare their values."""
-    balance: bool = False
+    balanced_sampling: bool = False
     """Draw every class equally often, rare examples several times an epoch, in an epoch as long as before."""
     sample: float = 1.0
     """Train on this share of the training part, stratified; a smaller sample is part of every larger one (practice D1)."""

@@ -26,14 +26,14 @@ LIMITS: dict[str, tuple[float, float, str]] = {
     "optim.betas": (0.0, 0.999999, "between 0 and 1"),
     "optim.eps": (1e-16, 1.0, "above 0 and at most 1"),
     "optim.weight_decay": (0.0, 1.0, "between 0 and 1"),
-    "optim.warmup": (0.0, 0.99, "at least 0 and below 1"),
+    "optim.warmup_ratio": (0.0, 0.99, "at least 0 and below 1"),
     "optim.max_grad_norm": (1e-12, math.inf, "above 0"),
     "optim.label_smoothing": (0.0, 0.99, "at least 0 and below 1"),
-    "optim.average_from": (0.0, 1.0, "between 0 and 1"),
-    "optim.ema": (0.0, 0.999999, "at least 0 and below 1"),
-    "optim.focal": (0.0, 10.0, "between 0 and 10"),
-    "lm.ema": (0.0, 0.999999, "at least 0 and below 1"),
-    "cycles.cycles": (1, 1000, "between 1 and 1000"),
+    "optim.swa_start": (0.0, 1.0, "between 0 and 1"),
+    "optim.ema_decay": (0.0, 0.999999, "at least 0 and below 1"),
+    "optim.focal_gamma": (0.0, 10.0, "between 0 and 10"),
+    "lm.ema_decay": (0.0, 0.999999, "at least 0 and below 1"),
+    "cycles.num_cycles": (1, 1000, "between 1 and 1000"),
     "cycles.cycle_len": (1, math.inf, "1 or more"),
     "cycles.cycle_mult": (1, 10, "between 1 and 10"),
     "cycles.cycle_decay": (1e-6, 1.0, "above 0 and at most 1"),
@@ -57,28 +57,28 @@ LIMITS: dict[str, tuple[float, float, str]] = {
     "lora.rank": (1, math.inf, "1 or more"),
     "lora.alpha": (1e-6, math.inf, "above 0"),
     "steps": (1, math.inf, "1 or more"),
-    "window": (2, math.inf, "2 or more"),
+    "block_size": (2, math.inf, "2 or more"),
     "tokenizer.vocab_size": (300, math.inf, "300 or more"),
     "lm.steps": (0, math.inf, "0 or more"),
     "lm.epochs": (1, math.inf, "1 or more"),
     "lm.lr": (1e-12, 10.0, "above 0 and at most 10"),
     "lm.layer_decay": (1e-3, 1.0, "above 0 and at most 1"),
-    "lm.rows": (1, math.inf, "1 or more"),
-    "lm.window": (2, math.inf, "2 or more"),
+    "lm.batch_size": (1, math.inf, "1 or more"),
+    "lm.bptt": (2, math.inf, "2 or more"),
     "lm.dropout": (0.0, 1.99, "between 0 and 2"),
     "lm.momentum": (0.0, 0.999999, "between 0 and 1"),
     "lm.weight_decay": (0.0, 1.0, "between 0 and 1"),
     "lm.max_grad_norm": (1e-12, math.inf, "above 0"),
     "lm.sampled": (1, math.inf, "1 or more"),
-    "lm.activation": (0.0, 1000.0, "between 0 and 1000"),
-    "lm.average_from": (0.0, 1.0, "between 0 and 1"),
-    "lm.temporal": (0.0, 1000.0, "between 0 and 1000"),
+    "lm.ar_alpha": (0.0, 1000.0, "between 0 and 1000"),
+    "lm.swa_start": (0.0, 1.0, "between 0 and 1"),
+    "lm.tar_beta": (0.0, 1000.0, "between 0 and 1000"),
     "dropout.scale": (0.0, 9.99, "between 0 and 10"),
     "batch.size": (1, math.inf, "1 or more"),
     "batch.micro_batches": (1, math.inf, "1 or more"),
-    "checkpoint.every_steps": (1, math.inf, "1 or more"),
-    "checkpoint.every_seconds": (0.0, math.inf, "0 or more"),
-    "checkpoint.keep": (2, math.inf, "2 or more"),
+    "checkpoint.save_steps": (1, math.inf, "1 or more"),
+    "checkpoint.save_seconds": (0.0, math.inf, "0 or more"),
+    "checkpoint.save_total_limit": (2, math.inf, "2 or more"),
     "batch.evaluation_tokens": (16, math.inf, "16 or more"),
     "batch.evaluation_size": (1, math.inf, "1 or more"),
     "data.size": (4, 4096, "between 4 and 4096"),
@@ -120,8 +120,8 @@ def _check_pairs(config: Any) -> None:
         raise ConfigError(f"{finder.start} is not below --finder.end {finder.end}", column="finder.start", hint="lower it")
     if cycles is not None and cycles != usual.cycles and "warm_restarts" not in schedules:
         raise ConfigError("has no effect under other schedules", column="cycles", hint="add --optim.schedule warm_restarts")
-    if getattr(optim, "focal", 0.0) and getattr(optim, "label_smoothing", 0.0):
-        raise ConfigError("cannot be had of smoothed targets", column="optim.focal", hint="leave --optim.label_smoothing out")
+    if getattr(optim, "focal_gamma", 0.0) and getattr(optim, "label_smoothing", 0.0):
+        raise ConfigError("cannot be had of smoothed targets", column="optim.focal_gamma", hint="leave --optim.label_smoothing out")
     bounds = getattr(getattr(config, "data", None), "value_range", None)
     if bounds is not None and not bounds[0] < bounds[1]:
         raise ConfigError(f"{bounds[0]} is not below {bounds[1]}", column="data.value_range", hint="give the lowest value first")
@@ -132,7 +132,7 @@ def refuse_classifier_settings(config: Any) -> None:
     usual = type(config)()
     for section, name in (
         ("optim", "label_smoothing"),
-        ("optim", "focal"),
+        ("optim", "focal_gamma"),
         ("optim", "class_weights"),
         ("model", "pooling"),
         ("cycles", "cycle_len"),

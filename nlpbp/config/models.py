@@ -50,11 +50,11 @@ class LanguageModel:
     """Each layer below trains this much slower than the one above it."""
     optimizer: OptimizerName = "adamw"
     """adamw, or sgd: with Nesterov's momentum."""
-    rows: int = 64
+    batch_size: int = 64
     """Parts of the stream that are read side by side: the batch."""
-    window: int = 70
+    bptt: int = 70
     """Tokens of each row in a step; the state goes on, the gradient is cut there."""
-    random_windows: bool = False
+    random_bptt: bool = False
     """Draw the windows' lengths, as AWD-LSTM does: one in twenty about half as long."""
     dropout: float = 1.0
     """Multiplies the five dropouts in their own ratio (practice N2)."""
@@ -68,15 +68,15 @@ class LanguageModel:
     """Clip the gradient to this L2 norm; None for never (practice N3)."""
     sampled: int | None = None
     """Estimate the training loss from the tokens that occur in a step and so many others, which is faster. Left out: from all."""
-    activation: float = ACTIVATION_FACTOR
+    ar_alpha: float = ACTIVATION_FACTOR
     """Factor of the penalty on activations (practice N4)."""
-    temporal: float = TEMPORAL_FACTOR
+    tar_beta: float = TEMPORAL_FACTOR
     """Factor of the penalty on their changes in time (practice N4)."""
-    average_from: float = 1.0
+    swa_start: float = 1.0
     """Beyond this share of the steps keep the mean of the weights since then, and not the weights themselves: for a rate that stays
     high, as under constant. 1 for never."""
-    ema: float | None = None
-    """Let that mean forget: a moving average with this decay a step, 0.99 for instance, from the first step on unless average_from
+    ema_decay: float | None = None
+    """Let that mean forget: a moving average with this decay a step, 0.99 for instance, from the first step on unless swa_start
     says otherwise. Left out: all its steps count the same."""
 
 

@@ -25,7 +25,7 @@ OptimizerName = Literal["adamw", "sgd"]
 class Cycles:
     """The warm restarts of the schedule of that name (practice L4)."""
 
-    cycles: int = 3
+    num_cycles: int = 3
     """How often the rate falls to 0."""
     cycle_len: int | None = None
     """Epochs of the first cycle; a classifier's stage then takes as many epochs as its cycles do, whatever --epochs says. Left
@@ -83,21 +83,21 @@ class Optim:
     """Decoupled decay (practice T4); never of biases, norms and embeddings."""
     schedule: ScheduleName = "cosine"
     """How the rate goes within a stage (practices L3, L4)."""
-    warmup: float = 0.1
+    warmup_ratio: float = 0.1
     """Share of a stage's steps in which the rate rises from 0 first; not of one_cycle, slanted_triangular and warm_restarts."""
     max_grad_norm: float | None = 1.0
     """Clip the gradient to this L2 norm; None for never (practice N3)."""
     label_smoothing: float = 0.0
     """Share of each target that moves to the uniform distribution."""
-    focal: float = 0.0
+    focal_gamma: float = 0.0
     """Examples that are right already count less: by (1 - p) to this power (Lin et al. 2017). 0 for the plain loss."""
     class_weights: Literal["auto"] | None = None
     """auto: rare labels count more, in inverse proportion to how frequent they are."""
-    average_from: float = 1.0
+    swa_start: float = 1.0
     """Beyond this share of the steps keep the mean of the weights since then, and not the weights themselves: for a rate that stays
     high, as under constant. 1 for never."""
-    ema: float | None = None
-    """Let that mean forget: a moving average with this decay a step, 0.99 for instance, from the first step on unless average_from
+    ema_decay: float | None = None
+    """Let that mean forget: a moving average with this decay a step, 0.99 for instance, from the first step on unless swa_start
     says otherwise. Left out: all its steps count the same."""
 
 
@@ -156,7 +156,7 @@ class ImageOptim:
     """adamw, or sgd: with Nesterov's momentum."""
     schedule: ScheduleName = "one_cycle"
     """How the rate goes within a stage (practices L3, L4)."""
-    warmup: float = 0.1
+    warmup_ratio: float = 0.1
     """Share of a stage's steps in which the rate rises from 0 first; not of one_cycle, slanted_triangular and warm_restarts."""
     momentum: tuple[float, float] = IMAGE_MOMENTUM
     """Adam's first beta where the rate is low and where it is high, under one_cycle; else the first is kept (practice N1)."""
@@ -169,15 +169,15 @@ class ImageOptim:
     small batches (practice T1); what does not train keeps them in any case."""
     label_smoothing: float = 0.0
     """Share of each target that moves to the uniform distribution."""
-    focal: float = 0.0
+    focal_gamma: float = 0.0
     """Examples that are right already count less: by (1 - p) to this power (Lin et al. 2017). 0 for the plain loss."""
     class_weights: Literal["auto"] | None = None
     """auto: rare labels count more, in inverse proportion to how frequent they are."""
-    average_from: float = 1.0
+    swa_start: float = 1.0
     """Beyond this share of the steps keep the mean of the weights since then, and not the weights themselves: for a rate that stays
     high, as under constant. Statistics of norms are not averaged. 1 for never."""
-    ema: float | None = None
-    """Let that mean forget: a moving average with this decay a step, 0.99 for instance, from the first step on unless average_from
+    ema_decay: float | None = None
+    """Let that mean forget: a moving average with this decay a step, 0.99 for instance, from the first step on unless swa_start
     says otherwise. Left out: all its steps count the same."""
 
 
@@ -205,15 +205,15 @@ class RecurrentOptim:
     """Clip the gradient to this L2 norm; None for never (practice N3)."""
     label_smoothing: float = 0.0
     """Share of each target that moves to the uniform distribution."""
-    focal: float = 0.0
+    focal_gamma: float = 0.0
     """Examples that are right already count less: by (1 - p) to this power (Lin et al. 2017). 0 for the plain loss."""
     class_weights: Literal["auto"] | None = None
     """auto: rare labels count more, in inverse proportion to how frequent they are."""
-    average_from: float = 1.0
+    swa_start: float = 1.0
     """Beyond this share of a stage keep the mean of the weights since then, and not the weights themselves: for a rate that stays
     high, as under constant. 1 for never."""
-    ema: float | None = None
-    """Let that mean forget: a moving average with this decay a step, 0.99 for instance, from the first step on unless average_from
+    ema_decay: float | None = None
+    """Let that mean forget: a moving average with this decay a step, 0.99 for instance, from the first step on unless swa_start
     says otherwise. Left out: all its steps count the same."""
 
 

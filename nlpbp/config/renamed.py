@@ -1,6 +1,6 @@
 """Settings that have another name now: old flags and old config files go on working for a while, with a warning.
 
-A name is dotted, as in a flag: `lm.rows`. The fields of a list's items go by the list: `stages.max_length` stands for
+A name is dotted, as in a flag: `lm.batch_size`. The fields of a list's items go by the list: `stages.max_length` stands for
 `--stages.0.max_length` and for that key in each item of a file's `stages`. A section's name stands for all that is in it.
 """
 
@@ -15,7 +15,26 @@ from typing import Any, get_args, get_type_hints
 
 from nlpbp.core.errors import ConfigError, escape
 
-RENAMED: dict[str, str] = {}
+RENAMED: dict[str, str] = {
+    "checkpoint.every_seconds": "checkpoint.save_seconds",
+    "checkpoint.every_steps": "checkpoint.save_steps",
+    "checkpoint.keep": "checkpoint.save_total_limit",
+    "cycles.cycles": "cycles.num_cycles",
+    "data.balance": "data.balanced_sampling",
+    "data.cut": "data.truncation",
+    "lm.activation": "lm.ar_alpha",
+    "lm.average_from": "lm.swa_start",
+    "lm.ema": "lm.ema_decay",
+    "lm.random_windows": "lm.random_bptt",
+    "lm.rows": "lm.batch_size",
+    "lm.temporal": "lm.tar_beta",
+    "lm.window": "lm.bptt",
+    "optim.average_from": "optim.swa_start",
+    "optim.ema": "optim.ema_decay",
+    "optim.focal": "optim.focal_gamma",
+    "optim.warmup": "optim.warmup_ratio",
+    "window": "block_size",
+}
 """Old name: new name. An entry goes with the version that `UNTIL` names."""
 UNTIL = "nlpbp 0.3"
 
@@ -94,7 +113,7 @@ def _parts(argument: str) -> tuple[str, str, str]:
     """Take a flag apart: its name in underscores, `no_` where it is turned off, and `=VALUE`.
 
     >>> _parts("--lm.no-rows"), _parts("--lm.max-rows=3"), _parts("reviews.csv")
-    (('lm.rows', 'no_', ''), ('lm.max_rows', '', '=3'), ('', '', ''))
+    (('lm.batch_size', 'no_', ''), ('lm.max_rows', '', '=3'), ('', '', ''))
     """
     if not argument.startswith("--"):
         return "", "", ""

@@ -60,11 +60,11 @@ class MicroBatches:
 class Checkpoints:
     """When the run saves itself; it changes no result. Each epoch's end is always saved."""
 
-    every_steps: int | None = None
+    save_steps: int | None = None
     """Save every so many steps. Left out: by time alone."""
-    every_seconds: float = 300.0
+    save_seconds: float = 300.0
     """Save when the last one is so many seconds ago."""
-    keep: int = 2
+    save_total_limit: int = 2
     """How many to keep, the newest ones; never fewer than two that verify."""
 
 

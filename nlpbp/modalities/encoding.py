@@ -40,9 +40,9 @@ def encode_parts(
 
     Raises `ConfigError` for pairs of texts, which cannot be read in windows or by their two ends.
     """
-    cut = run.settings.data.cut
+    cut = run.settings.data.truncation
     if inputs.train.examples.pairs is not None and cut in ("head_tail", "windows"):
-        raise ConfigError(f"a pair of texts has no {cut}", column="data.cut", hint="give head or tail")
+        raise ConfigError(f"a pair of texts has no {cut}", column="data.truncation", hint="give head or tail")
     encoded = {
         name: encode_part(run, name, part, tokenizer=tokenizer, max_length=max_length, cut=cut)
         for name, part in {"train": inputs.train, **inputs.scored}.items()
@@ -71,7 +71,7 @@ def encode_part(
             show_progress=run.accelerator.is_main_process,
         )
     if cut == "windows":
-        run.say(f"{name}: {len(encoded):,} windows of at most {max_length} tokens, of {len(part):,} texts (--data.cut)")
+        run.say(f"{name}: {len(encoded):,} windows of at most {max_length} tokens, of {len(part):,} texts (--data.truncation)")
     if truncated := len(encoded.truncated):
         share = f"{truncated:,} of {len(part):,} texts ({truncated / len(part):.1%})"
         run.say(f"{name}: {share} are cut to {READ[cut].format(max_length)} (--data.max_length)")

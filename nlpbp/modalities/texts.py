@@ -165,7 +165,7 @@ def refuse_augmented_parts(wanted: StageData, augment: sections.Augment, cut: se
             "keeps what texts that change gave", column="stages.cache_frozen", hint="leave it or --augment.policy out"
         )
     if cut == "windows":
-        raise ConfigError("cannot word windows anew", column="data.cut", hint="leave it or --augment.policy out")
+        raise ConfigError("cannot word windows anew", column="data.truncation", hint="leave it or --augment.policy out")
 
 
 def remember_reading(model: Any, tokenizer: PreTrainedTokenizerBase, inputs: Inputs, *, cut: sections.Cut, max_length: int) -> None:

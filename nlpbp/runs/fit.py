@@ -181,8 +181,8 @@ def _refuse_endless_overflow(progress: Progress) -> None:
 def _checkpoint_is_due(run: Run[RunSettings], step: Step, *, saved_at: float) -> bool:
     """Tell whether so many steps or seconds have gone by; every process hears the same."""
     wanted = run.settings.checkpoint
-    is_due = wanted.every_steps is not None and step.step % wanted.every_steps == 0
-    return _agreed(run, time.monotonic() - saved_at >= wanted.every_seconds) or is_due
+    is_due = wanted.save_steps is not None and step.step % wanted.save_steps == 0
+    return _agreed(run, time.monotonic() - saved_at >= wanted.save_seconds) or is_due
 
 
 def _begin(run: Run[Any], before: Progress, stage: Stage, learner: Learner) -> Progress:

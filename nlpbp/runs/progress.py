@@ -148,7 +148,7 @@ def save_checkpoint(
                 files={best.name: best} if progress.best_step else {},
                 state=asdict(progress),
                 identity=provenance.named(optimizer),
-                keep=run.settings.checkpoint.keep,
+                keep=run.settings.checkpoint.save_total_limit,
             )
         except NlpbpError as error:
             answer = [error]
@@ -171,7 +171,7 @@ def _size(tensors: Mapping[str, Mapping[str, torch.Tensor]]) -> int:
 def check_disk(run: Run[RunSettings], model: nn.Module, *, num_copies: int, num_snapshots: int) -> None:
     """Refuse to start what cannot be saved: weights, moments, the best weights and their mean in each checkpoint, and snapshots."""
     weights = sum(p.nbytes for p in model.parameters())
-    needed = needed_bytes(num_copies * weights, keep=run.settings.checkpoint.keep) + num_snapshots * weights
+    needed = needed_bytes(num_copies * weights, keep=run.settings.checkpoint.save_total_limit) + num_snapshots * weights
     free = shutil.disk_usage(run.out).free
     if free < needed:
         raise ConfigError(

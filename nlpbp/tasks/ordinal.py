@@ -144,6 +144,6 @@ TASK = Task(
     usage=_usage,
     constant_name="median",
     constant_words="the median class",
-    unsupported=("focal",),
+    unsupported=("focal_gamma",),
     check_labels=_check_labels,
 )

@@ -233,8 +233,8 @@ def train_language_model(
 
 def recurrent_plan(lm: sections.LanguageModel, data: LanguageModelData, *, cycles: sections.Cycles, backwards: bool) -> StreamPlan:
     """Plan the training of a recurrent language model from its settings: AdamW, by default under 1cycle."""
-    check_rows(lm.rows, data.encoded)
-    shape = StreamShape(lm.rows, lm.window, data.tokenizer.pad_token_id, lm.random_windows, backwards)
+    check_rows(lm.batch_size, data.encoded)
+    shape = StreamShape(lm.batch_size, lm.bptt, data.tokenizer.pad_token_id, lm.random_bptt, backwards)
     return StreamPlan(
         total_steps=windows_to_do(data.encoded["train"], shape, steps=lm.steps, epochs=lm.epochs),
         shape=shape,
@@ -249,7 +249,7 @@ def recurrent_plan(lm: sections.LanguageModel, data: LanguageModelData, *, cycle
         ),
         schedule=schedule_of(lm.schedule, cycles, momentum=lm.momentum),
         max_grad_norm=lm.max_grad_norm,
-        averaging=Averaging(lm.average_from, lm.ema),
+        averaging=Averaging(lm.swa_start, lm.ema_decay),
         find_lr=lm.lr == "auto",
     )
 

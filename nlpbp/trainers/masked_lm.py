@@ -86,7 +86,7 @@ class MaskedLoop:
             self.optimizer,
             accelerator=self.accelerator,
             loss_fn=self.loss_fn,
-            schedule=warm_up(cosine(), share=self.optim.warmup),
+            schedule=warm_up(cosine(), share=self.optim.warmup_ratio),
             total_steps=self.total_steps,
             first_step=first_step,
             max_grad_norm=self.optim.max_grad_norm,

@@ -44,7 +44,7 @@ def schedule_of(
     if name == "slanted_triangular":
         return slanted_triangular()
     if name == "warm_restarts":
-        return warm_restarts(cycles=cycles.cycles, mult=cycles.cycle_mult, decay=cycles.cycle_decay)
+        return warm_restarts(cycles=cycles.num_cycles, mult=cycles.cycle_mult, decay=cycles.cycle_decay)
     falling = {"cosine": cosine, "linear": linear, "constant": constant, "flat_cosine": flat_cosine}[name]()
     return warm_up(falling, share=warmup)
 
@@ -52,12 +52,12 @@ def schedule_of(
 def epochs_of(epochs: int, schedule: sections.ScheduleName, cycles: sections.Cycles) -> int:
     """Return the epochs of a stage: those of its cycles, where the first one's are given.
 
-    >>> epochs_of(1, "warm_restarts", sections.Cycles(cycles=3, cycle_len=1, cycle_mult=2))
+    >>> epochs_of(1, "warm_restarts", sections.Cycles(num_cycles=3, cycle_len=1, cycle_mult=2))
     7
     """
     if schedule != "warm_restarts" or cycles.cycle_len is None:
         return epochs
-    return sum(cycles.cycle_len * cycles.cycle_mult**index for index in range(cycles.cycles))
+    return sum(cycles.cycle_len * cycles.cycle_mult**index for index in range(cycles.num_cycles))
 
 
 def snapshot_steps(total_steps: int, schedule: sections.ScheduleName, cycles: sections.Cycles) -> list[int]:
@@ -68,7 +68,7 @@ def snapshot_steps(total_steps: int, schedule: sections.ScheduleName, cycles: se
     """
     if schedule != "warm_restarts" or not cycles.snapshots:
         return []
-    return sorted({max(1, round(end * total_steps)) for end in cycle_ends(cycles=cycles.cycles, mult=cycles.cycle_mult)})
+    return sorted({max(1, round(end * total_steps)) for end in cycle_ends(cycles=cycles.num_cycles, mult=cycles.cycle_mult)})
 
 
 def transformer_optimizer(optim: sections.Optim, *, lr: float) -> Callable[[nn.Module, Sequence[LayerGroup]], Optimizer]:

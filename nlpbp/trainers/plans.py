@@ -41,7 +41,7 @@ def transformer_plan(
             run.say(f"rates: {max(rates):.1e} for the fastest of {len(layers)} layer groups, {min(rates):.1e} for the slowest")
         return optimizer
 
-    schedule = schedule_of(optim.schedule, cycles, warmup=optim.warmup)
+    schedule = schedule_of(optim.schedule, cycles, warmup=optim.warmup_ratio)
     plan = _plan(stage, optim, cycles, epochs=stage.epochs or epochs, make_optimizer=make_optimizer, schedule=schedule)
     return plan if wanted != "auto" else found_by_sweep(plan)
 
@@ -91,7 +91,7 @@ def _image_plan(stage: sections.ImageStage, settings: sections.ImageClassifierSe
         betas=(optim.momentum[0], IMAGE_BETAS[1]),
         eps=IMAGE_EPS,
     )
-    schedule = schedule_of(optim.schedule, cycles, warmup=optim.warmup, momentum=optim.momentum)
+    schedule = schedule_of(optim.schedule, cycles, warmup=optim.warmup_ratio, momentum=optim.momentum)
     plan = _plan(stage, optim, cycles, epochs=stage.epochs or settings.epochs, make_optimizer=build, schedule=schedule)
     return plan if wanted != "auto" else found_by_sweep(plan)
 
@@ -118,7 +118,7 @@ def _plan(
         data=data,
         batch_size=stage.batch_size,
         keep_norm_statistics=getattr(optim, "norms", "trained") == "frozen",
-        averaging=Averaging(optim.average_from, optim.ema),
+        averaging=Averaging(optim.swa_start, optim.ema_decay),
         snapshots=partial(snapshot_steps, schedule=optim.schedule, cycles=cycles),
         name=stage_name(stage),
     )

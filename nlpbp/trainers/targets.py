@@ -48,7 +48,7 @@ def make_objective(run: Run[ClassifierSettings], inputs: Inputs, model: nn.Modul
         task=fields.task,
         label_smoothing=optim.label_smoothing,
         class_weights=weights_of_classes(inputs, optim.class_weights, device=run.accelerator.device),
-        focal_gamma=optim.focal,
+        focal_gamma=optim.focal_gamma,
         value_range=outside,
     )
     return Objective(output, targets, scale, shift, outside, mix(loss_fn))
@@ -125,11 +125,13 @@ def weights_of_classes(inputs: Inputs, wanted: str | None, *, device: torch.devi
 
 def classes_to_balance(settings: ClassifierSettings, inputs: Inputs, owners: Ints | None) -> Ints | None:
     """Return the classes of the training examples, or of their windows, where each is to be drawn equally often."""
-    if not settings.data.balance:
+    if not settings.data.balanced_sampling:
         return None
     if inputs.fields.target_type != "multiclass":
         raise ConfigError(
-            f"needs one label an example, and the task is {inputs.fields.task}", column="data.balance", hint="leave it out"
+            f"needs one label an example, and the task is {inputs.fields.task}",
+            column="data.balanced_sampling",
+            hint="leave it out",
         )
     classes: Ints = of_windows(targets_of(inputs.train), owners)
     return classes

@@ -36,7 +36,7 @@ class Scenario:
 
 def prove(torture: Torture) -> list[Claim]:
     """Kill at every operation (in the short form: at `FEW` kinds of each scenario), look at what is left, and go on."""
-    config = torture.config(batch={"size": 32}, checkpoint={"every_steps": 3}, eval_steps=4)
+    config = torture.config(batch={"size": 32}, checkpoint={"save_steps": 3}, eval_steps=4)
     reference, _ = torture.reference(config, "operations-reference")
     scenarios = [
         _scenario(torture, config, "start", None),

@@ -64,7 +64,7 @@ class Torture:
 
     def config(self, **changes: Any) -> Any:
         """Return the tiny config with one thread and frequent checkpoints; a dict changes fields of a section."""
-        given = {"checkpoint": {"every_steps": 3}, "eval_steps": 5, "threads": 1, **changes}
+        given = {"checkpoint": {"save_steps": 3}, "eval_steps": 5, "threads": 1, **changes}
         tiny = self.recipe.tiny()
         sections = {
             name: dataclasses.replace(getattr(tiny, name), **value) if isinstance(value, Mapping) else value

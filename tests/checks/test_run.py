@@ -111,11 +111,11 @@ def test_clipping_in_more_than_nine_of_ten_steps_is_a_note() -> None:
 
 
 def test_a_rate_that_never_falls_is_a_note_unless_weights_are_averaged() -> None:
-    assert found(constant_rate({"optim": {"schedule": "constant", "average_from": 1.0}})) == [
+    assert found(constant_rate({"optim": {"schedule": "constant", "swa_start": 1.0}})) == [
         ("L3", "note", "config.yaml: optim.schedule")
     ]
     assert found(constant_rate({"lm": {"schedule": "constant"}})) == [("L3", "note", "config.yaml: lm.schedule")]
-    for optim in ({"schedule": "constant", "average_from": 0.75}, {"schedule": "cosine"}, {}):
+    for optim in ({"schedule": "constant", "swa_start": 0.75}, {"schedule": "cosine"}, {}):
         assert constant_rate({"optim": optim}) == []
 
 

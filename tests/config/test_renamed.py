@@ -19,7 +19,7 @@ TABLE = {
     "optim.rate": "optim.lr",
     "stages.max_words": "stages.max_length",
     "rounds": "epochs",
-    "data.even": "data.balance",
+    "data.even": "data.balanced_sampling",
     "shuffling": "data",  # a whole section
     "gone": "gone_too",  # of other recipes
 }
@@ -43,8 +43,8 @@ def parsed(*arguments: str) -> Config:
         (["--optim.rate", "0.5"], PARSED, lambda config: config.optim.lr == 0.5),
         (["--optim.rate=0.5"], PARSED, lambda config: config.optim.lr == 0.5),
         (["--rounds", "7"], "--rounds is now --epochs;", lambda config: config.epochs == 7),
-        (["--data.even"], "--data.even is now --data.balance;", lambda config: config.data.balance),
-        (["--data.no-even"], "--data.even is now --data.balance;", lambda config: not config.data.balance),
+        (["--data.even"], "--data.even is now --data.balanced_sampling;", lambda config: config.data.balanced_sampling),
+        (["--data.no-even"], "--data.even is now --data.balanced_sampling;", lambda config: not config.data.balanced_sampling),
         (
             ["--stages.0.max-words", "9"],
             "--stages.0.max_words is now --stages.0.max_length;",
@@ -73,7 +73,7 @@ def test_a_value_that_looks_like_an_old_name_stays(capsys: pytest.CaptureFixture
     [
         ["--optim.rate", "0.5", "--optim.lr", "0.1"],
         ["--optim.lr=0.1", "--optim.rate=0.5"],
-        ["--data.no_even", "--data.no-balance"],
+        ["--data.no_even", "--data.no-balanced-sampling"],
         ["--stages.0.max_length", "8", "--stages.0.max_words", "9"],
     ],
 )
@@ -110,7 +110,7 @@ def test_an_old_file_is_read_with_a_line_for_each_old_name(name: str, tmp_path: 
 
 def test_a_section_under_its_old_name_joins_the_new_one(tmp_path: Path) -> None:
     config = loaded(tmp_path / "config.yaml", "shuffling: {train: a.csv}\ndata: {max_length: 9, even: true}\n")
-    assert (config.data.train, config.data.max_length, config.data.balance) == ("a.csv", 9, True)
+    assert (config.data.train, config.data.max_length, config.data.balanced_sampling) == ("a.csv", 9, True)
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def config(out: Path | str, **changes: Any) -> transformer_sentiment.Config:
     Fields of sections are given as `data={"train": path}`.
     """
     made = transformer_sentiment.tiny()
-    made = dataclasses.replace(made, epochs=2, batch=Batch(size=16, micro_batches=2), checkpoint=Checkpoints(every_steps=3))
+    made = dataclasses.replace(made, epochs=2, batch=Batch(size=16, micro_batches=2), checkpoint=Checkpoints(save_steps=3))
     for name, value in changes.items():
         if isinstance(value, dict):
             value = dataclasses.replace(getattr(made, name), **value)

@@ -262,7 +262,7 @@ def sigterm_to_launcher(folder: Path) -> Any:
     restore = fit.log
     fit.log = at_step(5, lambda: os.kill(os.getppid(), signal.SIGTERM) if RANK == 0 else time.sleep(0.5))
     try:
-        train(folder / "sigterm-to-launcher", checkpoint={"every_steps": None})
+        train(folder / "sigterm-to-launcher", checkpoint={"save_steps": None})
     finally:
         fit.log = restore
 

@@ -245,7 +245,7 @@ def test_an_overflow_in_every_step_stops(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(folder, "start", start)
     monkeypatch.setattr(targets, "classifier_loss", beyond)
     with pytest.raises(NumericError) as error:
-        train(tmp_path / "run", checkpoint={"every_steps": None})
+        train(tmp_path / "run", checkpoint={"save_steps": None})
     assert error.value.code == 5
     assert "bf16" in str(error.value.hint)
     assert len(steps_of(tmp_path / "run")) == 20

@@ -235,7 +235,7 @@ def test_other_settings_on_resume(
 @pytest.mark.fault("E9")
 def test_settings_that_change_no_result_may_differ(whole: Path, tmp_path: Path, unfinished: Path) -> None:
     out = shutil.copytree(unfinished, tmp_path / "run")
-    train(out, checkpoint={"every_steps": 5, "keep": 3})
+    train(out, checkpoint={"save_steps": 5, "keep": 3})
     assert artefacts(out) == artefacts(whole)
 
 
@@ -319,7 +319,7 @@ def started(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Done]:
     metadata = folder / "path" / "torchvision-0.28.0.dist-info" / "METADATA"
     metadata.parent.mkdir()
     metadata.write_text("Metadata-Version: 2.1\nName: torchvision\nVersion: 0.28.0\n")
-    flags = ["--tiny", "--threads", "1", "--epochs", "2", "--batch.micro_batches", "2", "--checkpoint.every_steps", "3"]
+    flags = ["--tiny", "--threads", "1", "--epochs", "2", "--batch.micro_batches", "2", "--checkpoint.save_steps", "3"]
     command = [sys.executable, str(ROOT / "scripts" / "finetune.py"), *flags, "--data.train", "reviews.csv", "--out"]
     kept = {name: v for name, v in os.environ.items() if not name.startswith(("LC_", "LANG", "PYTHON"))} | {"OMP_NUM_THREADS": "1"}
     variables = {

@@ -33,7 +33,7 @@ def test_what_is_saved_is_the_mean_of_the_weights_after_the_given_share_of_the_s
         original(self, step)
 
     monkeypatch.setattr(fit.WeightAverage, "update", update)
-    result = run(tmp_path / "run", dataclasses.replace(CONSTANT, steps=10, average_from=0.75), eval_steps=10)
+    result = run(tmp_path / "run", dataclasses.replace(CONSTANT, steps=10, swa_start=0.75), eval_steps=10)
     saved = load_file(result.out / "model" / "model.safetensors")
     assert len(seen) == 10
     for name, value in saved.items():
@@ -43,9 +43,9 @@ def test_what_is_saved_is_the_mean_of_the_weights_after_the_given_share_of_the_s
 
 
 def test_a_language_model_under_a_high_constant_rate_scores_better_averaged(tmp_path: Path) -> None:
-    noisy = dataclasses.replace(CONSTANT, rows=2, lr=0.1, epochs=2)
+    noisy = dataclasses.replace(CONSTANT, batch_size=2, lr=0.1, epochs=2)
     last = run(tmp_path / "last", noisy)
-    averaged = run(tmp_path / "averaged", dataclasses.replace(noisy, average_from=0.75))
+    averaged = run(tmp_path / "averaged", dataclasses.replace(noisy, swa_start=0.75))
     for part in ("validation", "test"):
         assert averaged.metrics[part]["loss"] < last.metrics[part]["loss"] - 0.05
     assert losses(averaged) == losses(last)  # the training itself is the same

@@ -1,4 +1,4 @@
-"""`--data.cut` in training: what the model is given of long texts decides what it can learn, and prediction reads the same."""
+"""Long texts are read by their beginning, their end, both or in windows, as the model that is saved then does (practice D6)."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def train(out, **data):
 
 @pytest.mark.parametrize(("cut", "learns"), [("head", False), ("tail", True), ("head_tail", True), ("windows", True)])
 def test_the_end_of_a_text_is_learned_where_it_is_read(cut, learns, tmp_path):
-    result = train(tmp_path / "run", cut=cut)
+    result = train(tmp_path / "run", truncation=cut)
     assert (result.metrics["test"]["accuracy"] > 0.9) == learns
     classifier = load_run(tmp_path / "run", accelerator=start(seed=0))
     reads = pipeline("text-classification", model=str(tmp_path / "run" / "model"), top_k=None)
@@ -58,19 +58,19 @@ def test_the_end_of_a_text_is_learned_where_it_is_read(cut, learns, tmp_path):
 
 
 def test_windows_are_drawn_by_the_class_of_their_text(tmp_path):
-    result = train(tmp_path / "run", cut="windows", balance=True)
+    result = train(tmp_path / "run", truncation="windows", balanced_sampling=True)
     assert result.metrics["test"]["accuracy"] > 0.9
 
 
 def test_windows_have_no_other_wording(tmp_path):
     with pytest.raises(ConfigError, match="word windows anew"):
         config = dataclasses.replace(gru_classifier.tiny(), out=str(tmp_path / "run"))
-        data = dataclasses.replace(config.data, cut="windows")
+        data = dataclasses.replace(config.data, truncation="windows")
         gru_classifier.run(dataclasses.replace(config, data=data, augment=dataclasses.replace(config.augment, policy="topic")))
 
 
 def test_a_pair_has_no_windows(tmp_path):
     pairs = [{"premise": row["text"], "hypothesis": "so it was", "label": row["label"]} for row in rows(60, seed=1)]
-    config = dataclasses.replace(gru_classifier.tiny(), data=Data(train=pairs, cut="windows"), out=str(tmp_path / "run"))
+    config = dataclasses.replace(gru_classifier.tiny(), data=Data(train=pairs, truncation="windows"), out=str(tmp_path / "run"))
     with pytest.raises(ConfigError, match="a pair of texts has no windows"):
         gru_classifier.run(config)

@@ -31,14 +31,14 @@ TRANSFORMER_FIELDS = {
     "optim.eps": 1e-3,
     "optim.weight_decay": 0.5,
     "optim.schedule": "warm_restarts",
-    "optim.warmup": 0.5,
+    "optim.warmup_ratio": 0.5,
     "optim.max_grad_norm": 0.1,
     "optim.label_smoothing": 0.2,
-    "optim.focal": 2.0,
+    "optim.focal_gamma": 2.0,
     "optim.class_weights": "auto",
-    "optim.average_from": 0.3,
-    "optim.ema": 0.5,
-    "data.balance": True,
+    "optim.swa_start": 0.3,
+    "optim.ema_decay": 0.5,
+    "data.balanced_sampling": True,
     "data.sample": 0.5,
     "data.max_length": 8,
     "dropout.scale": 3.0,
@@ -58,11 +58,11 @@ RECURRENT_FIELDS = {
     "optim.weight_decay": 0.5,
     "optim.max_grad_norm": 0.1,
     "optim.label_smoothing": 0.2,
-    "optim.focal": 2.0,
+    "optim.focal_gamma": 2.0,
     "optim.class_weights": "auto",
-    "optim.average_from": 0.3,
-    "optim.ema": 0.5,
-    "data.balance": True,
+    "optim.swa_start": 0.3,
+    "optim.ema_decay": 0.5,
+    "data.balanced_sampling": True,
     "dropout.scale": 2.0,
     "augment.policy": "topic",
     "model.cell": "lstm",
@@ -78,13 +78,13 @@ LANGUAGE_MODEL_FIELDS = {
     "lm.momentum": (0.9, 0.5),
     "lm.weight_decay": 0.5,
     "lm.max_grad_norm": 0.01,
-    "lm.activation": 20.0,
-    "lm.temporal": 20.0,
+    "lm.ar_alpha": 20.0,
+    "lm.tar_beta": 20.0,
     "lm.dropout": 1.5,
-    "lm.random_windows": True,
+    "lm.random_bptt": True,
     "lm.sampled": 20,
-    "lm.average_from": 0.3,
-    "lm.ema": 0.5,
+    "lm.swa_start": 0.3,
+    "lm.ema_decay": 0.5,
 }
 CAUSAL_FIELDS = {
     "optim.lr": 3e-3,
@@ -92,9 +92,9 @@ CAUSAL_FIELDS = {
     "optim.similarity": "high",
     "optim.optimizer": "sgd",
     "optim.schedule": "one_cycle",
-    "optim.warmup": 0.5,
+    "optim.warmup_ratio": 0.5,
     "optim.weight_decay": 0.5,
-    "optim.ema": 0.5,
+    "optim.ema_decay": 0.5,
 }
 TRAINER_FIELDS = {
     "optim.lr": 3e-3,
@@ -214,7 +214,7 @@ def test_warm_restarts_come_back_to_their_peak_and_leave_a_snapshot_a_cycle(tmp_
     from recipes import transformer_sentiment
 
     optim = dataclasses.replace(transformer_sentiment.tiny().optim, schedule="warm_restarts")
-    cycles = Cycles(cycles=2, cycle_len=1, cycle_mult=2, cycle_decay=0.5, snapshots=True)
+    cycles = Cycles(num_cycles=2, cycle_len=1, cycle_mult=2, cycle_decay=0.5, snapshots=True)
     result = run_transformer(tmp_path / "run", optim=optim, cycles=cycles)
     lines = [json.loads(line) for line in (result.out / "metrics.jsonl").read_text().splitlines()]
     rates = [line["lr"] for line in lines if "split" not in line]
@@ -277,7 +277,7 @@ def test_a_value_outside_the_range_is_named_with_its_row(tmp_path: Path) -> None
         ("gru_classifier", {"finder.orders": 7}, "finder"),
         ("gru_classifier", {"optim.lr": "auto", "finder.only": 9}, "finder.only"),
         ("gru_classifier", {"optim.lr": "auto", "finder.start": 0.5, "finder.end": 0.1}, "finder.start"),
-        ("gru_classifier", {"optim.focal": 2.0, "optim.label_smoothing": 0.1}, "optim.focal"),
+        ("gru_classifier", {"optim.focal_gamma": 2.0, "optim.label_smoothing": 0.1}, "optim.focal_gamma"),
         ("gru_classifier", {"data.value_range": (5.0, 1.0)}, "data.value_range"),
         ("gru_classifier", {"data.value_range": (1.0, 5.0)}, "data.value_range"),
         ("transformer_sentiment", {"mlm.steps": 3, "optim.lr": "auto", "finder.only": 1}, "finder.only"),
@@ -289,9 +289,9 @@ def test_a_value_outside_the_range_is_named_with_its_row(tmp_path: Path) -> None
         ),
         ("lm_awd_lstm", {"model.pooling": "mean"}, "model.pooling"),
         ("lm_awd_lstm", {"lm.schedule": "warm_restarts", "cycles.snapshots": True}, "cycles.snapshots"),
-        ("lm_transformer", {"optim.focal": 2.0}, "optim.focal"),
+        ("lm_transformer", {"optim.focal_gamma": 2.0}, "optim.focal_gamma"),
         ("lm_transformer", {"optim.head_lr": 1e-3}, "optim.head_lr"),
-        ("transformers_trainer", {"data.balance": True}, "data.balance"),
+        ("transformers_trainer", {"data.balanced_sampling": True}, "data.balanced_sampling"),
         ("transformers_trainer", {"resume": "auto"}, "resume"),
         ("transformers_trainer", {"stages": (Stage(cache_frozen=True),)}, "stages.cache_frozen"),
     ],
@@ -308,7 +308,7 @@ def test_what_would_have_no_effect_is_an_error_that_names_it(
     assert error.value.column == column
 
 
-@pytest.mark.parametrize("name", ["label_smoothing", "focal"])
+@pytest.mark.parametrize("name", ["label_smoothing", "focal_gamma"])
 def test_what_is_for_labels_is_refused_for_numbers(name: str, tmp_path: Path) -> None:
     from recipes import transformer_sentiment
 

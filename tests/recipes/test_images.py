@@ -72,11 +72,11 @@ CHANGES = {
     "similarity": {"optim": dataclasses.replace(OPTIM, similarity="low")},
     "layer_decay": {"optim": dataclasses.replace(OPTIM, layer_decay=0.5)},
     "norms": {"optim": dataclasses.replace(OPTIM, norms="frozen")},
-    "ema": {"optim": dataclasses.replace(OPTIM, ema=0.9)},
+    "ema": {"optim": dataclasses.replace(OPTIM, ema_decay=0.9)},
     "sgd": {"optim": dataclasses.replace(OPTIM, optimizer="sgd")},
-    "focal": {"optim": dataclasses.replace(OPTIM, focal=2.0)},
+    "focal": {"optim": dataclasses.replace(OPTIM, focal_gamma=2.0)},
     "size": {"data": sections.Images(train="tiny:shapes", size=12)},
-    "balance": {"data": sections.Images(train="tiny:shapes", balance=True)},
+    "balance": {"data": sections.Images(train="tiny:shapes", balanced_sampling=True)},
     "stage size": {"stages": (sections.ImageStage(size=6, epochs=1), sections.ImageStage(epochs=1))},
     "stage batch": {"stages": (sections.ImageStage(batch_size=32),)},
 }
@@ -240,7 +240,7 @@ def test_frozen_norms_and_sizes_go_on_after_a_kill(tmp_path: Path, monkeypatch: 
         optim=dataclasses.replace(image_transfer.tiny().optim, norms="frozen"),
         augment=sections.ImageAugment(preset="side_on", mix="cutmix"),
         stages=stages,
-        checkpoint=sections.Checkpoints(every_steps=4),
+        checkpoint=sections.Checkpoints(save_steps=4),
         threads=1,
     )
     whole = image_transfer.run(dataclasses.replace(config, out=str(tmp_path / "whole")))
@@ -367,7 +367,7 @@ def test_several_labels_and_groups_come_from_a_table(tmp_path: Path) -> None:
 
 def test_a_sweep_cycles_and_snapshots_are_as_for_texts(tmp_path: Path) -> None:
     optim = dataclasses.replace(OPTIM, lr="auto", schedule="warm_restarts")
-    cycles = sections.Cycles(cycles=2, snapshots=True)
+    cycles = sections.Cycles(num_cycles=2, snapshots=True)
     finder = sections.Finder(num_steps=40, orders=1, start=1e-4)
     result = train(tmp_path / "run", optim=optim, cycles=cycles, finder=finder, epochs=6)
     assert json.loads((result.out / "lr_finder_1.json").read_text())["chosen"]

@@ -33,7 +33,7 @@ def gru(tmp_path_factory: pytest.TempPathFactory) -> RunResult:
 
 
 def test_a_corpus_shorter_than_a_window_is_one_window_a_pass(tmp_path: Path) -> None:
-    result = run(tmp_path / "run", window=100_000, epochs=3)
+    result = run(tmp_path / "run", bptt=100_000, epochs=3)
     record = json.loads((result.out / "result.json").read_text())
     (stage,) = record["stages"]
     assert (stage["steps"], stage["items"]) == (3, 3 * (record["tokens"]["train"] - 1))

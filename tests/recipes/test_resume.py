@@ -59,12 +59,12 @@ def train(recipe: ModuleType, out: Path, **changes: Any) -> None:
     batch = dataclasses.replace(config.batch, micro_batches=4)
     short = {"epochs": 2} if hasattr(config, "epochs") else {}
     config = dataclasses.replace(config, out=str(out), threads=1, **short)
-    recipe.run(dataclasses.replace(config, **{"batch": batch, "checkpoint": Checkpoints(every_steps=3), **changes}))
+    recipe.run(dataclasses.replace(config, **{"batch": batch, "checkpoint": Checkpoints(save_steps=3), **changes}))
 
 
 AVERAGED = {
-    "lm": dataclasses.replace(ulmfit.tiny().lm, average_from=0.4),
-    "optim": dataclasses.replace(ulmfit.tiny().optim, average_from=0.4),
+    "lm": dataclasses.replace(ulmfit.tiny().lm, swa_start=0.4),
+    "optim": dataclasses.replace(ulmfit.tiny().optim, swa_start=0.4),
 }
 
 
@@ -349,7 +349,7 @@ def test_a_step_too_small_for_all_micro_batches_does_not_change_those_after_it(
 
         with monkeypatch.context() as patch:
             patch.setattr(loop.Accelerator, "backward", backward)
-            train(recipe, out, batch=Batch(size=6, micro_batches=4), checkpoint=Checkpoints(every_steps=1))
+            train(recipe, out, batch=Batch(size=6, micro_batches=4), checkpoint=Checkpoints(save_steps=1))
 
     train_short_of_memory(tmp_path / "split")
     lines = [json.loads(line) for line in (tmp_path / "split" / "metrics.jsonl").read_text().splitlines()]
@@ -444,7 +444,7 @@ def test_stages_of_a_transformer_go_on_bit_for_bit_but_for_a_cache_that_begins_a
 
 def test_snapshots_of_a_run_that_was_killed_are_those_of_one_that_was_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     optim = dataclasses.replace(transformer_sentiment.tiny().optim, schedule="warm_restarts")
-    options = {"optim": optim, "cycles": Cycles(cycles=2, cycle_mult=1, snapshots=True)}
+    options = {"optim": optim, "cycles": Cycles(num_cycles=2, cycle_mult=1, snapshots=True)}
     train(transformer_sentiment, tmp_path / "whole", **options)
     half = num_steps(tmp_path / "whole") // 2
     for step in (half - 1, half, half + 1):
@@ -458,7 +458,7 @@ def test_snapshots_of_a_run_that_was_killed_are_those_of_one_that_was_not(tmp_pa
 
 
 def test_windows_of_long_texts_go_on_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data = dataclasses.replace(gru_classifier.tiny().data, max_length=12, cut="windows")
+    data = dataclasses.replace(gru_classifier.tiny().data, max_length=12, truncation="windows")
     train(gru_classifier, tmp_path / "whole", data=data)
     total = num_steps(tmp_path / "whole")
     with monkeypatch.context() as patch:

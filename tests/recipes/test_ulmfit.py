@@ -116,7 +116,7 @@ def test_contradictions_and_what_cannot_be_are_errors(tmp_path: Path, finished: 
     with pytest.raises(ConfigError):  # a classifier is no language model
         run(tmp_path / "d", lm=dataclasses.replace(tiny, init=str(tmp_path)))
     with pytest.raises(DataError, match="too few for 9000 rows"):
-        run(tmp_path / "e", lm=dataclasses.replace(tiny, rows=9000))
+        run(tmp_path / "e", lm=dataclasses.replace(tiny, batch_size=9000))
 
 
 def test_every_stage_trains_in_the_precision_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,8 +141,8 @@ def test_two_processes_do_what_one_does_in_every_stage_bit_for_bit(tmp_path: Pat
     """The language model's rows, an odd number of them, go on from window to window on whichever process they are."""
     tiny = ulmfit.tiny()
     changes = {
-        "lm": dataclasses.replace(tiny.lm, rows=7, random_windows=True, average_from=0.5),
-        "optim": dataclasses.replace(tiny.optim, average_from=0.5),
+        "lm": dataclasses.replace(tiny.lm, batch_size=7, random_bptt=True, swa_start=0.5),
+        "optim": dataclasses.replace(tiny.optim, swa_start=0.5),
         "precision": "bf16",
     }
     for name, num in (("one", 2), ("control", 1)):

@@ -135,7 +135,7 @@ COMPLETED = [
     (["finetune", "ulmfit", "--tiny", "--lm.ini"], "--lm.init"),
     (["finetune", "transformer_sentiment", "--lm.ini"], ""),
     (["finetune", "transformer-sentiment", "--data.tr"], "--data.train"),
-    (["finetune", "--tiny", "--data.cut", "win"], "windows"),
+    (["finetune", "--tiny", "--data.truncation", "win"], "windows"),
     (["finetune", "--data.train", ""], ""),  # where bash itself offers files
     (["finetune", "--stage"], "--stages.0.epochs"),
     (["lr-find", "--stage"], "--stage --stages.0.epochs"),

@@ -258,7 +258,7 @@ def test_a_focal_loss_is_refused_and_the_task_is_in_the_table(tmp_path: Path) ->
     config = dataclasses.replace(
         tiny,
         data=dataclasses.replace(tiny.data, train=reviews(60), task="ordinal"),
-        optim=dataclasses.replace(tiny.optim, focal=2.0),
+        optim=dataclasses.replace(tiny.optim, focal_gamma=2.0),
         out=str(tmp_path / "run"),
     )
     with pytest.raises(ConfigError, match="not defined for the task ordinal"):

@@ -193,7 +193,7 @@ def train(out: Path, **changes: Any) -> dict[str, torch.Tensor]:
     config = transformer_sentiment.tiny()
     augment = dataclasses.replace(config.augment, policy="sentiment", share=0.3, mixup=0.3)
     config = dataclasses.replace(config, out=str(out), threads=1, precision="fp32", epochs=2, augment=augment)
-    transformer_sentiment.run(dataclasses.replace(config, checkpoint=Checkpoints(every_steps=3), **changes))
+    transformer_sentiment.run(dataclasses.replace(config, checkpoint=Checkpoints(save_steps=3), **changes))
     return load_file(out / "model" / "model.safetensors")
 
 
