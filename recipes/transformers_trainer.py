@@ -302,7 +302,7 @@ def _swept_lr(shown: Shown, optimizer: Optimizer, *, seed: int) -> float:
 
 
 def _validate(shown: Shown, progress: Progress) -> None:
-    """Score the validation part after a stage, log it and say it."""
+    """Score the validation set after a stage, log it and say it."""
     run, inputs, objective = shown.run, shown.inputs, shown.objective
     outputs = shown.outputs(shown.texts.parts["validation"]) * objective.scale + objective.shift
     task, thresholds = get_task(inputs.fields.task), decision_thresholds(inputs, outputs)

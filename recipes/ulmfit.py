@@ -154,7 +154,7 @@ def starting_point(run: Run[Config], wording: dict[str, list[str]]) -> tuple[AWD
 
 
 def read_language_model_texts(inputs: Inputs, lm: Transfer) -> dict[str, list[str]]:
-    """Return the texts to train on and to validate by; those of the test part are never among them."""
+    """Return the texts to train on and to validate by; those of the test set are never among them."""
     train = joined_texts(inputs.train.examples)
     if lm.unlabelled is not None:
         train = [*train, *load_texts(lm.unlabelled).texts]

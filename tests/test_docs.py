@@ -22,7 +22,7 @@ COMING = (
     "nlpbp/tasks/",
 )  # packages that a page may name before they are there
 MAX_README = 150  # lines
-AVOIDED = ("medium", "floors", "house words", "shelf", "validation part", "test part", "training part")
+AVOIDED = ("medium", "floors", "house words", "shelf", "validation set", "test set", "training set")
 PRACTICE = re.compile(
     r"^\| (?P<id>[A-Z]\d+) \| .*? \| `(?P<where>[^`]+)` \| `[^`]+` \| `(?P<test>[^`]+)` \| \[.*\]\((?P<page>[^)]+)\) \|$", re.M
 )

@@ -26,7 +26,7 @@ def effect_of_copies(
 ) -> AuditFinding:
     """Compare the accuracy on a part with that on its rows that are not exact or near duplicates of training or of each other.
 
-    A linear model trained on the training part is scored on the other parts; if there is only a training part, it is
+    A linear model trained on the training set is scored on the other parts; if there is only a training set, it is
     cross-validated. The final model may memorise more than a linear one, so this is a lower bound of the bias. With fewer than ten
     duplicates there is no result.
 
@@ -46,7 +46,7 @@ def effect_of_copies(
     names = sorted(label for label, count in counts.items() if label and count >= NUM_FOLDS)
     usual = {label: number for number, label in enumerate(names)}
     ids = np.array([usual.get(label, -1) if label else -1 for label in labels])
-    later = range(min(1, len(parts) - 1), len(parts))  # the training part itself, if there is no other
+    later = range(min(1, len(parts) - 1), len(parts))  # the training set itself, if there is no other
     copied = [is_copy[(numbers == number) & (ids >= 0)] for number in later]
     scored = [number for number, found in zip(later, copied, strict=True) if MIN_COPIES <= found.sum() <= len(found) - MIN_COPIES]
     if not scored:
@@ -83,7 +83,7 @@ def effect_of_copies(
 def _copies_of_others(parts: Sequence[Rows], copies: Copies) -> Array:
     """Tell for each row whether it is an exact or near duplicate of a row of training or of an earlier row of its part.
 
-    If there is only a training part, all rows of a duplicated text count: each can be predicted from another.
+    If there is only a training set, all rows of a duplicated text count: each can be predicted from another.
     """
     numbers, alone = part_numbers(parts), len(parts) == 1
     sizes = Counter(copies.distinct.tolist())
@@ -100,7 +100,7 @@ def _copies_of_others(parts: Sequence[Rows], copies: Copies) -> Array:
 
 
 def _answers(features: Any, ids: Array, is_train: Array, *, num_labels: int, of_itself: bool, seed: int) -> Array:
-    """Return the predictions of a linear model of the training rows for each row, out of fold for the training part itself."""
+    """Return the predictions of a linear model of the training rows for each row, out of fold for the training set itself."""
     answers = np.full(len(ids), -2)
     fitted = np.flatnonzero(is_train & (ids >= 0))
     if of_itself:

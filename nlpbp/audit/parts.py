@@ -51,7 +51,7 @@ def time_leakage(parts: Sequence[Rows]) -> AuditFinding:
         count=count,
         share=count / max(1, sum(map(len, parts[1:]))),
         message=f"column '{column}': {said}" + (f"; {' and '.join(inside)} {verb} before training ends" if inside else ""),
-        fix="if the model will be used on later texts, use the latest rows as the test part",
+        fix="if the model will be used on later texts, use the latest rows as the test set",
         examples=tuple(Example(part, f"{first} to {last}") for part, (first, last) in shown.items()) if inside else (),
         details={"column": column, "ranges": shown},
     )

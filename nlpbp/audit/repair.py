@@ -1,6 +1,6 @@
-"""Clean the training part by a plan that names findings, with a log of each row that was dropped or changed.
+"""Clean the training set by a plan that names findings, with a log of each row that was dropped or changed.
 
-You write the plan after reading the findings; only what it names is dropped, and nothing from the validation and test parts,
+You write the plan after reading the findings; only what it names is dropped, and nothing from the validation and test sets,
 because scores are only meaningful on data as they will be (practice D3).
 """
 
@@ -70,7 +70,7 @@ def check_plan(plan: Any, *, file: str | None = None) -> tuple[str, ...]:
     if isinstance(plan, dict):
         for part in plan:
             if part != "train":
-                message = f"a plan is for the training part, and never for '{part}': scores are only meaningful on unchanged data"
+                message = f"a plan is for the training set, and never for '{part}': scores are only meaningful on unchanged data"
                 raise ConfigError(message, file=file, hint="name findings under `train` only")
         plan = plan.get("train")
     if not isinstance(plan, list) or not plan or not all(isinstance(name, str) for name in plan):

@@ -2,7 +2,7 @@
 
 Three tasks: a transformer on a fifth of the review sentences, a recurrent classifier on a language model and 1,000 reviews, a small
 residual net on scikit-learn's digits. For each random seed a sweep makes its suggestions, and the task is trained at every
-rate of the grid and at each suggestion. Scores are of the validation part; the test part is not looked at.
+rate of the grid and at each suggestion. Scores are of the validation set; the test set is not looked at.
 
 A benchmark that was stopped goes on: what its --out file holds already is not done again.
 """

@@ -51,7 +51,7 @@ MANY = 1000  # labels; with fewer the steps are smaller, and there are more epoc
 
 
 def training_for(budget: int) -> tuple[tuple[sections.Stage, ...], sections.Batch]:
-    """Return stages and batch for so many labels, as they did best on reviews of the training part that were held out for it."""
+    """Return stages and batch for so many labels, as they did best on reviews of the training set that were held out for it."""
     if budget < MANY:
         return (sections.Stage(epochs=10, lr=5e-3),), sections.Batch(size=16)
     return (sections.Stage(epochs=1, lr=1e-2, train_last=1), sections.Stage(epochs=4, lr=1e-2)), sections.Batch(size=32)
@@ -234,7 +234,7 @@ def minilm_features(texts: Sequence[str]) -> np.ndarray[Any, Any]:
 def probe(
     train: np.ndarray[Any, Any], targets: np.ndarray[Any, Any], test: np.ndarray[Any, Any], *, seed: int
 ) -> np.ndarray[Any, Any]:
-    """Fit logistic regression, its strength chosen by five-fold cross-validation, and answer for the test part."""
+    """Fit logistic regression, its strength chosen by five-fold cross-validation, and answer for the test set."""
     model = LogisticRegressionCV(
         Cs=8, cv=5, max_iter=500, random_state=seed, l1_ratios=(0,), use_legacy_attributes=False, scoring="neg_log_loss"
     )

@@ -149,7 +149,7 @@ def softmax_for_multi_label(model_or_config: Any, targets: Any = None) -> list[F
         return []
     several = int(((rows > 0.5).sum(axis=1) > 1).sum())
     message = f"{several:,} of {len(rows):,} rows of targets have several labels, and problem_type is {problem_type}"
-    fix = "set problem_type to multi_label_classification: a sigmoid for each label, and thresholds from the validation part"
+    fix = "set problem_type to multi_label_classification: a sigmoid for each label, and thresholds from the validation set"
     return [Finding("A2", "warning", "model", message, fix)] if several else []
 
 

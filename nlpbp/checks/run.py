@@ -63,7 +63,7 @@ def same_data_for_two_parts(config: Record) -> list[Finding]:
             "warning",
             f"config.yaml: data.{other}",
             f"{part} and {other} are the same data ({escape(sources[part])}): {WHY_NOT[part, other]}",
-            "give each part data of its own, or leave the part out to have it cut from the training data",
+            "give each set data of its own, or leave it out to have it split off the training data",
         )
         for part, other in combinations(sources, 2)
         if _is_same_data(sources[part], sources[other])
@@ -71,7 +71,7 @@ def same_data_for_two_parts(config: Record) -> list[Finding]:
 
 
 def no_test_part(result: Record) -> list[Finding]:
-    """Find a finished run that was scored only on the validation part, by which its weights were chosen (D2).
+    """Find a finished run that was scored only on the validation set, by which its weights were chosen (D2).
 
     >>> len(no_test_part({"metrics": {"validation": {"accuracy": 0.9}}})), no_test_part({"metrics": {"validation": {}, "test": {}}})
     (1, [])
@@ -79,7 +79,7 @@ def no_test_part(result: Record) -> list[Finding]:
     parts = section(result, "metrics")
     if not parts or "test" in parts:
         return []
-    message = "there is no test part, and the weights were chosen by the validation part: its score is slightly too optimistic"
+    message = "there is no test set, and the weights were chosen by the validation set: its score is slightly too optimistic"
     return [
         Finding("D2", "note", "result.json: metrics", message, "hold out some labelled data: --data.test, or --data.test_share 0.1")
     ]

@@ -5,7 +5,7 @@ nlpbp audit demo:imdb --json audit.json --html audit.html
 nlpbp audit reviews.csv --fix plan.yaml --out clean.csv
 nlpbp audit photos/ --images
 
-A plan is a list of findings, such as `[exact_duplicates, encoding]`: the training part without those rows, or with them repaired,
+A plan is a list of findings, such as `[exact_duplicates, encoding]`: the training set without those rows, or with them repaired,
 is written to --out, and each such row to a log beside it. The data themselves are never changed.
 
 Exit code: 0 when there is nothing above a note, 1 when there are warnings, else as of every command (3: the data cannot be read).
@@ -143,7 +143,7 @@ def write(text: str, file: str, *, column: str) -> None:
 
 
 def fix(train: Rows, findings: Sequence[AuditFinding], plan: Sequence[str], *, out: Path) -> None:
-    """Write the training part after the plan, and the log of what was dropped and changed."""
+    """Write the training set after the plan, and the log of what was dropped and changed."""
     from nlpbp.audit.repair import clean, write_log, write_table
     from nlpbp.core.errors import escape
 

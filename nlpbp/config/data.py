@@ -60,7 +60,7 @@ class Data:
     balanced_sampling: bool = False
     """Draw every class equally often, rare examples several times an epoch, in an epoch as long as before."""
     sample: float = 1.0
-    """Train on this share of the training part, stratified; a smaller sample is part of every larger one (practice D1)."""
+    """Train on this share of the training set, stratified; a smaller sample is part of every larger one (practice D1)."""
     max_length: int = 256
     """Tokens a text at most; what lies beyond is cut off, and counted."""
     truncation: Cut = "head"
@@ -105,7 +105,7 @@ class Images:
     balanced_sampling: bool = False
     """Draw every class equally often, rare examples several times an epoch, in an epoch as long as before."""
     sample: float = 1.0
-    """Train on this share of the training part, stratified; a smaller sample is part of every larger one (practice D1)."""
+    """Train on this share of the training set, stratified; a smaller sample is part of every larger one (practice D1)."""
     size: int | None = None
     """Height and width, in pixels, that images are brought to. Left out: a pretrained model's own; else the images' own, if all are
     squares of one size of at most 64 pixels, or 64."""

@@ -17,7 +17,7 @@ class Report:
     """What `report.html` and the files beside it show."""
 
     texts: Literal["held_out", "all", "none"] = "held_out"
-    """Whose texts: of the validation part's errors (held_out); also of training examples that the audit names (all); or no text in
+    """Whose texts: of the validation set's errors (held_out); also of training examples that the audit names (all); or no text in
     any file of the run (none). Places in the data are named in any case."""
     audit: bool = True
     """Look for copies, leaks, doubtful labels and the like in the data before training, and show what was found (practice D3)."""
@@ -112,7 +112,7 @@ class ClassifierSettings(RunSettings):
     batch: Batch | ImageBatch = dataclasses.field(default_factory=Batch)
     optim: Optim | RecurrentOptim | ImageOptim = dataclasses.field(default_factory=Optim)
     calibrate: bool = False
-    """Divide the logits by a temperature that is fitted on the validation part, where that lowers the log loss of examples it was
+    """Divide the logits by a temperature that is fitted on the validation set, where that lowers the log loss of examples it was
     not fitted on: probabilities then say how often the model is right, and the most probable class stays the same.
     calibration.json has the numbers."""
 

@@ -45,7 +45,7 @@ def average(views: Sequence[Tensor], *, weights: Tensor) -> Tensor:
 
 
 def fit_view_weights(views: Sequence[Tensor], targets: Tensor, *, num_steps: int = 500) -> Tensor:
-    """Find the weights [v] with the lowest log loss of the mean (give it the validation part, never the test part).
+    """Find the weights [v] with the lowest log loss of the mean (give it the validation set, never the test set).
 
     views: probabilities [n, k] each; targets int64 [n], or 0 and 1 [n, k] for several labels. The loss is convex in the weights of
     a mixture, and expectation maximisation finds the optimum without a step size.

@@ -23,7 +23,7 @@ class Corpus:
     """Texts for a language model.
 
     `tables` are the parts' rows as in their sources, with all columns; rows without a text, which are left out, are among those of
-    the training part. `fields` say which column is the text.
+    the training set. `fields` say which column is the text.
     """
 
     train: list[str]
@@ -63,9 +63,9 @@ def load_corpus(data: Texts) -> Corpus:
         if other is not None or len(ids)
     }
     validation, test = (others[name][0] if name in others else None for name in ("validation", "test"))
-    assert validation is not None, "a validation part is given or cut"
+    assert validation is not None, "a validation set is given or cut"
     sizes = [f"{name} {len(part):,}" for name, part in (("train", train), ("validation", validation), ("test", test)) if part]
-    notes.append(f"parts: {', '.join(sizes)}" + ("" if test else "; no test part"))
+    notes.append(f"split: {', '.join(sizes)}" + ("" if test else "; no test set"))
     return Corpus(
         train=train.texts,
         validation=validation.texts,

@@ -2,7 +2,7 @@
 
 A text model reads a date as digits, which do not show the weekday; and silently imputed values hide that they were missing, which
 is often predictive. So dates are split into their components, and a missing number is the training median followed by ` [price
-missing]`. The kinds of the columns and the medians are determined on the training part, and kept for new data.
+missing]`. The kinds of the columns and the medians are determined on the training set, and kept for new data.
 """
 
 from __future__ import annotations
@@ -221,7 +221,7 @@ def read_moments(table: Table, name: str) -> list[float]:
 
 
 def fit_statistics(columns: Mapping[str, Sequence[Any]], *, kinds: Mapping[str, str]) -> dict[str, float]:
-    """Return the median of each column of numbers, to impute missing ones: pass only the training part.
+    """Return the median of each column of numbers, to impute missing ones: pass only the training set.
 
     >>> fit_statistics({"price": ["1", None, "3", "90"]}, kinds={"price": "number"})
     {'price': 3.0}

@@ -20,7 +20,7 @@ from nlpbp.data.readers import Table
 from nlpbp.data.sources import _named_source, read_source
 from nlpbp.data.splits import nested_sample, shared_texts, split_examples, split_groups, split_time, text_keys
 
-SPLIT_SEED = 0  # not the run's seed, so that runs with different seeds are compared on the same test part
+SPLIT_SEED = 0  # not the run's seed, so that runs with different seeds are compared on the same test set
 
 Read = Callable[..., Table]  # (source, split=, delimiter=) -> its rows
 
@@ -93,7 +93,7 @@ def load_inputs(data: Data | Images, *, read: Read | None = None) -> Inputs:
         everything = len(train_ids)
         train_ids = nested_sample(whole, train_ids, share=data.sample, seed=SPLIT_SEED)
         notes.append(f"training on a stratified sample: {len(train_ids):,} of {everything:,} {kind}")
-    if fields.kinds:  # imputed values are fitted after the split, on the training part alone
+    if fields.kinds:  # imputed values are fitted after the split, on the training set alone
         fields = _with_statistics(fields, table, train_ids)
         whole = read_examples(table, fields)
     train = Part(whole.select(train_ids), train_ids)
@@ -108,7 +108,7 @@ def load_inputs(data: Data | Images, *, read: Read | None = None) -> Inputs:
         *_untrained(train, fields, kind),
     ]
     sizes = [f"{name} {len(part):,}" for name, part in parts.items()]
-    notes.append(f"parts: {', '.join(sizes)}" + ("" if test else "; no test part"))
+    notes.append(f"split: {', '.join(sizes)}" + ("" if test else "; no test set"))
     return Inputs(
         fields,
         train,
@@ -123,7 +123,7 @@ def load_inputs(data: Data | Images, *, read: Read | None = None) -> Inputs:
 def _held_out(
     whole: Examples, table: Table, fields: Fields, given: Mapping[str, Table | None], cut_ids: Mapping[str, Ints]
 ) -> dict[str, tuple[Part, Table]]:
-    """Return the validation and test parts with their rows: from tables of their own, or split off the training data."""
+    """Return the validation and test sets with their rows: from tables of their own, or split off the training data."""
     held_out = {}
     for name, own in given.items():
         if own is not None:
@@ -141,7 +141,7 @@ def _split(table: Table, whole: Examples, data: Data | Images, shares: Mapping[s
             f"and --data.group {data.group} cut the data in two ways", column="data.time", hint="leave one of them out"
         )
     if by and not any(shares.values()):
-        raise ConfigError("cuts nothing: all parts are given", column=f"data.{next(iter(by))}", hint="leave it out")
+        raise ConfigError("splits nothing: all sets are given", column=f"data.{next(iter(by))}", hint="leave it out")
     validation_share, test_share = shares["validation"], shares["test"]
     if data.group is not None:
         groups = column_of(table, data.group)
@@ -163,12 +163,12 @@ def _whole_groups(table: Table, data: Data | Images, cut: Mapping[str, tuple[flo
         actual = size / len(table)
         if share and not share / 2 <= actual <= share * 2:
             kept = f"rows of one '{column}' stay together"
-            notes.append(f"warning: the {name} part is {actual:.0%} of the data and not {share:.0%}, for {kept}")
+            notes.append(f"warning: the {name} set is {actual:.0%} of the data and not {share:.0%}, for {kept}")
     return notes
 
 
 def _refuse_choosing_by_test(validation: Part, test: Part) -> None:
-    """Raise `ConfigError` if the test part is the validation part: its score would be biased by model selection."""
+    """Raise `ConfigError` if the test set is the validation set: its score would be biased by model selection."""
     if set(text_keys(validation.examples)) == set(text_keys(test.examples)):
         raise ConfigError(
             "holds the examples of the validation data, by which the weights are chosen: its score would be too optimistic",
@@ -243,11 +243,11 @@ def _leaks(train: Part, validation: Part, test: Part | None, kind: str) -> list[
         pairs = shared_texts(train.examples, part.examples) if part else []
         if pairs:
             shown = ", ".join(f"{a} = {b}" for a, b in pairs[:5])
-            notes.append(f"warning: {len(pairs)} {name} {kind} are in the training part too, so scores are too optimistic: {shown}")
+            notes.append(f"warning: {len(pairs)} {name} {kind} are in the training set too, so scores are too optimistic: {shown}")
     chosen_by = shared_texts(validation.examples, test.examples) if test else []
     if chosen_by:
         shown = ", ".join(f"{a} = {b}" for a, b in chosen_by[:5])
-        notes.append(f"warning: {len(chosen_by)} test {kind} are in the validation part too, which selects the weights: {shown}")
+        notes.append(f"warning: {len(chosen_by)} test {kind} are in the validation set too, which selects the weights: {shown}")
     return notes
 
 

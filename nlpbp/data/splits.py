@@ -1,4 +1,4 @@
-"""Splits into train, validation and test parts without leaks, as a pure function of the texts and a seed; or by groups, or by time.
+"""Splits into train, validation and test sets without leaks, as a pure function of the texts and a seed; or by groups, or by time.
 
 A text's hash and not its position in the file decides its part, so the split does not change when rows are shuffled; and texts that
 are equal except for case and white space are in the same part, so that no part leaks into another.
@@ -35,7 +35,7 @@ class _Group:
 
 
 def split_examples(examples: Examples, *, validation_share: float, test_share: float, seed: int) -> tuple[Ints, Ints, Ints]:
-    """Return the indices of the train, validation and test parts: ascending, disjoint, and together all examples.
+    """Return the indices of the train, validation and test sets: ascending, disjoint, and together all examples.
 
     The parts are stratified by class (label sets by their rarest label, numbers by quantile). Equal texts are in one part. Every
     class is in the train part; a class with a single example is only there. Raises `DataError` if a requested part would be empty,
@@ -57,7 +57,7 @@ def split_examples(examples: Examples, *, validation_share: float, test_share: f
     for name, share, part in (("validation", validation_share, validation), ("test", test_share, test)):
         if share and not part:
             raise DataError(
-                f"{len(examples)} examples are too few for a {name} part of {share:.0%} with every class left to train on",
+                f"{len(examples)} examples are too few for a {name} set of {share:.0%} with every class left to train on",
                 file=examples.source,
                 hint=f"add examples, give a {name} file, or set its share to 0",
             )
@@ -68,7 +68,7 @@ def split_examples(examples: Examples, *, validation_share: float, test_share: f
 def split_groups(
     examples: Examples, groups: Sequence[Hashable], *, validation_share: float, test_share: float, seed: int
 ) -> tuple[Ints, Ints, Ints]:
-    """Return train, validation and test parts as `split_examples` does, but with each group in one part only (practice D2).
+    """Return train, validation and test sets as `split_examples` does, but with each group in one part only (practice D2).
 
     `groups` [n] are authors, patients or documents, if the model will be used on new ones; an example without a group is a group of
     its own. Groups that share a text stay together. The parts are stratified as well as whole groups allow, and every class is in
@@ -91,7 +91,7 @@ def split_groups(
         parts.append(_take_sets(waiting, strata, num=share * len(examples)) if share else [])
         if share and not parts[-1]:
             raise DataError(
-                f"{num_sets} groups are too few for a {name} part with every class left to train on",
+                f"{num_sets} groups are too few for a {name} set with every class left to train on",
                 file=examples.source,
                 hint=f"name a finer group, give a {name} file, or set its share to 0",
             )

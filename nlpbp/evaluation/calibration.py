@@ -1,6 +1,6 @@
 """Whether a classifier is right as often as it says, and the one number that repairs most of it: a temperature.
 
-Divided by a temperature, logits keep their order, so no decision changes. It is fitted on the validation part; what it brings is
+Divided by a temperature, logits keep their order, so no decision changes. It is fitted on the validation set; what it brings is
 measured on examples that it was not fitted on.
 
 Shapes: n examples, k labels; m decisions, which are n of one label an example, and n * k of several.
@@ -21,7 +21,7 @@ from nlpbp.core.errors import NumericError
 from nlpbp.core.task import target_type
 from nlpbp.evaluation.metrics import NUM_BINS, Floats
 
-MAX_TEMPERATURE = 20.0  # and 1 / 20 the lowest: beyond, the validation part is too small or too easy to tell
+MAX_TEMPERATURE = 20.0  # and 1 / 20 the lowest: beyond, the validation set is too small or too easy to tell
 NUM_FOLDS = 5
 COVERAGES = tuple(share / 20 for share in range(1, 21))
 Bools = np.ndarray[Any, np.dtype[np.bool_]]
@@ -36,7 +36,7 @@ class Temperature:
 
 
 def fit_temperature(logits: np.ndarray, targets: np.ndarray, *, task: str, max_iterations: int = 100) -> Temperature:
-    """Fit the temperature with the lowest log loss on these examples (give it the validation part; Guo et al. 2017).
+    """Fit the temperature with the lowest log loss on these examples (give it the validation set; Guo et al. 2017).
 
     logits [n, k]; targets int [n] for `single_label`, {0, 1} [n, k] for `multi_label`. The loss is convex in 1 / temperature: where
     its slope crosses zero between 1/20 and 20 is the only minimum. Examples that are all right have none, nor have logits

@@ -1,6 +1,6 @@
 """What a classifier gets wrong, and among which examples it does so more often than elsewhere (practice D4).
 
-Look at the errors of the validation part: whoever changes something after a look at those of the test part has used it up.
+Look at the errors of the validation set: whoever changes something after a look at those of the test set has used it up.
 
 Shapes: n examples, k labels; targets, outputs and thresholds are those of `nlpbp.tasks.task_metrics`.
 """

@@ -38,7 +38,7 @@ def expected_calibration_error(targets: np.ndarray, probabilities: np.ndarray, *
 
 
 def tune_thresholds(targets: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """Find for each label the threshold with the best F1 on these examples (give it the validation part, never test).
+    """Find for each label the threshold with the best F1 on these examples (give it the validation set, never test).
 
     targets {0, 1} [n, k], probabilities [n, k] -> [k]. Among equally good thresholds it takes the middle of the
     widest range; a label without a positive keeps one half. Errors as in `nlpbp.tasks.task_metrics`.

@@ -265,7 +265,7 @@ def _kept(run: RunFolder) -> str:
     step, steps = run.result.get("best_step"), run.result.get("steps")
     if not step or not steps:
         return ""
-    return f"The weights are those of step {step:,} of {steps:,}, the best on the validation part. Another seed would give others."
+    return f"The weights are those of step {step:,} of {steps:,}, the best on the validation set. Another seed would give others."
 
 
 def _calibrated(run: RunFolder) -> str:

@@ -1,6 +1,6 @@
-"""What a finished classifier shows of itself, on the validation part: its errors, and whether it is as sure as it is right.
+"""What a finished classifier shows of itself, on the validation set: its errors, and whether it is as sure as it is right.
 
-Not on the test part: whoever changes something after a look at its errors has used it up.
+Not on the test set: whoever changes something after a look at its errors has used it up.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ UNKNOWN_EDGES = (0.0, 0.05)  # shares of unknown tokens that slices end at
 
 
 def calibration_record(inputs: Inputs, logits: Array, *, wanted: bool) -> dict[str, Any]:
-    """Make `calibration.json` from the validation part's logits [n, k]: the temperature that fits, and what it would change.
+    """Make `calibration.json` from the validation set's logits [n, k]: the temperature that fits, and what it would change.
 
     `after` and its diagram are measured on examples that the temperature was not fitted on. `applied` says whether to fold the
     temperature into the model: where it is `wanted`, and lowers the log loss of such examples. `problem` says why there is none.
@@ -91,7 +91,7 @@ def error_record(
     by: Sequence[str] = (),
     with_texts: bool = True,
 ) -> dict[str, Any]:
-    """Make `errors.json` from the validation part's probabilities [n, k]: the surest errors, what is confused, where errors gather.
+    """Make `errors.json` from the validation set's probabilities [n, k]: the surest errors, what is confused, where errors gather.
 
     `answer` gives the model's probabilities for other texts, and for their pairs: it is asked what the surest errors hang on. The
     model reads the first `max_length` tokens of a text; None where it does not read to one place from the beginning. Errors are
@@ -123,7 +123,7 @@ def wrong_record(
     by: Sequence[str],
     shown: Callable[[int, int], dict[str, Any]],
 ) -> dict[str, Any]:
-    """Make `errors.json` for examples of any kind: `columns` say in which slices each of the validation part is.
+    """Make `errors.json` for examples of any kind: `columns` say in which slices each of the validation set is.
 
     `shown(index, label)` adds to one of the surest errors, which is about that label, what its kind has to show.
     """

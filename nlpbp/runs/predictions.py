@@ -12,7 +12,7 @@ from nlpbp.tasks import decide, get_task
 
 
 def decision_thresholds(inputs: Inputs, outputs: Array) -> Array | None:
-    """Tune the thresholds of a task that has some on the validation part, and on it alone."""
+    """Tune the thresholds of a task that has some on the validation set, and on it alone."""
     tune = get_task(inputs.fields.task).tune_thresholds
     return None if tune is None else tune(targets_of(inputs.validation), outputs)
 

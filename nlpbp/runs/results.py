@@ -141,7 +141,7 @@ def score_baselines(inputs: Inputs, linear: str, linear_outputs: Mapping[str, Ar
 
 
 def _baseline_metrics(inputs: Inputs, outputs: Mapping[str, Array], name: str) -> Metrics:
-    """Score a baseline as the model is scored: thresholds are tuned on the validation part."""
+    """Score a baseline as the model is scored: thresholds are tuned on the validation set."""
     thresholds = decision_thresholds(inputs, outputs["validation"])
     return task_metrics(inputs.fields.task, targets_of(inputs.scored[name]), outputs[name], thresholds=thresholds)
 
@@ -149,7 +149,7 @@ def _baseline_metrics(inputs: Inputs, outputs: Mapping[str, Array], name: str) -
 def write_result(
     result: RunResult, *, inputs: Inputs, progress: Progress, outputs: Mapping[str, Array], thresholds: Array | None
 ) -> None:
-    """Write `result.json` and `predictions.parquet` (of the test part, or without one of the validation part)."""
+    """Write `result.json` and `predictions.parquet` (of the test set, or without one of the validation set)."""
     name, part = list(inputs.scored.items())[-1]
     table = prediction_table(part.examples, part.ids, outputs[name], inputs.fields, thresholds=thresholds)
     pq.write_table(pa.table(table), result.out / "predictions.parquet")

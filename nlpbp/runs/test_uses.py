@@ -1,4 +1,4 @@
-"""How often a run's test part has been scored: what is chosen by its score flatters the next one (practice D2)."""
+"""How often a run's test set has been scored: what is chosen by its score flatters the next one (practice D2)."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def begin_test_uses(folder: Path, test: Examples, *, by: str) -> None:
 
 
 def is_test_part(folder: Path, examples: Examples) -> bool:
-    """Tell whether `examples` are the test part of the run in `folder`, as far as it keeps count."""
+    """Tell whether `examples` are the test set of the run in `folder`, as far as it keeps count."""
     return _read(folder).get("test") == _key(examples)
 
 
 def add_test_use(folder: Path, examples: Examples, *, by: str) -> int | None:
-    """Count a scoring of `examples` if they are the test part of the run in `folder`, and return how many there were by now.
+    """Count a scoring of `examples` if they are the test set of the run in `folder`, and return how many there were by now.
 
     None for other examples, and for a folder that keeps no count or cannot be written to.
     """
@@ -42,7 +42,7 @@ def add_test_use(folder: Path, examples: Examples, *, by: str) -> int | None:
 
 
 def _read(folder: Path) -> dict[str, Any]:
-    """Return the test part's key and its uses; nothing from a file that is missing or damaged."""
+    """Return the test set's key and its uses; nothing from a file that is missing or damaged."""
     file, name = folder / FILE, "uses"
     if not file.exists():
         file, name = folder / BEFORE[0], BEFORE[1]

@@ -88,7 +88,7 @@ def train_classifier(
     before: Progress | None = None,
     first_stage: int = 0,
 ) -> RunResult:
-    """Train `model` on the training part, choose by the validation part, score the test part once, and save everything.
+    """Train `model` on the training set, choose by the validation set, score the test set once, and save everything.
 
     `plans` are gone through one after the other, each from the weights that the one before ended with; the best weights of all are
     kept. `modality` is what the examples are. `first_stage` is not 0 where the run has made something else before, a language
@@ -169,7 +169,7 @@ def _train_stage(
 
 
 def _validate(shared: Classification, model: nn.Module) -> Metrics:
-    """Score the validation part with the weights as they are."""
+    """Score the validation set with the weights as they are."""
     inputs, objective = shared.inputs, shared.objective
     logits = shared.logits(model, shared.modality.parts["validation"])
     outputs = shared.outputs(logits) * objective.scale + objective.shift

@@ -106,7 +106,7 @@ def adapt(
 ) -> tuple[Progress | None, nn.Module]:
     """Train a masked language model for `mlm.steps` as the first stage of a run; return its end and the plain model.
 
-    `texts` has those to train on and those of the validation part, which choose the best weights. The end is None when the
+    `texts` has those to train on and those of the validation set, which choose the best weights. The end is None when the
     run has gone on to a later stage before.
     """
     accelerator, settings, steps = run.accelerator, run.settings, mlm.steps
@@ -148,7 +148,7 @@ def _without_labels(plan: Iterator[Any], encoded: Encoded, tokenizer: PreTrained
 
 
 def _score(run: Run[TextClassifierSettings], model: nn.Module, texts: EncodedTexts, loss_fn: CountedLoss) -> Metrics:
-    """Measure the loss on hidden words of the validation part, the same ones every time."""
+    """Measure the loss on hidden words of the validation set, the same ones every time."""
 
     def loss_of(model: nn.Module, one: Batch, state: Any) -> tuple[Tensor, Any]:
         torch.manual_seed(micro_seed(0, 0, int(one.ids[0])))

@@ -39,7 +39,7 @@ class Objective:
 
 
 def make_objective(run: Run[ClassifierSettings], inputs: Inputs, model: nn.Module, *, mix: Callable[[LossFn], LossFn]) -> Objective:
-    """Make targets and loss from the training part and what the settings want of them; `mix` puts mixup around the loss."""
+    """Make targets and loss from the training set and what the settings want of them; `mix` puts mixup around the loss."""
     fields, optim, value_range = inputs.fields, run.settings.optim, run.settings.data.value_range
     output = output_layer(model, num_outputs=max(1, len(fields.labels)))
     outside = outside_range(model, value_range)

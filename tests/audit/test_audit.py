@@ -352,7 +352,7 @@ def test_what_is_printed_and_written_cannot_command_a_terminal() -> None:
 
 
 def planted() -> tuple[Rows, list[AuditFinding]]:
-    """30 good rows; then a copy, a near copy, a conflict, mojibake; the test part has the row at 7."""
+    """30 good rows; then a copy, a near copy, a conflict, mojibake; the test set has the row at 7."""
     good = made(30)
     near = {**good[2], "text": f"{good[2]['text']} indeed"}
     more = [good[0], near, {**good[5], "label": "neg"}, {"text": "cafÃ© au lait", "label": "pos"}]

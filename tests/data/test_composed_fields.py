@@ -1,4 +1,4 @@
-"""Dates are taken apart, gaps are marked, and medians come from the training part: in the library, in a run, and on new data."""
+"""Dates are taken apart, gaps are marked, and medians come from the training set: in the library, in a run, and on new data."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ def test_scoring_a_runs_own_test_part_again_is_counted(
     assert json.loads((weekend.out / "test_uses.json").read_text())["uses"] == ["gru_classifier", "predict.py"]
     assert "has now been scored 2 times" in capsys.readouterr().err
     fitted = ["--views", "dropout", "--fit_weights", str(new), "--threads", "1"]
-    with pytest.raises(ConfigError, match="test part") as error:
+    with pytest.raises(ConfigError, match="test set") as error:
         answer([str(weekend.out), "--data", str(new), *fitted])
     assert error.value.column == "fit_weights"
     new.write_text("".join(json.dumps(row) + "\n" for row in own[:50]))  # other rows are what to fit by

@@ -63,7 +63,7 @@ def test_every_class_stays_to_be_trained_on_and_three_groups_make_three_parts() 
 
 
 def test_too_few_groups_are_told_with_the_fix() -> None:
-    with pytest.raises(DataError, match="2 groups are too few for a validation part") as error:
+    with pytest.raises(DataError, match="2 groups are too few for a validation set") as error:
         parts_of([i // 10 for i in range(20)], np.arange(20) % 2)
     assert "finer group" in str(error.value)
 
@@ -119,7 +119,7 @@ def test_the_flags_cut_a_runs_data() -> None:
     shared = load_inputs(Data(train=rows(), test=rows(40, first=200), group="who"))
     assert "warning: 20 groups of 'who' are in the test data too" in shared.notes
     torn = load_inputs(Data(train=rows(), validation=rows(20, first=200), test=rows(40, first=210)))
-    assert any(note.startswith("warning: 10 test texts are in the validation part too") for note in torn.notes)
+    assert any(note.startswith("warning: 10 test texts are in the validation set too") for note in torn.notes)
 
 
 @pytest.mark.parametrize(

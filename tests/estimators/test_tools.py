@@ -182,7 +182,7 @@ def test_nothing_is_printed_unless_it_is_asked_for(
     assert capfd.readouterr() == ("", "")
     loud = TextClassifier(**(tiny | {"epochs": 1, "verbose": True})).fit(texts, labels)
     out, err = capfd.readouterr()
-    assert "parts: train 108, validation 12" in out and "training" in err
+    assert "split: train 108, validation 12" in out and "training" in err
     assert np.array_equal(loud.predict_proba(texts), quiet.predict_proba(texts))
 
 

@@ -336,7 +336,7 @@ def test_texts_and_names_command_no_terminal(tmp_path: Path, capfd: pytest.Captu
     test = {"\x1b[31mtext": [*rows["text"][:3], "a film", "a plot"], "label": [*rows["label"][1:3], *rows["label"][1:4]]}
     train(tmp_path / "\x1b[2Jrun", data={"train": columns, "test": test}, epochs=1)
     printed = "".join(capfd.readouterr())
-    assert "parts: train" in printed
+    assert "split: train" in printed
     assert not [escape for escape in ESCAPES if escape in printed.replace("\x1b[A", "")]
 
 

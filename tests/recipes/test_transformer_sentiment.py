@@ -154,7 +154,7 @@ def test_given_parts_are_used_and_texts_they_share_are_told(tmp_path: Path, caps
     path = write_csv(tmp_path / "test.csv", other)
     result = run(tmp_path, write_csv(tmp_path / "train.csv", REVIEWS), test=path, epochs=1)
     printed = capsys.readouterr().out
-    assert "warning: 1 test texts are in the training part too" in printed
+    assert "warning: 1 test texts are in the training set too" in printed
     assert "train.csv:9 = test.csv:5" in printed
     predictions = pq.read_table(result.out / "predictions.parquet").to_pydict()
     assert predictions["id"] == list(range(40))
