@@ -64,12 +64,12 @@ def rename_flags(cls: type[Any], arguments: Sequence[str]) -> list[str]:
 
 
 def rename_keys(cls: type[Any] | None, data: Mapping[Any, Any], *, file: str) -> dict[Any, Any]:
-    """Return what a config file holds with the old keys of a config of type `cls` under their new names; warn of each once.
+    """Return what a config file holds with the old keys of a config of type `cls` under their new names; one warning names them.
 
-    Without `cls` it is not known whose config it is, and every old name counts.
+    Without `cls` it is not known whose config it is: every old name counts, and there is no warning, for the file is only looked at.
     Raises `ConfigError` where a setting is given under both names.
     """
-    made = _copied(data)
+    made, renamed = _copied(data), []
     for old, new in renamed_in(cls).items():
         before, after = old.split("."), new.split(".")
         shared = next((n for n, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), 0)
@@ -81,7 +81,9 @@ def rename_keys(cls: type[Any] | None, data: Mapping[Any, Any], *, file: str) ->
                     message = f"{old} is the old name of {new}, and both are given"
                     raise ConfigError(message, file=file, column=new, hint=f"leave {old} out")
         if is_found:
-            _warn(f"{escape(file, limit=None)}: {old} is now {new}")
+            renamed.append(f"{old} is now {new}")
+    if renamed and cls is not None:
+        _warn(f"{escape(file, limit=None)}: {', '.join(renamed)}")
     return made
 
 
@@ -187,4 +189,4 @@ def _put(data: dict[Any, Any], names: Sequence[str], value: Any) -> bool:
 @functools.cache  # a run that goes on reads its config twice
 def _warn(text: str) -> None:
     if os.environ.get("RANK", "0") == "0":  # one line, however many processes there are
-        sys.stderr.write(f"warning: {text}; the old name works until {UNTIL}\n")
+        sys.stderr.write(f"warning: {text}; old names work until {UNTIL}\n")

@@ -152,7 +152,7 @@ def test_what_depends_on_a_price_being_missing_is_learned_from_the_mark() -> Non
 
 
 def test_new_rows_are_composed_as_in_training(weekend: RunResult, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from predict import answer
+    from nlpbp.cli.predict import answer
 
     new = tmp_path / "new.jsonl"
     new.write_text("".join(json.dumps(row) + "\n" for row in rows("weekend", num=100, seed=5)))
@@ -178,14 +178,14 @@ def test_new_rows_are_composed_as_in_training(weekend: RunResult, tmp_path: Path
 def test_scoring_a_runs_own_test_part_again_is_counted(
     weekend: RunResult, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from predict import answer
+    from nlpbp.cli.predict import answer
 
     own, new = rows("weekend"), tmp_path / "again.jsonl"
     ids = pq.read_table(weekend.out / "predictions.parquet")["id"].to_pylist()
     assert json.loads((weekend.out / "test_uses.json").read_text())["uses"] == ["gru_classifier"]
     new.write_text("".join(json.dumps(own[i]) + "\n" for i in reversed(ids)))
     answer([str(weekend.out), "--data", str(new), "--threads", "1"])
-    assert json.loads((weekend.out / "test_uses.json").read_text())["uses"] == ["gru_classifier", "predict.py"]
+    assert json.loads((weekend.out / "test_uses.json").read_text())["uses"] == ["gru_classifier", "nlpbp predict"]
     assert "has now been scored 2 times" in capsys.readouterr().err
     fitted = ["--views", "dropout", "--fit_weights", str(new), "--threads", "1"]
     with pytest.raises(ConfigError, match="test set") as error:
