@@ -74,7 +74,7 @@ def _train(run: Run[Config]) -> RunResult:
     lm, options = config.lm, model_options(config.model, tokenizer)
     model = start_from(run, given, tokenizer) if given else new_language_model(options, dropout=lm.dropout, seed=config.seed)
     plan = recurrent_plan(lm, data, cycles=config.cycles, backwards=bool(model.config.backwards))
-    reading = Reading(recurrent=True, activation=lm.ar_alpha, temporal=lm.tar_beta, num_sampled=lm.sampled)
+    reading = Reading(recurrent=True, activation=lm.ar_alpha, temporal=lm.tar_beta, num_sampled=lm.sampled_softmax)
     before = None
     if given is not None:
         model.to(run.accelerator.device)

@@ -69,7 +69,7 @@ class Config(sections.RunSettings):
     epochs: int = 1
     """Passes over the texts, where `steps` are not given."""
     steps: int | None = None
-    """Steps of `batch.size` windows. Left out: `epochs` passes."""
+    """Steps of `batch.size` windows. Default: `epochs` passes."""
 
 
 def tiny() -> Config:

@@ -72,9 +72,9 @@ def run(config: Config) -> RunResult:
     Raises `NlpbpError` (with the place and the fix) for whatever a user can repair.
     """
     check_limits(config)
-    if config.mlm.steps is not None and config.finder.only == 1:
+    if config.mlm.steps is not None and config.finder.stop_after_stage == 1:
         message = "stage 1 is the masked language model, whose rate is mlm.lr"
-        raise ConfigError(message, column="finder.only", hint="name a later one")
+        raise ConfigError(message, column="finder.stop_after_stage", hint="name a later one")
     with open_run(NAME, config) as run:
         return _fine_tune(run)
 

@@ -65,9 +65,9 @@ NOT_SHOWN = (
     "optim.focal_gamma",
     "cycles.cycle_len",
     "cycles.snapshots",
-    "finder.orders",
+    "finder.num_sweeps",
     "finder.verify",
-    "finder.only",
+    "finder.stop_after_stage",
     "stages.max_length",
     "stages.batch_size",
     "stages.cache_frozen",
@@ -94,7 +94,7 @@ class Config(sections.TextClassifierSettings):
 
     model: Model = field(default_factory=Model)
     optim: sections.Optim = field(default_factory=lambda: sections.Optim(lr="auto"))
-    finder: sections.Finder = field(default_factory=lambda: sections.Finder(orders=1))
+    finder: sections.Finder = field(default_factory=lambda: sections.Finder(num_sweeps=1))
     stages: tuple[sections.Stage, ...] = (sections.Stage(epochs=1, train_last=1), sections.Stage(epochs=2))
     """The training, part by part: what trains, for how long, how fast."""
     resume: str = "never"

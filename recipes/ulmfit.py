@@ -46,7 +46,7 @@ KEPT = ("embedding_size", "hidden_size", "num_hidden_layers", "cell", "nonlinear
 class Transfer(sections.LanguageModel):
     """How the language model is made, before there is a classifier."""
 
-    sampled: int | None = 1024
+    sampled_softmax: int | None = 1024
     """Estimate the training loss from the tokens that occur in a step and so many others, twice as fast; None: from all. Scores
     are never estimates."""
     skip: bool = False
@@ -54,7 +54,7 @@ class Transfer(sections.LanguageModel):
     pretrain_data: str | None = None
     """First train the language model on these texts: any source that has texts."""
     pretrain_steps: int | None = None
-    """Windows to train on then. Left out: one pass."""
+    """Windows to train on then. Default: one pass."""
     unlabelled: str | None = None
     """More texts of the target's kind, without labels, for the language model."""
 
@@ -180,7 +180,7 @@ def make_language_model(
             plan,
             texts,
             model=trained,
-            reading=Reading(recurrent=True, activation=lm.ar_alpha, temporal=lm.tar_beta, num_sampled=lm.sampled),
+            reading=Reading(recurrent=True, activation=lm.ar_alpha, temporal=lm.tar_beta, num_sampled=lm.sampled_softmax),
             before=progress,
             stage=Stage(name, index, later_steps=sum(left[index:])),
         )

@@ -1,7 +1,7 @@
 """Find a learning rate for a recipe and a data set: sweep, draw, suggest, and train nothing.
 
 python scripts/lr_find.py --data.train reviews.csv --out runs/rate
-python scripts/lr_find.py ulmfit --stage 2 --finder.orders 5          # of a later stage: the ones before it are trained
+python scripts/lr_find.py ulmfit --stage 2 --finder.num_sweeps 5          # of a later stage: the ones before it are trained
 
 `nlpbp lr-find` is the same: see `nlpbp/cli/lr_find.py`.
 """

@@ -36,7 +36,7 @@ FOREIGN = {
     *("--no-build-isolation", "--no-deps", "--tiny", "--config", "--help", "--version", "--print-completion"),
 }
 PLACES = {"RECIPE": DEFAULT, "RUN": RUNS[0], "FOLDER": RUNS[0], "DATA": "reviews.csv", "PLAN": "plan.yaml", "CLEAN": "clean.csv"}
-SMALL = {"--mlm.steps": "2", "--data.sample": "0.5"}
+SMALL = {"--mlm.steps": "2", "--data.train_fraction": "0.5"}
 RUN_BLOCKS = """
 import contextlib, io, json, sys, traceback
 found = {}
@@ -116,7 +116,7 @@ def training(rest: list[str], *, sweeps: bool) -> list[str]:
     flags |= {flag: [value] for flag, value in SMALL.items() if flag in flags}
     flags["--threads"] = ["1"]
     if sweeps or flags.get("--optim.lr") == ["auto"] or flags.get("--config") == ["stages.yaml"]:
-        flags |= {"--finder.orders": ["1"], "--finder.num_steps": ["40"]}
+        flags |= {"--finder.num_sweeps": ["1"], "--finder.num_steps": ["40"]}
     if recipe in ([], ["image_classifier"], ["image_transfer"]) and not {"--config", "--cycles.num_cycles"} & set(flags):
         flags["--epochs"] = ["1"]
     start = [] if "--config" in flags else ["--tiny"]

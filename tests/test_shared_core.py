@@ -42,7 +42,7 @@ def test_texts_and_images_go_through_the_same_functions(tmp_path: Path, monkeypa
     for name, (module, function) in SHARED.items():
         owner = importlib.import_module(module)
         monkeypatch.setattr(owner, function, counted(name, getattr(owner, function)))
-    finder = sections.Finder(num_steps=40, orders=1, start=1e-4)
+    finder = sections.Finder(num_steps=40, num_sweeps=1, start=1e-4)
     kind = "texts"
     text = transformer_sentiment.tiny()
     stages = (sections.Stage(epochs=1, train_last=1, lr="auto"), sections.Stage(epochs=1))

@@ -70,7 +70,7 @@ class Settings:
         """A few steps on tiny data: tries the path, measures nothing."""
         return Settings(
             rates=(1e-3, 1e-2),
-            orders=1,
+            num_sweeps=1,
             num_steps=20,
             reviews=60,
             held_out=40,
@@ -155,7 +155,7 @@ def transformer_task(settings: Settings, folder: Path) -> Task:
     base = transformer_sentiment.tiny() if settings.is_tiny else transformer_sentiment.Config()
     base = replace(
         base,
-        data=replace(base.data, sample=settings.sentences, test_share=0.0),
+        data=replace(base.data, train_fraction=settings.sentences, test_share=0.0),
         epochs=settings.epochs,
         optim=replace(base.optim, head_lr=None),
     )
@@ -208,7 +208,7 @@ def recurrent_task(settings: Settings, folder: Path, *, language_model: Path) ->
 
 
 def _recipe_task(recipe: Any, config: Callable[[int, sections.Rate, str], Any], settings: Settings) -> Task:
-    finder = sections.Finder(orders=settings.orders, num_steps=settings.num_steps, only=1)
+    finder = sections.Finder(orders=settings.num_sweeps, num_steps=settings.num_steps, stop_after_stage=1)
 
     def suggest(seed: int) -> Record:
         try:
@@ -264,7 +264,7 @@ def digits_task(settings: Settings) -> Task:
             optimizer=optimizer,
             accelerator=accelerator,
             num_steps=settings.num_steps,
-            num_orders=settings.orders,
+            num_orders=settings.num_sweeps,
             chance=math.log(10),
         )
         return _kept(asdict(found))

@@ -209,7 +209,7 @@ def language_model_steps(folder: Path, given: Record, *, laps: Laps, estimates: 
     plan = recurrent_plan(config.lm, data, cycles=config.cycles, backwards=False)
     carried = CarriedState(plan.shape.num_rows)
     every_token = Reading(recurrent=True, activation=config.lm.ar_alpha, temporal=config.lm.tar_beta)
-    as_it_comes = replace(every_token, num_sampled=config.lm.sampled)
+    as_it_comes = replace(every_token, num_sampled=config.lm.sampled_softmax)
     losses = {True: as_it_comes.loss_fn(carried), False: every_token.loss_fn(carried)}
     optimizer: Any = plan.make_optimizer(model, layer_groups(model))
     trained: nn.Module

@@ -146,9 +146,9 @@ def make_language_model(folder: Path, train: Reviews, validation: Reviews, setti
     """Train the language model into `folder`, or finish it; the reviews' labels are not looked at."""
     if (folder / "result.json").exists():
         return
-    lm = replace(sections.LanguageModel(), steps=settings.lm_steps, sampled=LM_SAMPLED)
+    lm = replace(sections.LanguageModel(), steps=settings.lm_steps, sampled_softmax=LM_SAMPLED)
     if settings.model == "tiny":
-        lm = replace(lm, batch_size=8, bptt=12, sampled=None)
+        lm = replace(lm, batch_size=8, bptt=12, sampled_softmax=None)
     config = lm_awd_lstm.Config(
         data=sections.Texts(train={"text": train.texts}, validation={"text": validation.texts}, test_share=0.0),  # type: ignore[arg-type]
         model=sections.Recurrent(size=settings.model),

@@ -1,7 +1,7 @@
 """Find a learning rate for a recipe and a data set: sweep, draw, suggest, and train nothing.
 
 nlpbp lr-find --data.train reviews.csv --out runs/rate
-nlpbp lr-find ulmfit --stage 2 --finder.orders 5          # of a later stage: the ones before it are trained
+nlpbp lr-find ulmfit --stage 2 --finder.num_sweeps 5          # of a later stage: the ones before it are trained
 """
 
 from __future__ import annotations
@@ -43,4 +43,4 @@ def with_sweep(config: Any, *, stage: int) -> Any:
     auto = {name: dataclasses.replace(getattr(config, name), lr="auto") for name in ("optim", "lm") if hasattr(config, name)}
     if hasattr(config, "stages"):
         auto["stages"] = tuple(dataclasses.replace(one, lr="auto") for one in config.stages)
-    return dataclasses.replace(config, finder=dataclasses.replace(config.finder, only=stage), **auto)
+    return dataclasses.replace(config, finder=dataclasses.replace(config.finder, stop_after_stage=stage), **auto)

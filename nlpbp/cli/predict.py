@@ -113,7 +113,7 @@ def data_to_fit_on(
     from nlpbp.core.errors import ConfigError, escape
     from nlpbp.data.splits import text_keys
     from nlpbp.inference import predict
-    from nlpbp.runs.test_uses import is_test_part
+    from nlpbp.runs.held_out import is_test_part
 
     rows = predict.read_data(classifiers, given.fit_weights, column=given.text, split="validation")
     labelled = predict.read_texts(classifier, rows, text=given.text, label=given.label)
@@ -145,7 +145,7 @@ def write(columns: dict[str, list[Any]], *, out: str | None) -> None:
 def count_looks(runs: Sequence[str], examples: Examples, *, by: str) -> None:
     """Count the scoring for each run whose test part these examples are, and say how many there have been."""
     from nlpbp.core.errors import escape
-    from nlpbp.runs.test_uses import add_test_use
+    from nlpbp.runs.held_out import add_test_use
 
     for run in runs:
         if looks := add_test_use(Path(run), examples, by=by):

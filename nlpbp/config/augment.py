@@ -8,30 +8,30 @@ from typing import Literal
 
 @dataclasses.dataclass(frozen=True)
 class ImageAugment:
-    """Other views of the training images, drawn anew in every epoch, each example's from a seed of its own (practice D5)."""
+    """Image augmentation, drawn anew in every epoch (practice D5)."""
 
     preset: Literal["none", "side_on", "top_down", "digits"] = "none"
-    """What keeps the label. side_on: mirrored, turned a little, zoomed, lighter and darker, as photographs from the side; top_down:
+    """Augmentation preset. side_on: mirrored, turned a little, zoomed, lighter and darker, as photographs from the side; top_down:
     also upside down and by quarter turns, as from above; digits: neither mirrored nor turned over."""
     mix: Literal["mixup", "cutmix"] | None = None
-    """Blend pairs of images and their labels, or paste a rectangle of one into the other."""
+    """mixup blends pairs of images and their labels; cutmix pastes a rectangle of one image into the other."""
     alpha: float = 0.2
-    """Of the Beta distribution that the shares of a pair are drawn from: the larger, the more mixed."""
+    """Alpha of the Beta distribution of mixing proportions: the larger, the more mixed."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Augment:
-    """Other wordings of the training texts, drawn anew in every epoch (practice D5); off unless named, however few labels."""
+    """Text augmentation, drawn anew in every epoch (practice D5); off by default."""
 
     policy: Literal["sentiment", "topic", "pairs"] | None = None
-    """What keeps the label. sentiment: drop, swap and misspell words, other case, synonyms; topic: also the order of sentences and
-    hidden spans; pairs: synonyms, spelling and case alone. Negations, numbers and words of labels are never touched."""
+    """Augmentation preset. sentiment: drop, swap and misspell words, change case, use synonyms; topic: also shuffle sentences and mask
+    spans; pairs: synonyms, spelling and case only. Negations, numbers and words of label names are never changed."""
     share: float = 0.1
-    """Share of a text's words that change."""
+    """Fraction of a text's words that change."""
     synonyms: str | None = None
-    """A file with a word a line, and behind tabs the words that may stand for it."""
+    """Synonyms file: one word per line, followed by its synonyms, separated by tabs."""
     protect: tuple[str, ...] = ()
-    """More words that are never touched."""
+    """More words that are never changed."""
     mixup: float = 0.0
-    """Of transformers, with or without a policy: mix the embeddings and the labels of pairs of texts, by shares from a Beta
-    distribution with this as both its parameters (Zhang et al. 2018), 0.2 for instance. 0 for never."""
+    """Mixup of the embeddings and labels of pairs of texts, for transformers: alpha of the Beta distribution (Zhang et al. 2018), 0.2
+    for instance. Works with or without a policy. 0 for no mixup."""

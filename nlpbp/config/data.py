@@ -27,47 +27,47 @@ class Data:
     (`imdb`, or `glue:sst2` with its configuration), `demo:rotten_tomatoes` or `demo:imdb` (packaged). From Python also a
     pandas frame, a list of dicts or a dict of lists."""
     validation: str | None = None
-    """Data to choose the best weights by. Left out: the hub's own split, else cut from the training data."""
+    """Validation set, which chooses the best weights. Default: the hub's own split, else split off the training data."""
     test: str | None = None
-    """Data to score once, at the end. Left out: the hub's own split, else cut from the training data."""
+    """Test set, scored once at the end. Default: the hub's own split, else split off the training data."""
     text: tuple[str, ...] = ()
-    """The text column, or two for a pair. Left out: found by name and content, and printed."""
+    """Text column, or two for pairs of texts. Default: found by name and content, and printed."""
     fields: tuple[str, ...] = ()
-    """Columns that make one text together, in place of a text column: texts, numbers and dates, told apart by content and printed.
-    Dates are taken apart (practice X1), what is missing is marked, and missing numbers are the training median (practice D7)."""
+    """Columns that are joined to one text, instead of a text column: texts, numbers and dates, recognised by content and printed.
+    Dates are expanded (practice X1); missing values are marked, and missing numbers are the training median (practice D7)."""
     label: str | None = None
-    """The column to predict. Left out: found by name and content, and printed."""
+    """Label column, which is to be predicted. Default: found by name and content, and printed."""
     task: Task = "auto"
-    """What the label column holds; auto looks at its values and says what it found. ordinal, for ordered classes such as 1 to 5
-    stars, is never found but has to be named."""
+    """Task. auto infers it from the values of the label column, and prints why; ordinal (ordered classes such as 1 to 5 stars) is
+    never inferred."""
     label_order: tuple[str, ...] = ()
-    """All labels from the lowest to the highest, for the task ordinal. Left out: labels that are numbers are in their order."""
+    """All labels from the lowest to the highest, for the task ordinal. Default: numeric order; names need an order."""
     delimiter: str | None = None
-    """Of a .csv file. Left out: found from its first lines, and printed if not a comma."""
+    """Delimiter of a .csv file. Default: found from its first lines, and printed if not a comma."""
     validation_share: float = 0.1
-    """Share of the data to cut off for validation where none is given."""
+    """Fraction of the data for the validation set, if none is given."""
     test_share: float = 0.1
-    """Share of the data to cut off for the test where none is given; 0 for no test."""
+    """Fraction of the data for the test set, if none is given; 0 for no test set."""
     group: str | None = None
-    """Cut the data by this column, an author or a patient for instance: no two parts have rows of one group (practice D2)."""
+    """Split by this column, an author or a patient for instance: all rows of a group are in one set (practice D2)."""
     time: str | None = None
-    """Cut the data by this column of dates or numbers: the latest rows are the test, those before them the validation."""
+    """Split by this column of dates or numbers: the latest rows are the test set, those before them the validation set."""
     slices: tuple[str, ...] = ()
-    """More columns to look for errors by, a source or a product for instance: errors.json and the report compare their values."""
+    """Columns to slice the error analysis by, a source or a product for instance (errors.json and the report)."""
     value_range: tuple[float, float] | None = None
-    """Of a number to predict: the lowest and the highest that there is. The model then answers within it, a twentieth beyond either
-    end (practice A3)."""
+    """For regression: the lowest and the highest possible value. Predictions are bounded to this range plus 5 % on either side by a
+    scaled sigmoid (practice A3)."""
     balanced_sampling: bool = False
-    """Draw every class equally often, rare examples several times an epoch, in an epoch as long as before."""
-    sample: float = 1.0
-    """Train on this share of the training set, stratified; a smaller sample is part of every larger one (practice D1)."""
+    """Class-balanced sampling: every class is drawn equally often. The length of an epoch does not change."""
+    train_fraction: float = 1.0
+    """Train on this fraction of the training set, stratified; smaller samples are subsets of larger ones (practice D1)."""
     max_length: int = 256
-    """Tokens a text at most; what lies beyond is cut off, and counted."""
+    """Maximum tokens per text; longer texts are truncated, and counted in the log."""
     truncation: Cut = "head"
-    """What is read of a text that is longer: its head; its tail; a quarter from the head and the rest from the tail; or all of
-    it, in windows that share half of their tokens. Each is an example in training; a text's answer is the mean of its windows'."""
+    """What is kept of longer texts: the head; the tail; head_tail, a quarter from the head and the rest from the tail; or windows: all
+    of it in windows that overlap by half. Each window is a training example, and predictions are averaged over windows."""
     allow_change: bool = False
-    """Go on with an unfinished run although its data have changed; its result is then of neither data."""
+    """Resume an unfinished run although its data have changed; the result then mixes both."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,40 +79,40 @@ class Images:
     the file's own folder on), a hub id, or `demo:digits` (scikit-learn's, 1,797 of 8 x 8 pixels). From Python also a pandas
     frame, a `Dataset`, a list of dicts or a dict of lists or arrays, whose images are paths, bytes, Pillow images or arrays."""
     validation: str | None = None
-    """Data to choose the best weights by. Left out: the hub's own split, else cut from the training data."""
+    """Validation set, which chooses the best weights. Default: the hub's own split, else split off the training data."""
     test: str | None = None
-    """Data to score once, at the end. Left out: the hub's own split, else cut from the training data."""
+    """Test set, scored once at the end. Default: the hub's own split, else split off the training data."""
     image: str | None = None
-    """The column of the images. Left out: found by name and content, and printed."""
+    """Image column. Default: found by name and content, and printed."""
     label: str | None = None
-    """The column to predict. Left out: found by name and content, and printed."""
+    """Label column, which is to be predicted. Default: found by name and content, and printed."""
     task: ImageTask = "auto"
-    """What the label column holds; auto looks at its values and says what it found."""
+    """Task. auto infers it from the values of the label column, and prints why."""
     label_order: tuple[str, ...] = ()
-    """All labels from the lowest to the highest, for the task ordinal. Left out: labels that are numbers are in their order."""
+    """All labels from the lowest to the highest, for the task ordinal. Default: numeric order; names need an order."""
     delimiter: str | None = None
-    """Of a .csv file. Left out: found from its first lines, and printed if not a comma."""
+    """Delimiter of a .csv file. Default: found from its first lines, and printed if not a comma."""
     validation_share: float = 0.1
-    """Share of the data to cut off for validation where none is given; images that are equal byte for byte stay together."""
+    """Fraction of the data for the validation set, if none is given; images with equal bytes stay together."""
     test_share: float = 0.1
-    """Share of the data to cut off for the test where none is given; 0 for no test."""
+    """Fraction of the data for the test set, if none is given; 0 for no test set."""
     group: str | None = None
-    """Cut the data by this column, a patient or a camera for instance: no two parts have rows of one group (practice D2)."""
+    """Split by this column, a patient or a camera for instance: all rows of a group are in one set (practice D2)."""
     time: str | None = None
-    """Cut the data by this column of dates or numbers: the latest rows are the test, those before them the validation."""
+    """Split by this column of dates or numbers: the latest rows are the test set, those before them the validation set."""
     slices: tuple[str, ...] = ()
-    """More columns to look for errors by, a camera or a place for instance: errors.json and the report compare their values."""
+    """Columns to slice the error analysis by, a camera or a place for instance (errors.json and the report)."""
     balanced_sampling: bool = False
-    """Draw every class equally often, rare examples several times an epoch, in an epoch as long as before."""
-    sample: float = 1.0
-    """Train on this share of the training set, stratified; a smaller sample is part of every larger one (practice D1)."""
+    """Class-balanced sampling: every class is drawn equally often. The length of an epoch does not change."""
+    train_fraction: float = 1.0
+    """Train on this fraction of the training set, stratified; smaller samples are subsets of larger ones (practice D1)."""
     size: int | None = None
-    """Height and width, in pixels, that images are brought to. Left out: a pretrained model's own; else the images' own, if all are
-    squares of one size of at most 64 pixels, or 64."""
+    """Height and width in pixels that images are resized to. Default: that of the pretrained model; else that of the images, if all
+    are squares of one size of at most 64 pixels, or 64."""
     max_pixels: int = 50_000_000
     """An image with more pixels is an error, found before it is decoded: a file of a few kB can claim terabytes."""
     allow_change: bool = False
-    """Go on with an unfinished run although its data have changed; its result is then of neither data."""
+    """Resume an unfinished run although its data have changed; the result then mixes both."""
 
     @property
     def text(self) -> tuple[str, ...]:
@@ -131,37 +131,37 @@ class Images:
 
 @dataclasses.dataclass(frozen=True)
 class Texts:
-    """Where the texts of a language model come from; labels, if there are any, are not looked at."""
+    """Where the texts of a language model come from; labels are ignored."""
 
     train: str = "demo:imdb"
     """A file or folder as for a classifier, a .txt file with a document a line, a folder of .txt files with a document each, a
     hub id, `demo:imdb` or `demo:rotten_tomatoes` (packaged). From Python also a pandas frame, a list of dicts, a dict of lists."""
     validation: str | None = None
-    """Texts to choose the best weights by. Left out: the hub's own split, else cut from the training texts."""
+    """Validation set, which chooses the best weights. Default: the hub's own split, else split off the training texts."""
     test: str | None = None
-    """Texts to score once, at the end. Left out: the hub's own split, else cut from the training texts."""
+    """Test set, scored once at the end. Default: the hub's own split, else split off the training texts."""
     text: tuple[str, ...] = ()
-    """The text column. Left out: found by name and content, and printed."""
+    """Text column. Default: found by name and content, and printed."""
     fields: tuple[str, ...] = ()
-    """Columns that make one text together, in place of a text column, as for a classifier that is to start from this model."""
+    """Columns that are joined to one text, instead of a text column, as for a classifier that is to start from this model."""
     delimiter: str | None = None
-    """Of a .csv file. Left out: found from its first lines, and printed if not a comma."""
+    """Delimiter of a .csv file. Default: found from its first lines, and printed if not a comma."""
     validation_share: float = 0.05
-    """Share of the texts to cut off for validation where none are given."""
+    """Fraction of the texts for the validation set, if none is given."""
     test_share: float = 0.05
-    """Share of the texts to cut off for the test where none are given; 0 for no test."""
-    sample: float = 1.0
-    """Train on this share of the training texts; a smaller sample is part of every larger one (practice D1)."""
+    """Fraction of the texts for the test set, if none is given; 0 for no test set."""
+    train_fraction: float = 1.0
+    """Train on this fraction of the training texts; smaller samples are subsets of larger ones (practice D1)."""
     allow_change: bool = False
-    """Go on with an unfinished run although its texts have changed; its result is then of neither."""
+    """Resume an unfinished run although its texts have changed; the result then mixes both."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Tokenizer:
-    """The tokenizer that is trained on the training texts; it is kept for the next run on them."""
+    """The tokenizer that is trained on the training texts, and cached for the next run on them."""
 
     kind: Literal["subword", "word"] | None = None
-    """subword: byte pairs, with case and without unknown words; word: whole words in lower case. Left out: the tokenizer of
-    --lm.init where there is one, else subword."""
+    """subword: byte pairs, with case and without unknown words; word: whole words in lower case. Default: the tokenizer of
+    --lm.init if there is one, else subword."""
     vocab_size: int = 16_000
-    """Tokens at most."""
+    """Maximum vocabulary size."""

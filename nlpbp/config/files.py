@@ -27,7 +27,7 @@ def asdict(config: Any) -> dict[str, Any]:
     return {field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
 
 
-FREE_TO_CHANGE = ("out", "resume", "threads", "track", "push_to_hub", "checkpoint", "data.allow_change", "finder.only")
+FREE_TO_CHANGE = ("out", "resume", "threads", "track", "push_to_hub", "checkpoint", "data.allow_change", "finder.stop_after_stage")
 """What may differ when a run goes on: it changes where and how it runs, not what comes out."""
 
 

@@ -16,7 +16,7 @@ LIMITS: dict[str, tuple[float, float, str]] = {
     "eval_steps": (1, math.inf, "1 or more"),
     "threads": (1, math.inf, "1 or more"),
     "seed": (0, 2**32 - 1, "between 0 and 4294967295"),
-    "data.sample": (1e-9, 1.0, "above 0 and at most 1"),
+    "data.train_fraction": (1e-9, 1.0, "above 0 and at most 1"),
     "data.validation_share": (1e-9, 0.9, "above 0 and at most 0.9"),
     "data.test_share": (0.0, 0.9, "between 0 and 0.9"),
     "data.max_length": (4, math.inf, "4 or more"),
@@ -40,8 +40,8 @@ LIMITS: dict[str, tuple[float, float, str]] = {
     "finder.start": (1e-12, 10.0, "above 0 and at most 10"),
     "finder.end": (1e-12, 100.0, "above 0 and at most 100"),
     "finder.num_steps": (20, math.inf, "20 or more"),
-    "finder.orders": (1, 100, "between 1 and 100"),
-    "finder.only": (1, math.inf, "1 or more"),
+    "finder.num_sweeps": (1, 100, "between 1 and 100"),
+    "finder.stop_after_stage": (1, math.inf, "1 or more"),
     "data.value_range": (-1e12, 1e12, "between -1e12 and 1e12"),
     "stages.max_length": (4, math.inf, "4 or more"),
     "stages.batch_size": (1, math.inf, "1 or more"),
@@ -69,7 +69,7 @@ LIMITS: dict[str, tuple[float, float, str]] = {
     "lm.momentum": (0.0, 0.999999, "between 0 and 1"),
     "lm.weight_decay": (0.0, 1.0, "between 0 and 1"),
     "lm.max_grad_norm": (1e-12, math.inf, "above 0"),
-    "lm.sampled": (1, math.inf, "1 or more"),
+    "lm.sampled_softmax": (1, math.inf, "1 or more"),
     "lm.ar_alpha": (0.0, 1000.0, "between 0 and 1000"),
     "lm.swa_start": (0.0, 1.0, "between 0 and 1"),
     "lm.tar_beta": (0.0, 1000.0, "between 0 and 1000"),
@@ -141,8 +141,10 @@ def refuse_classifier_settings(config: Any) -> None:
         given = getattr(getattr(config, section, None), name, None)
         if given != getattr(getattr(usual, section, None), name, None):
             raise ConfigError("is for classifiers", column=f"{section}.{name}", hint="leave it out")
-    if config.finder.only is not None and config.finder.only > 1:
-        raise ConfigError(f"there is no stage {config.finder.only}", column="finder.only", hint="the run has 1")
+    if config.finder.stop_after_stage is not None and config.finder.stop_after_stage > 1:
+        raise ConfigError(
+            f"there is no stage {config.finder.stop_after_stage}", column="finder.stop_after_stage", hint="the run has 1"
+        )
 
 
 def _numbers(config: Any, *, prefix: str) -> Iterator[tuple[str, float]]:

@@ -22,67 +22,67 @@ class Recurrent:
     size: Literal["tiny", "small", "paper"] = "small"
     """tiny: embedding 16, 2 layers of 24, for tests; small: 200, 2 of 512; paper: 400, 3 of 1152, as AWD-LSTM and ULMFiT have."""
     cell: Literal["lstm", "gru", "rnn"] = "lstm"
-    """The recurrent cell; a plain rnn forces low rates."""
+    """Recurrent cell; a plain rnn needs low learning rates."""
     nonlinearity: Literal["tanh", "relu"] = "tanh"
-    """Of a plain rnn."""
+    """Nonlinearity of a plain rnn."""
     recurrent_init: Literal["orthogonal", "identity", "default"] | None = None
-    """Of the hidden-to-hidden matrices. Left out: identity for a ReLU, else orthogonal."""
+    """Initialisation of the hidden-to-hidden matrices. Default: identity for a ReLU, else orthogonal."""
     pooling: Literal["concat", "last", "mean", "max"] = "concat"
-    """What a classifier's head sees of its states; concat: the last, the greatest and the mean (practice N10)."""
+    """How hidden states are pooled for the classifier's head; concat: last, max and mean (practice N10)."""
     backwards: bool = False
-    """Read texts from their end; a forward and a backward model make an ensemble."""
+    """Read texts from end to beginning; a forward and a backward model make an ensemble."""
 
 
 @dataclasses.dataclass(frozen=True)
 class LanguageModel:
-    """How the language model is trained: AdamW, with AWD-LSTM's penalties and clipping."""
+    """Training of the language model: AdamW with AWD-LSTM's regularisation and clipping."""
 
     init: str | None = None
     """Start from this language model: a run of `lm_awd_lstm`, a model folder, or a `.pth` file of fastai's with its vocabulary
     beside it (vocab.json). Its sizes and cell are kept."""
     steps: int | None = None
-    """Windows to train on. Left out: `epochs` passes."""
+    """Number of steps. Default: `epochs` epochs."""
     epochs: int = 1
-    """Passes over the texts, where `steps` are not given."""
+    """Epochs, if `steps` is not given."""
     lr: float | Literal["auto"] = 5e-3
-    """Highest rate; auto: found by a sweep (practice L1)."""
+    """Peak learning rate; auto: from the learning-rate finder (practice L1)."""
     layer_decay: float = 1.0
-    """Each layer below trains this much slower than the one above it."""
+    """Layer-wise learning-rate decay: each layer trains at this fraction of the layer above it."""
     optimizer: OptimizerName = "adamw"
-    """adamw, or sgd: with Nesterov's momentum."""
+    """adamw, or sgd with Nesterov momentum."""
     batch_size: int = 64
-    """Parts of the stream that are read side by side: the batch."""
+    """Rows that the token stream is cut into, read side by side."""
     bptt: int = 70
-    """Tokens of each row in a step; the state goes on, the gradient is cut there."""
+    """Tokens of each row per step (truncated backpropagation through time); the hidden state is carried on."""
     random_bptt: bool = False
-    """Draw the windows' lengths, as AWD-LSTM does: one in twenty about half as long."""
+    """Vary the length of each window as AWD-LSTM does: one in twenty is about half as long."""
     dropout: float = 1.0
-    """Multiplies the five dropouts in their own ratio (practice N2)."""
+    """Multiplies AWD-LSTM's five dropouts (practice N2; fastai's drop_mult)."""
     schedule: ScheduleName = "one_cycle"
-    """How the rate goes (practices L3, L4)."""
+    """Learning-rate schedule (practices L3, L4)."""
     momentum: tuple[float, float] = RECURRENT_MOMENTUM
-    """Adam's first beta where the rate is low and where it is high, under one_cycle; else the first is kept (practice N1)."""
+    """Adam's first beta where the learning rate is low and where it is high, under one_cycle; else the first one (practice N1)."""
     weight_decay: float = RECURRENT_WEIGHT_DECAY
-    """Decoupled decay (practice T4); never of biases, norms and embeddings."""
+    """Decoupled weight decay (practice T4); never applied to biases, norms and embeddings."""
     max_grad_norm: float | None = RECURRENT_MAX_GRAD_NORM
-    """Clip the gradient to this L2 norm; None for never (practice N3)."""
-    sampled: int | None = None
-    """Estimate the training loss from the tokens that occur in a step and so many others, which is faster. Left out: from all."""
+    """Clip the gradient to this L2 norm; None for no clipping (practice N3)."""
+    sampled_softmax: int | None = None
+    """Sampled softmax: estimate the training loss from the tokens of a step and this many others, which is faster. Default: the
+    full softmax."""
     ar_alpha: float = ACTIVATION_FACTOR
-    """Factor of the penalty on activations (practice N4)."""
+    """Alpha of activation regularisation (AR, practice N4)."""
     tar_beta: float = TEMPORAL_FACTOR
-    """Factor of the penalty on their changes in time (practice N4)."""
+    """Beta of temporal activation regularisation (TAR, practice N4)."""
     swa_start: float = 1.0
-    """Beyond this share of the steps keep the mean of the weights since then, and not the weights themselves: for a rate that stays
-    high, as under constant. 1 for never."""
+    """Average the weights from this fraction of the steps on (SWA), and keep the average. 1 for no averaging."""
     ema_decay: float | None = None
-    """Let that mean forget: a moving average with this decay a step, 0.99 for instance, from the first step on unless swa_start
-    says otherwise. Left out: all its steps count the same."""
+    """Average with an exponential moving average of this decay per step, from the first step on unless swa_start says otherwise.
+    Default: all averaged steps count the same."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ResidualNet:
-    """The small residual net: its layout, choice by choice."""
+    """Architecture of the small residual net."""
 
     widths: tuple[int, ...] = (16, 32, 64)
     """Channels of each group of blocks; each after the first halves the image."""
@@ -99,26 +99,26 @@ class ResidualNet:
     residual: bool = True
     """Add each block's input to its output; False for a plain net, to compare."""
     zero_init: bool = True
-    """Let each block add nothing at the start."""
+    """Zero-initialise the last norm of each block, so that blocks begin as the identity."""
     init: Literal["he", "lsuv"] = "he"
-    """How weights begin (practice T3): He's, for ReLU, or LSUV's, on a batch of training images."""
+    """Weight initialisation (practice T3): He's for ReLU, or LSUV on a batch of training images."""
     head_dropout: float = 0.0
-    """Before the last layer."""
+    """Dropout before the last layer."""
 
 
 @dataclasses.dataclass(frozen=True)
 class MaskedLM:
-    """A masked-language-model step on the target's texts before the classifier (practice N6).
+    """Masked language modelling on your texts before the classifier is trained (domain adaptation, practice N6).
 
-    AdamW under a warm-up and a cosine, with the betas, eps, weight decay, warm-up and clipping of optim; one rate for all layers.
+    AdamW with warm-up and cosine; betas, eps, weight decay, warm-up and clipping are those of optim, with one learning rate.
     """
 
     steps: int | None = None
-    """Train so many steps. Left out: no such step."""
+    """Number of steps. Default: none."""
     lr: float = 1e-4
-    """Highest rate."""
+    """Peak learning rate."""
     unlabelled: str | None = None
-    """More texts of the target's kind, without labels."""
+    """More in-domain texts, without labels."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,6 +126,6 @@ class Lora:
     """Low-rank adapters (Hu et al. 2021) instead of all weights; needs the package peft."""
 
     rank: int | None = None
-    """Rank of the adapters of all linear layers. Left out: all weights train."""
+    """Rank of the adapters of all linear layers. Default: no adapters, all weights train."""
     alpha: float = 16.0
     """Their outputs are multiplied by alpha / rank."""

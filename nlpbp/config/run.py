@@ -14,58 +14,60 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What `report.html` and the files beside it show."""
+    """Contents of `report.html` and of the files beside it."""
 
     texts: Literal["held_out", "all", "none"] = "held_out"
-    """Whose texts: of the validation set's errors (held_out); also of training examples that the audit names (all); or no text in
-    any file of the run (none). Places in the data are named in any case."""
+    """Which texts appear: those of errors on the validation set (held_out), also training examples that the audit names (all), or
+    none in any file of the run (none). Row references are always kept."""
     audit: bool = True
-    """Look for copies, leaks, doubtful labels and the like in the data before training, and show what was found (practice D3)."""
+    """Audit the data before training: duplicates, leaks, doubtful labels and the like (practice D3)."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """How many texts go into a step, and how a step is cut up."""
+    """Batch size."""
 
     size: int = 32
-    """Texts an optimizer step, on average: steps of short texts hold more of them, steps of long texts fewer."""
+    """Texts per optimizer step, on average: steps of short texts have more of them, steps of long texts fewer."""
     micro_batches: int | None = None
-    """Parts that a step is cut into, to save memory; a multiple of the number of processes. Left out: that number."""
+    """Micro-batches per optimizer step, over all processes, to save memory (gradient accumulation): a multiple of the number of
+    processes. Default: one per process."""
     evaluation_tokens: int = 8192
-    """Tokens a batch at most (padding included) when evaluating."""
+    """Maximum tokens of an evaluation batch, padding included."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageBatch:
-    """How many images go into a step, and how a step is cut up."""
+    """Batch size of images."""
 
     size: int = 32
-    """Images an optimizer step."""
+    """Images per optimizer step."""
     micro_batches: int | None = None
-    """Parts that a step is cut into, to save memory; a multiple of the number of processes. Left out: that number. Batch
-    normalisation sees one part at a time."""
+    """Micro-batches per optimizer step, over all processes, to save memory (gradient accumulation): a multiple of the number of
+    processes. Default: one per process. Batch norm sees one micro-batch at a time."""
     evaluation_size: int = 128
-    """Images a batch when evaluating."""
+    """Images of an evaluation batch."""
 
 
 @dataclasses.dataclass(frozen=True)
 class MicroBatches:
-    """How a step is cut up."""
+    """Gradient accumulation."""
 
     micro_batches: int | None = None
-    """Parts that a step is cut into, to save memory; a multiple of the number of processes. Left out: that number."""
+    """Micro-batches per optimizer step, over all processes, to save memory (gradient accumulation): a multiple of the number of
+    processes. Default: one per process."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoints:
-    """When the run saves itself; it changes no result. Each epoch's end is always saved."""
+    """When checkpoints are saved, beside the end of each epoch. It changes no result."""
 
     save_steps: int | None = None
-    """Save every so many steps. Left out: by time alone."""
+    """Save every this many steps. Default: by time only."""
     save_seconds: float = 300.0
-    """Save when the last one is so many seconds ago."""
+    """Save when the last checkpoint is this many seconds old."""
     save_total_limit: int = 2
-    """How many to keep, the newest ones; never fewer than two that verify."""
+    """Number of checkpoints to keep, the newest ones; never fewer than two that verify."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,17 +75,17 @@ class BasicSettings:
     """What every recipe is told beside its own choices."""
 
     out: str | None = None
-    """The run folder. Left out: runs/RECIPE-1, -2, ..."""
+    """Run folder (output directory). Default: runs/RECIPE-1, -2, ..."""
     seed: int = 0
-    """Of everything random: new weights, the order, dropout, views. The split of the data does not depend on it."""
+    """Random seed of new weights, shuffling, dropout and augmentation. The split of the data does not depend on it."""
     threads: int | None = None
-    """CPU threads a process. Left out: all physical cores, shared among the processes of this machine."""
+    """CPU threads per process. Default: all physical cores, shared among the processes of this machine."""
     precision: Precision = "auto"
-    """Number format of the forward pass. auto: what accelerate is configured for, else bf16 where it is measured faster."""
+    """Mixed precision. auto: what accelerate is configured for, else bf16 where it is measured faster."""
     track: str | None = None
-    """Also log to this tracker of accelerate's (tensorboard, wandb, mlflow, ...)."""
+    """Also log to this tracker (tensorboard, wandb, mlflow, ...: those of accelerate)."""
     resume: str = "auto"
-    """auto: go on with an unfinished run of the same settings and data in --out; never: do not; or the run folder to go on with."""
+    """auto: resume an unfinished run of the same settings and data in --out; never; or the run folder to resume."""
     report: Report = dataclasses.field(default_factory=Report)
 
 
@@ -92,11 +94,11 @@ class RunSettings(BasicSettings):
     """The same for a recipe whose runs can be resumed."""
 
     eval_steps: int | None = None
-    """Evaluate every so many steps. Left out: at the end of each epoch."""
+    """Evaluate every this many steps. Default: at the end of each epoch."""
     patience: int | None = None
-    """Stop a stage after so many evaluations in a row without a better validation score. Left out: never."""
+    """Early stopping: end a stage after this many evaluations in a row without a better validation score. Default: never."""
     push_to_hub: str | None = None
-    """Send the finished model to this repository of the hub."""
+    """Upload the finished model to this repository of the hub."""
     data: Data | Images | Texts = dataclasses.field(default_factory=Data)
     batch: Batch | ImageBatch | MicroBatches = dataclasses.field(default_factory=MicroBatches)
     cycles: Cycles = dataclasses.field(default_factory=Cycles)
@@ -112,9 +114,8 @@ class ClassifierSettings(RunSettings):
     batch: Batch | ImageBatch = dataclasses.field(default_factory=Batch)
     optim: Optim | RecurrentOptim | ImageOptim = dataclasses.field(default_factory=Optim)
     calibrate: bool = False
-    """Divide the logits by a temperature that is fitted on the validation set, where that lowers the log loss of examples it was
-    not fitted on: probabilities then say how often the model is right, and the most probable class stays the same.
-    calibration.json has the numbers."""
+    """Temperature scaling: divide the logits by a temperature fitted on the validation set, if that lowers the cross-fitted log loss.
+    The most probable class stays the same. calibration.json has the numbers."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +137,7 @@ class ImageClassifierSettings(ClassifierSettings):
     optim: ImageOptim = dataclasses.field(default_factory=ImageOptim)
     augment: ImageAugment = dataclasses.field(default_factory=ImageAugment)
     epochs: int = 20
-    """Passes over the training data, where a stage does not say."""
+    """Epochs of stages that do not set their own."""
     stages: tuple[ImageStage, ...] = (ImageStage(),)
-    """The training, part by part: what trains, for how long, how fast, on images of what size (progressive resizing, practice T2).
-    A config file may list several."""
+    """Stages of the training: what trains, for how long, how fast, on images of what size (progressive resizing, practice T2). A
+    config file may list several."""

@@ -51,8 +51,8 @@ def load_corpus(data: Texts) -> Corpus:
     shares = {"validation": data.validation_share, "test": data.test_share}
     cut = {name: 0.0 if given[name] is not None else share for name, share in shares.items()}
     train_ids, *cut_ids = split_examples(whole, validation_share=cut["validation"], test_share=cut["test"], seed=SPLIT_SEED)
-    if data.sample < 1.0:
-        train_ids = nested_sample(whole, train_ids, share=data.sample, seed=SPLIT_SEED)
+    if data.train_fraction < 1.0:
+        train_ids = nested_sample(whole, train_ids, share=data.train_fraction, seed=SPLIT_SEED)
     if fields.kinds:
         fields = _with_statistics(fields, table, train_ids)
         whole, _, _ = _documents(table, fields)

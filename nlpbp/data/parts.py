@@ -89,9 +89,9 @@ def load_inputs(data: Data | Images, *, read: Read | None = None) -> Inputs:
         column_of(given["validation"] or table, column)
     train_ids, *cut_ids = _split(table, whole, data, cut)
     notes += _whole_groups(table, data, {name: (cut[name], len(ids)) for name, ids in zip(cut, cut_ids, strict=True)})
-    if data.sample < 1.0:
+    if data.train_fraction < 1.0:
         everything = len(train_ids)
-        train_ids = nested_sample(whole, train_ids, share=data.sample, seed=SPLIT_SEED)
+        train_ids = nested_sample(whole, train_ids, share=data.train_fraction, seed=SPLIT_SEED)
         notes.append(f"training on a stratified sample: {len(train_ids):,} of {everything:,} {kind}")
     if fields.kinds:  # imputed values are fitted after the split, on the training set alone
         fields = _with_statistics(fields, table, train_ids)

@@ -29,7 +29,7 @@ class RateFound(NlpbpError):
     code = EXIT_PREEMPTED
 
     def __init__(self, record: dict[str, Any], files: list[Path]) -> None:
-        super().__init__("the sweep that was asked for is done", hint="take --finder.only away to train")
+        super().__init__("the sweep that was asked for is done", hint="take --finder.stop_after_stage away to train")
         self.record, self.files = record, files
 
 
@@ -49,7 +49,7 @@ def found_lr(
     """
     settings, is_quiet = run.settings.finder, not run.accelerator.is_main_process
     tries = 60 * len(VERIFIED) if settings.verify else 0
-    total = settings.num_steps * settings.orders + tries
+    total = settings.num_steps * settings.num_sweeps + tries
     with tqdm(total=total, desc="sweep", unit="step", dynamic_ncols=True, disable=is_quiet) as bar:
         found = find_rate(
             make_steps,
@@ -59,7 +59,7 @@ def found_lr(
             start=settings.start,
             end=settings.end,
             num_steps=settings.num_steps,
-            num_orders=settings.orders,
+            num_orders=settings.num_sweeps,
             chance=chance,
             on_step=bar.update,
         )
@@ -74,7 +74,7 @@ def found_lr(
     files = _write(run, found, record)
     for line in _lines(found, taken, rate, tried):
         run.say(line)
-    if settings.only == stage.index + 1:
+    if settings.stop_after_stage == stage.index + 1:
         raise RateFound(record, files)
     if rate is None:
         raise ConfigError(

@@ -21,11 +21,11 @@ from nlpbp.data.parts import Inputs, targets_of
 from nlpbp.runs.cards import closing_table, model_card
 from nlpbp.runs.fit import Metrics, clean_up
 from nlpbp.runs.folder import Run, write_text
+from nlpbp.runs.held_out import begin_test_uses
 from nlpbp.runs.predictions import decision_thresholds, prediction_table
 from nlpbp.runs.progress import Progress
 from nlpbp.runs.report import leave_report
 from nlpbp.runs.result import Array, Intervals, RunResult, peak_rss_mib, samples_per_second
-from nlpbp.runs.test_uses import begin_test_uses
 from nlpbp.tasks import bootstrap_intervals, task_metrics
 from nlpbp.tasks.baselines import constant_baseline
 from nlpbp.tasks.task import get_task

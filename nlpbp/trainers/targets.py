@@ -63,8 +63,10 @@ def refuse_settings(settings: ClassifierSettings, inputs: Inputs, *, num_stages:
                 "a number to predict has no labels" if not task.has_probabilities else f"is not defined for the task {task.name}"
             )
             raise ConfigError(reason, column=f"optim.{name}", hint="leave it out")
-    if finder.only is not None and finder.only > num_stages:
-        raise ConfigError(f"there is no stage {finder.only}", column="finder.only", hint=f"the run has {num_stages}")
+    if finder.stop_after_stage is not None and finder.stop_after_stage > num_stages:
+        raise ConfigError(
+            f"there is no stage {finder.stop_after_stage}", column="finder.stop_after_stage", hint=f"the run has {num_stages}"
+        )
     if settings.calibrate and not task.has_probabilities:
         raise ConfigError("a number to predict has no probability", column="calibrate", hint="leave it out")
 

@@ -94,7 +94,9 @@ def loaded(path: Path, text: str) -> Config:
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "config.json"])
-def test_an_old_file_is_read_with_one_line_that_names_each_old_name(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_old_file_is_read_with_one_line_that_names_each_old_name(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     text = '{"rounds": 7, "optim": {"rate": 0.5, "head_lr": 0.1}, "stages": [{"max_words": 9}, {"epochs": 1, "max_words": 8}]}'
     config = loaded(tmp_path / name, text)
     assert (config.epochs, config.optim.lr, config.optim.head_lr) == (7, 0.5, 0.1)

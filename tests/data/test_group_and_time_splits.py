@@ -17,7 +17,7 @@ from nlpbp.data.fields import read_moments
 from nlpbp.data.parts import load_inputs
 from nlpbp.data.readers import Table
 from nlpbp.data.splits import split_groups, split_time
-from nlpbp.runs.test_uses import add_test_use, begin_test_uses
+from nlpbp.runs.held_out import add_test_use, begin_test_uses
 
 
 def examples_of(targets: Any, texts: list[str] | None = None) -> Examples:

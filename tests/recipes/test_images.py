@@ -128,7 +128,7 @@ def test_a_net_that_has_seen_other_digits_learns_from_fewer(tmp_path: Path) -> N
     data = sections.Images(train=str(general), test_share=0.0)
     before = dataclasses.replace(image_classifier.Config(), data=data, model=net, epochs=8, out=str(tmp_path / "net"), **options)
     assert image_classifier.run(before).metrics["validation"]["accuracy"] > 0.9
-    few = sections.Images(train=str(target), test_share=0.1, validation_share=0.75, sample=0.9)
+    few = sections.Images(train=str(target), test_share=0.1, validation_share=0.75, train_fraction=0.9)
     scores: dict[str, list[float]] = {"transfer": [], "scratch": []}
     for seed in range(3):
         transfer = dataclasses.replace(
@@ -368,7 +368,7 @@ def test_several_labels_and_groups_come_from_a_table(tmp_path: Path) -> None:
 def test_a_sweep_cycles_and_snapshots_are_as_for_texts(tmp_path: Path) -> None:
     optim = dataclasses.replace(OPTIM, lr="auto", schedule="warm_restarts")
     cycles = sections.Cycles(num_cycles=2, snapshots=True)
-    finder = sections.Finder(num_steps=40, orders=1, start=1e-4)
+    finder = sections.Finder(num_steps=40, num_sweeps=1, start=1e-4)
     result = train(tmp_path / "run", optim=optim, cycles=cycles, finder=finder, epochs=6)
     assert json.loads((result.out / "lr_finder_1.json").read_text())["chosen"]
     assert sorted(path.name for path in (result.out / "snapshots").iterdir()) == ["1", "2"]

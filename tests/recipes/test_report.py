@@ -82,7 +82,7 @@ def test_settings_that_differ_are_named(run: Path, tmp_path: Path) -> None:
 def test_a_report_that_fails_is_told_and_does_not_fail_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fail(folder: Path) -> None:
+    def fail(folder: Path, **options: Any) -> None:
         raise RuntimeError("no ink")
 
     out, config = tmp_path / "run", lm_awd_lstm.tiny()

@@ -391,7 +391,7 @@ SWEPT: dict[str, dict[str, Any]] = {
 @pytest.fixture(scope="module", params=list(SWEPT))
 def swept(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[ModuleType, dict[str, Any], Path]:
     recipe, out = importlib.import_module(f"recipes.{request.param}"), tmp_path_factory.mktemp("runs") / "swept"
-    options = {**SWEPT[request.param], "finder": Finder(num_steps=60, orders=2, start=1e-4)}
+    options = {**SWEPT[request.param], "finder": Finder(num_steps=60, num_sweeps=2, start=1e-4)}
     train(recipe, out, **options)
     return recipe, options, out
 

@@ -180,7 +180,7 @@ def test_guessing_hidden_words_is_learned_and_reaches_the_classifier(tmp_path: P
 
 
 def test_a_sample_is_nested_and_leaves_the_other_parts_alone(tmp_path: Path) -> None:
-    result = run(tmp_path, dict(REVIEWS), sample=0.25, epochs=1)
+    result = run(tmp_path, dict(REVIEWS), train_fraction=0.25, epochs=1)
     examples = json.loads((result.out / "result.json").read_text())["data"]["examples"]
     assert examples == {"train": 32, "validation": 16, "test": 16}
 

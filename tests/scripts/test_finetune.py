@@ -28,7 +28,16 @@ def test_help_lists_the_recipes(tmp_path: Path) -> None:
 def test_help_of_a_recipe_explains_its_flags(tmp_path: Path, name: str) -> None:
     done = run_script("finetune", name, "--help", cwd=tmp_path, COLUMNS="200")
     assert done.returncode == 0
-    for flag in ("--data.train", "--data.sample", "--optim.lr", "--dropout.scale", "--out", "--seed", "--threads", "--precision"):
+    for flag in (
+        "--data.train",
+        "--data.train_fraction",
+        "--optim.lr",
+        "--dropout.scale",
+        "--out",
+        "--seed",
+        "--threads",
+        "--precision",
+    ):
         assert flag in done.stdout
 
 

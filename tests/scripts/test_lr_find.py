@@ -10,7 +10,7 @@ from nlpbp.cli.lr_find import lr_find
 from nlpbp.core.errors import ConfigError
 from run_script import run_script
 
-SHORT = ["--finder.num_steps", "80", "--finder.orders", "2", "--finder.start", "1e-5", "--threads", "1"]
+SHORT = ["--finder.num_steps", "80", "--finder.num_sweeps", "2", "--finder.start", "1e-5", "--threads", "1"]
 
 
 @pytest.mark.parametrize("recipe", ["transformer_sentiment", "gru_classifier", "lm_awd_lstm", "lm_transformer"])
