@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nlpbp.cli.parsing import known_recipes
-from nlpbp.modalities import MODALITIES, view_names
+from nlpbp.modalities import view_names, views_in_words
 
 if TYPE_CHECKING:
     from nlpbp.data.columns import Examples
@@ -44,7 +44,7 @@ def make_parser(program: str) -> argparse.ArgumentParser:
         nargs="+",
         choices=view_names(),
         default=[],
-        help=f"also answer for other views and take the mean: {'; '.join(line.words for line in MODALITIES.values() if line.words)}; "
+        help=f"also answer for other views and take the mean: {views_in_words()}; "
         "passes with dropout; says what that costs and, on labelled data, brings",
     )
     parser.add_argument(

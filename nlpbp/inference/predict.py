@@ -1,4 +1,4 @@
-"""Predictions of finished runs for new examples of any kind: of one the answers of `pipeline` with its model, of several their mean."""
+"""Predictions of finished runs for new examples: of one the answers of `pipeline` with its model, of several their mean."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from nlpbp.data.order import evaluation_batches
 from nlpbp.data.readers import Table
 from nlpbp.data.windows import means_of_windows
 from nlpbp.inference.trained import Classifier, label_columns_of
-from nlpbp.modalities import DROPOUT, MODALITIES, kind_with_view
+from nlpbp.modalities import DROPOUT, MODALITIES, kinds_with_view
 from nlpbp.runs.predictions import prediction_table
 from nlpbp.tasks import bootstrap_intervals, task_metrics, task_outputs
 from nlpbp.train.evaluate import predict
@@ -148,8 +148,8 @@ def _refuse_foreign_view(view: str, *, kind: str) -> None:
     own = MODALITIES[kind].views
     if view in own:
         return
-    other = kind_with_view(view)
-    message = f"{view} is of {other}s" if other else f"there is no view {view}"
+    others = " and ".join(f"{other}s" for other in kinds_with_view(view))
+    message = f"{view} is of {others}" if others else f"there is no view {view}"
     hint = " or ".join(part for part in (", ".join(own[:-1]), *own[-1:]) if part)
     raise ConfigError(message, column="views", hint=f"give {hint}" if hint else "leave it out")
 

@@ -22,8 +22,8 @@ class Line(NamedTuple):
     """A modality's module, the names of its test-time views, and what its own are in words, for `nlpbp predict --help`."""
 
     module: str
-    views: tuple[str, ...]
-    words: str
+    views: tuple[str, ...] = ()
+    words: str = ""
 
 
 MODALITIES: dict[str, Line] = {
@@ -59,10 +59,19 @@ def view_names() -> tuple[str, ...]:
     return tuple(dict.fromkeys(view for line in MODALITIES.values() for view in line.views))
 
 
-def kind_with_view(view: str) -> str | None:
-    """Return the first kind that has a view of this name, None where no kind has.
+def views_in_words() -> str:
+    """Say what the views of each modality are.
 
-    >>> kind_with_view("mirrored"), kind_with_view("sideways")
-    ('image', None)
+    >>> views_in_words()
+    'windows all along a long text, its beginning and end; images in a mirror, or as training saw them'
     """
-    return next((kind for kind, line in MODALITIES.items() if view in line.views), None)
+    return "; ".join(line.words for line in MODALITIES.values() if line.words)
+
+
+def kinds_with_view(view: str) -> tuple[str, ...]:
+    """Return the kinds that have a view of this name.
+
+    >>> kinds_with_view("mirrored"), kinds_with_view("sideways")
+    (('image',), ())
+    """
+    return tuple(kind for kind, line in MODALITIES.items() if view in line.views)

@@ -39,6 +39,7 @@ from nlpbp.text.mixup import mixup_loss
 from nlpbp.text.transformer import load_tokenizer, load_trained
 
 EVALUATION_TOKENS = 8192  # a batch of new texts
+VIEWS: dict[str, Cut] = {"windows": "windows", "head_tail": "head_tail"}  # what is read of new texts, by the name of the view
 
 
 def text_modality(
@@ -270,6 +271,5 @@ def _forms(
     """Tokenize new texts, cut as in training or as the view says; a pair of texts has no view."""
     if view is not None and examples.pairs is not None:
         raise ConfigError(f"a pair of texts has no {view}", column="views", hint="leave it out")
-    cut: Cut = view if view == "windows" or view == "head_tail" else trained
-    length = tokenizer.model_max_length
+    cut, length = VIEWS[view] if view else trained, tokenizer.model_max_length
     return [encode(examples.texts, examples.pairs, tokenizer=tokenizer, max_length=length, cut=cut, show_progress=True)]
