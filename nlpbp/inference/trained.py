@@ -42,8 +42,9 @@ def load_run(path: str | Path, *, accelerator: Accelerator) -> Classifier:
     folder = path / "model" if (path / "model").is_dir() else path
     if not (folder / "config.json").is_file():
         raise ConfigError(f"{path} holds no finished model", hint="give a run folder with model/ in it, or a model folder")
-    loaded, reader = load_trained_model(folder)
-    model: Any = loaded.to(accelerator.device)  # type: ignore[arg-type]
+    model: Any
+    model, reader = load_trained_model(folder)
+    model.to(accelerator.device)
     thresholds = getattr(model.config, "decision_thresholds", None)
     fields = _trained_fields(path / "result.json", model)
     return Classifier(
