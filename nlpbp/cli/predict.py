@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nlpbp.cli.parsing import known_recipes
+from nlpbp.modalities import view_names, views_in_words
 
 if TYPE_CHECKING:
     from nlpbp.data.columns import Examples
@@ -41,10 +42,10 @@ def make_parser(program: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--views",
         nargs="+",
-        choices=("windows", "head_tail", "dropout", "mirrored", "augmented"),
+        choices=view_names(),
         default=[],
-        help="also answer for other views and take the mean: windows all along a long text, its beginning and end; images in a "
-        "mirror, or as training saw them; passes with dropout; says what that costs and, on labelled data, brings",
+        help=f"also answer for other views and take the mean: {views_in_words()}; "
+        "passes with dropout; says what that costs and, on labelled data, brings",
     )
     parser.add_argument(
         "--fit_weights", help="a labelled file to fit the weights of models and views on: validation data, never test"

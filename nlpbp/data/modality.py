@@ -1,17 +1,22 @@
-"""The modality of a classifier's examples, text or image: all that training, scoring and saving do differently with the two."""
+"""The modality of a classifier's examples, texts or images for instance: all that is done differently with one kind and another.
+
+`Modality` is what training, scoring and saving ask of a kind, `Reader` what answering for new examples with a saved model does.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from torch import Tensor
 
 from nlpbp.core.batch import Batch, LossFn
+from nlpbp.data.columns import Examples
 from nlpbp.data.order import Ints
+from nlpbp.data.readers import Table
 
 Array = np.ndarray[Any, Any]
 MakeBatches = Callable[..., Iterator[list[Batch]]]  # (plan, labels=, first_step=, seed=) -> the micro-batches of each step
@@ -59,6 +64,7 @@ class StageData:
 class Modality:
     """How examples of one kind become batches, and what else depends on their kind.
 
+    `kind` is its name in `nlpbp.modalities.MODALITIES`.
     `parts` are those that are scored and the training part, as a stage without wishes of its own trains on it; `collate` makes a
     batch without labels of some of them, evaluation batches cost `max_cost` at most. `stage` prepares a stage's training examples,
     and returns with them what makes its batches, augmented or not, from a plan. `mix` puts mixup around a loss, if that is wanted.
@@ -67,7 +73,7 @@ class Modality:
     `linear_baseline` returns its name and, by part, its outputs. A micro-batch has `min_examples` or more.
     """
 
-    kind: Literal["text", "image"]
+    kind: str
     parts: Mapping[str, Prepared]
     collate: Callable[[Any, Ints], Batch]
     max_cost: int
@@ -79,3 +85,26 @@ class Modality:
     linear_baseline: Callable[[], tuple[str, dict[str, Array]]]
     card: Card
     min_examples: int = 1
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How a saved model of one kind reads new examples; `kind` is its name in `nlpbp.modalities.MODALITIES`.
+
+    `read` makes a table of a source (a file, a folder, data in memory, or a table of piped lines in the column `columns` names),
+    given its split and the columns that the user named. With the table it returns what the cells stand for, by cell, where they
+    are not the examples themselves, as digests of images; whoever reads keeps these in `contents`. `columns` are the table's
+    columns that hold the examples, () where they are those of training, or found by name and content.
+
+    `forms` prepares examples, with the contents, as a view shows them, None for as they are: one form, or several whose answers are
+    averaged. It is given no view but those in `MODALITIES`, and not `dropout`, which is of the model. `collate` makes a batch of
+    some of a form's examples; a batch costs `max_cost` at most. All raise `DataError` and `ConfigError` for what a user can repair.
+    """
+
+    kind: str
+    read: Callable[[Any, str, Sequence[str]], tuple[Table, dict[str, Any]]]
+    forms: Callable[[Examples, str | None, Mapping[str, Any]], Iterable[Prepared]]
+    collate: Callable[[Any, Ints], Batch]
+    max_cost: int
+    columns: tuple[str, ...] = ()
+    contents: dict[str, Any] = field(default_factory=dict)

@@ -42,6 +42,7 @@ LABEL_NAMES = ("label", "target", "y", "labels of y")
 class Estimator(BaseEstimator):
     """A recipe with scikit-learn's words. `run_` is what `fit` leaves: the run folder at `run_.path`."""
 
+    _kind: ClassVar[str]  # of examples, as in `nlpbp.modalities.MODALITIES`
     _recipe: ClassVar[str]
     _source: ClassVar[Source]
     recipe: str | None
@@ -159,7 +160,7 @@ class Estimator(BaseEstimator):
             try:
                 return classifier, examples, predict.predict_outputs(classifier, examples, accelerator=accelerator)
             finally:
-                classifier.store.clear()
+                classifier.reader.contents.clear()
 
     def _labels(self) -> tuple[str, ...]:
         """Return the names of the model's classes, in its own order."""

@@ -16,6 +16,8 @@ from nlpbp.estimators.targets import Target, indicator_of, read_labels
 from nlpbp.inference import predict
 from nlpbp.inference.trained import Classifier
 
+CLASSIFIERS = {"text": "TextClassifier", "image": "ImageClassifier"}  # by the kind of examples
+
 
 class LabelEstimator(ClassifierMixin, Estimator):
     """An estimator that answers with classes. `classes_` [k] are those of y, in its types, sorted."""
@@ -84,7 +86,15 @@ class LabelEstimator(ClassifierMixin, Estimator):
     def _refuse(cls, classifier: Classifier, folder: str) -> None:
         if classifier.fields.task == "regression":
             raise ConfigError(f"{folder} answers with numbers", hint="load it with TextRegressor")
-        sees_images = classifier.processor is not None
-        if sees_images != (cls.__name__ == "ImageClassifier"):
-            right = "ImageClassifier" if sees_images else "TextClassifier"
-            raise ConfigError(f"{folder} reads {'images' if sees_images else 'texts'}", hint=f"load it with {right}")
+        kind = classifier.reader.kind
+        if kind != cls._kind:
+            raise ConfigError(f"{folder} reads {kind}s", hint=who_loads(kind))
+
+
+def who_loads(kind: str) -> str:
+    """Say which estimator loads a classifier of this kind of examples.
+
+    >>> who_loads("image"), who_loads("audio")
+    ('load it with ImageClassifier', 'use nlpbp predict')
+    """
+    return f"load it with {CLASSIFIERS[kind]}" if kind in CLASSIFIERS else "use nlpbp predict"

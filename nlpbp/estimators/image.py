@@ -34,6 +34,7 @@ class ImageClassifier(LabelEstimator):
     True
     """
 
+    _kind = "image"
     _recipe = "image_classifier"
     _source = Images
 

@@ -14,7 +14,7 @@ from nlpbp.core.errors import ConfigError, DataError
 from nlpbp.data.columns import Examples
 from nlpbp.data.readers import read_table
 from nlpbp.estimators.base import Array, Estimator, as_named
-from nlpbp.estimators.classify import LabelEstimator
+from nlpbp.estimators.classify import LabelEstimator, who_loads
 from nlpbp.estimators.inputs import Columns, text_columns
 from nlpbp.estimators.targets import Target, read_numbers
 from nlpbp.inference import predict
@@ -24,6 +24,7 @@ from nlpbp.inference.trained import Classifier
 class TextEstimator(Estimator):
     """What estimators of texts share. X is a list, array, series or column of texts [n], pairs [n, 2], or a frame of columns."""
 
+    _kind = "text"
     _recipe = "transformer_sentiment"
     _source = Data
 
@@ -131,5 +132,4 @@ class TextRegressor(RegressorMixin, TextEstimator):
     @classmethod
     def _refuse(cls, classifier: Classifier, folder: str) -> None:
         if classifier.fields.task != "regression":
-            right = "TextClassifier" if classifier.processor is None else "ImageClassifier"
-            raise ConfigError(f"{folder} answers with classes", hint=f"load it with {right}")
+            raise ConfigError(f"{folder} answers with classes", hint=who_loads(classifier.reader.kind))

@@ -1,46 +1,33 @@
-"""Predictions of finished runs for new texts or images: of one the answers of `pipeline` with its model, of several their mean."""
+"""Predictions of finished runs for new examples: of one the answers of `pipeline` with its model, of several their mean."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 
-from nlpbp.core.batch import Batch
 from nlpbp.core.errors import ConfigError, DataError
 from nlpbp.core.tta import average, dropout_active, fit_view_weights, view_weights
 from nlpbp.data.columns import Examples, infer_fields, read_examples
 from nlpbp.data.decoding import decode, refuse_nul, split_lines
 from nlpbp.data.labels import is_missing
 from nlpbp.data.modality import Prepared
-from nlpbp.data.order import Ints, evaluation_batches
+from nlpbp.data.order import evaluation_batches
 from nlpbp.data.readers import Table
-from nlpbp.data.sources import read_source
 from nlpbp.data.windows import means_of_windows
 from nlpbp.inference.trained import Classifier, label_columns_of
-from nlpbp.modalities.images import read_images
+from nlpbp.modalities import DROPOUT, MODALITIES, kinds_with_view
 from nlpbp.runs.predictions import prediction_table
 from nlpbp.tasks import bootstrap_intervals, task_metrics, task_outputs
-from nlpbp.text.batches import Cut, Encoded, collate, encode
 from nlpbp.train.evaluate import predict
-from nlpbp.vision.augment import PRESETS, Preset
-from nlpbp.vision.images import MAX_PIXELS
-from nlpbp.vision.pictures import Pictures, collate_pictures, mirrored, prepare_pictures, seen_otherwise
-from nlpbp.vision.pretrained import channels_of
-from nlpbp.vision.sources import IMAGE
 
 Array = np.ndarray[Any, Any]
-EVALUATION_TOKENS = 8192
-EVALUATION_IMAGES = 128
-View = Literal["windows", "head_tail", "dropout", "mirrored", "augmented"]
-TEXT_VIEWS, IMAGE_VIEWS = ("windows", "head_tail"), ("mirrored", "augmented")  # dropout is of both
-MakeBatch = Callable[[Ints], Batch]
 NUM_PASSES = 4  # with dropout, for one view
 
 
@@ -49,7 +36,7 @@ def mean_outputs(
     examples: Examples,
     *,
     accelerator: Accelerator,
-    view: View | None = None,
+    view: str | None = None,
     order_of: Classifier | None = None,
 ) -> Array:
     """Return the mean of the classifiers' probabilities [n, labels], in the order of labels of the first one, or of `order_of`;
@@ -82,19 +69,19 @@ def read_lines(raw: bytes, *, name: str) -> Table:
 def read_data(
     classifiers: Sequence[Classifier], source: str | None, *, piped: bytes = b"", column: Sequence[str] = (), split: str = "test"
 ) -> Table:
-    """Read what is to be answered for, from a source as of training, or without one from what was piped in, a text or path a line.
+    """Read what is to be answered for, from a source as of training, or without one from what was piped in, an example a line.
 
-    For images, the table holds digests, and the images are added to the classifiers' stores.
+    Where the table's cells stand for the examples, as digests for images, the examples themselves are added to the classifiers'
+    contents.
     """
-    if classifiers[0].processor is None:
-        return read_source(source, split=split) if source else read_lines(piped, name="standard input")
+    reader = classifiers[0].reader
     given: Any = source
-    if source is None:
+    if source is None or source == "":
         lines = read_lines(piped, name="standard input")
-        given = replace(lines, columns={IMAGE: lines.columns["text"]})
-    table, store = read_images(given, split=split, column=next(iter(column), None), max_pixels=MAX_PIXELS)
+        given = replace(lines, columns={next(iter(reader.columns), "text"): lines.columns["text"]})
+    table, contents = reader.read(given, split, column)
     for classifier in classifiers:
-        classifier.store.update(store)
+        classifier.reader.contents.update(contents)
     return table
 
 
@@ -111,7 +98,7 @@ def read_texts(
     if not len(table):
         raise DataError("there are no texts", file=table.name, hint="give one text a line")
     fields = classifier.fields
-    text = () if classifier.processor is not None else text  # which image column it is has been said already
+    text = () if classifier.reader.columns else text  # where the reader names them, `read_data` has taken the user's own already
     if fields.kinds and text:
         raise ConfigError(f"the model reads the fields {', '.join(fields.kinds)}", column="text", hint="leave it out")
     if not fields.kinds and (text or not set(fields.text) <= set(table.columns) or not fields.text):
@@ -140,88 +127,57 @@ def read_texts(
         return examples
 
 
-def predict_outputs(classifier: Classifier, examples: Examples, *, accelerator: Accelerator, view: View | None = None) -> Array:
+def predict_outputs(classifier: Classifier, examples: Examples, *, accelerator: Accelerator, view: str | None = None) -> Array:
     """Return probabilities [n, labels], or values [n] for regression, in the order of `examples`.
 
-    A `view` is another form of the examples than the model was trained on. Raises `ConfigError` where there is no such view of
-    them, as of a pair of texts.
+    A `view` is another form of the examples than the model was trained on, or `dropout`. Raises `ConfigError` where there is no
+    such view of them, as of a pair of texts.
     """
-    if classifier.processor is not None:
-        return _image_outputs(classifier, examples, accelerator=accelerator, view=view)
-    texts, tokenizer = examples.texts, classifier.tokenizer
-    assert tokenizer is not None, "what has no processor has a tokenizer"
-    if view in IMAGE_VIEWS:
-        raise ConfigError(f"{view} is of images", column="views", hint=f"give {', '.join(TEXT_VIEWS)} or dropout")
-    max_length = tokenizer.model_max_length
-    if view in TEXT_VIEWS and examples.pairs is not None:
-        raise ConfigError(f"a pair of texts has no {view}", column="views", hint="leave it out")
-    config: Any = classifier.model.config
-    trained: Cut = getattr(config, "text_cut", None) or "head"
-    cut = view if view in ("windows", "head_tail") else trained
-    encoded = encode(texts, examples.pairs, tokenizer=tokenizer, max_length=max_length, cut=cut, show_progress=True)
-    if view == "dropout":
-        with dropout_active(classifier.model):
-            return _mean([_text_outputs(classifier, encoded, accelerator=accelerator) for _ in range(NUM_PASSES)])
-    return _text_outputs(classifier, encoded, accelerator=accelerator)
+    reader = classifier.reader
+    if view is not None:
+        _refuse_foreign_view(view, kind=reader.kind)
+    forms = reader.forms(examples, None if view == DROPOUT else view, reader.contents)
+    if view != DROPOUT:
+        return _mean([_outputs(classifier, form, accelerator=accelerator) for form in forms])
+    with dropout_active(classifier.model):
+        return _mean([_outputs(classifier, form, accelerator=accelerator) for form in forms for _ in range(NUM_PASSES)])
 
 
-def _text_outputs(classifier: Classifier, encoded: Encoded, *, accelerator: Accelerator) -> Array:
-    assert classifier.tokenizer is not None, "texts are read with one"
-    make_batch = partial(collate, encoded, tokenizer=classifier.tokenizer)
-    return _outputs(classifier, encoded, make_batch, max_cost=EVALUATION_TOKENS, accelerator=accelerator)
-
-
-def _image_outputs(classifier: Classifier, examples: Examples, *, accelerator: Accelerator, view: View | None) -> Array:
-    if view in TEXT_VIEWS:
-        raise ConfigError(f"{view} is of texts", column="views", hint=f"give {', '.join(IMAGE_VIEWS)} or dropout")
-    model: Any = classifier.model
-    pictures = prepare_pictures(
-        [classifier.store[digest] for digest in examples.texts],
-        processor=classifier.processor,
-        num_channels=channels_of(model),
-        max_pixels=MAX_PIXELS,
-        show_progress=True,
-    )
-
-    def answer(seen: Pictures) -> Array:
-        make_batch = partial(collate_pictures, seen)
-        return _outputs(classifier, seen, make_batch, max_cost=EVALUATION_IMAGES, accelerator=accelerator)
-
-    if view == "dropout":
-        with dropout_active(model):
-            return _mean([answer(pictures) for _ in range(NUM_PASSES)])
-    if view == "augmented":
-        preset: Preset = getattr(model.config, "views", None) or "none"
-        if preset == "none":
-            raise ConfigError("augmented: the model was trained without a preset", column="views", hint="leave it out")
-        return _mean([answer(seen_otherwise(pictures, views=PRESETS[preset], seed=number)) for number in range(NUM_PASSES)])
-    return answer(pictures if view is None else mirrored(pictures))
+def _refuse_foreign_view(view: str, *, kind: str) -> None:
+    """Raise `ConfigError` for a view that examples of this kind do not have."""
+    own = MODALITIES[kind].views
+    if view in own:
+        return
+    others = " and ".join(f"{other}s" for other in kinds_with_view(view))
+    message = f"{view} is of {others}" if others else f"there is no view {view}"
+    hint = " or ".join(part for part in (", ".join(own[:-1]), *own[-1:]) if part)
+    raise ConfigError(message, column="views", hint=f"give {hint}" if hint else "leave it out")
 
 
 def _mean(passes: Sequence[Array]) -> Array:
+    if len(passes) == 1:
+        return passes[0]
     mean: Array = np.mean(passes, axis=0, dtype=passes[0].dtype)
     return mean
 
 
-def _outputs(
-    classifier: Classifier, examples: Prepared, make_batch: MakeBatch, *, max_cost: int, accelerator: Accelerator
-) -> Array:
+def _outputs(classifier: Classifier, form: Prepared, *, accelerator: Accelerator) -> Array:
     made = predict(
         classifier.model,
-        evaluation_batches(examples.padded_lengths, max_tokens=max_cost),
-        make_batch,
+        evaluation_batches(form.padded_lengths, max_tokens=classifier.reader.max_cost),
+        partial(classifier.reader.collate, form),
         accelerator=accelerator,
         show_progress=True,
     )
     config: Any = classifier.model.config
     outside = getattr(config, "value_range", None) if config.model_type != "awd_lstm" else None  # whose own head keeps to it
     value_range = None if outside is None else (float(outside[0]), float(outside[1]))
-    logits = torch.from_numpy(means_of_windows(made.logits, examples.owners))
+    logits = torch.from_numpy(means_of_windows(made.logits, form.owners))
     return task_outputs(logits, task=classifier.fields.task, value_range=value_range).numpy()
 
 
 def outputs_of_members(
-    classifiers: Sequence[Classifier], examples: Examples, *, views: Sequence[View], accelerator: Accelerator
+    classifiers: Sequence[Classifier], examples: Examples, *, views: Sequence[str], accelerator: Accelerator
 ) -> tuple[list[Array], float]:
     """Return all answers there are to average: each classifier's for the texts as they are, then their mean of each view.
 
@@ -229,7 +185,7 @@ def outputs_of_members(
     """
     outputs: list[Array] = []
     times: list[float] = []
-    members: list[tuple[Sequence[Classifier], View | None]] = [([classifier], None) for classifier in classifiers]
+    members: list[tuple[Sequence[Classifier], str | None]] = [([classifier], None) for classifier in classifiers]
     for asked, view in [*members, *((classifiers, view) for view in views)]:
         started = time.monotonic()
         outputs.append(mean_outputs(asked, examples, accelerator=accelerator, view=view, order_of=classifiers[0]))
@@ -237,7 +193,7 @@ def outputs_of_members(
     return outputs, sum(times) / max(1e-9, times[0])
 
 
-def member_names(num_classifiers: int, views: Sequence[View]) -> list[str]:
+def member_names(num_classifiers: int, views: Sequence[str]) -> list[str]:
     """Name what `outputs_of_members` gives.
 
     >>> member_names(1, ["windows"]), member_names(2, [])
@@ -263,7 +219,7 @@ def average_members(outputs: Sequence[Array], *, weights: torch.Tensor) -> Array
 
 
 def fitted_weights(
-    classifiers: Sequence[Classifier], examples: Examples, *, views: Sequence[View], accelerator: Accelerator
+    classifiers: Sequence[Classifier], examples: Examples, *, views: Sequence[str], accelerator: Accelerator
 ) -> torch.Tensor:
     """Find the weights of the members that suit labelled examples best: validation, never test.
 

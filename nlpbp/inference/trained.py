@@ -4,39 +4,33 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from accelerate import Accelerator
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from nlpbp.core.errors import ConfigError
 from nlpbp.core.task import target_type
 from nlpbp.data.columns import Fields
 from nlpbp.data.fields import unpack_fields
+from nlpbp.data.modality import Reader
+from nlpbp.modalities import load_trained_model
 from nlpbp.tasks.task import task_of_config
-from nlpbp.text.transformer import load_tokenizer, load_trained
-from nlpbp.vision.pretrained import load_processor, load_trained_image_classifier
-from nlpbp.vision.sources import IMAGE, ImageStore
 
 Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
 class Classifier:
-    """A trained model with what it needs to read texts, or images, and to answer in words.
-
-    A text classifier has a tokenizer; an image classifier has a processor, and a store of the images read so far, by digest.
-    """
+    """A trained model with what it needs to read new examples, whatever their kind, and to answer in words."""
 
     model: PreTrainedModel
     fields: Fields
     thresholds: Array | None
-    tokenizer: PreTrainedTokenizerBase | None = None
-    processor: Any = None
-    store: ImageStore = field(default_factory=dict)
+    reader: Reader
 
 
 def load_run(path: str | Path, *, accelerator: Accelerator) -> Classifier:
@@ -48,16 +42,16 @@ def load_run(path: str | Path, *, accelerator: Accelerator) -> Classifier:
     folder = path / "model" if (path / "model").is_dir() else path
     if not (folder / "config.json").is_file():
         raise ConfigError(f"{path} holds no finished model", hint="give a run folder with model/ in it, or a model folder")
-    sees_images = (folder / "preprocessor_config.json").is_file()
-    model: Any = (load_trained_image_classifier if sees_images else load_trained)(str(folder)).to(accelerator.device)
+    model: Any
+    model, reader = load_trained_model(folder)
+    model.to(accelerator.device)
     thresholds = getattr(model.config, "decision_thresholds", None)
     fields = _trained_fields(path / "result.json", model)
     return Classifier(
         model=model,
-        fields=replace(fields, text=(IMAGE,)) if sees_images else fields,
+        fields=replace(fields, text=reader.columns or fields.text),
         thresholds=None if thresholds is None else np.array(thresholds),
-        tokenizer=None if sees_images else load_tokenizer(str(folder)),
-        processor=load_processor(str(folder)) if sees_images else None,
+        reader=reader,
     )
 
 
@@ -94,14 +88,12 @@ def load_snapshots(path: str | Path, *, accelerator: Accelerator) -> list[Classi
 
 def _described(classifier: Classifier) -> tuple[str, str, str]:
     """Say what must be the same in runs that answer together; the columns of a model folder alone are not known."""
-    fields = classifier.fields
-    texts = {0: "", 1: "one text"}.get(len(fields.text), "a pair of texts")
-    if classifier.processor is not None:
-        texts = "one image"
+    fields, kind = classifier.fields, classifier.reader.kind
+    examples = {0: "", 1: f"one {kind}"}.get(len(fields.text), f"a pair of {kind}s")
     if fields.kinds:
         medians = ((name, fields.statistics.get(name)) for name in fields.kinds)
-        texts = "the fields " + ", ".join(name if typical is None else f"{name} ({typical:g})" for name, typical in medians)
-    return fields.task, f"the labels {', '.join(sorted(fields.labels))}" if fields.labels else "", texts
+        examples = "the fields " + ", ".join(name if typical is None else f"{name} ({typical:g})" for name, typical in medians)
+    return fields.task, f"the labels {', '.join(sorted(fields.labels))}" if fields.labels else "", examples
 
 
 def combined(classifiers: Sequence[Classifier]) -> Classifier:

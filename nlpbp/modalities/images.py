@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -21,8 +21,9 @@ from transformers import PreTrainedModel
 from nlpbp import config as sections
 from nlpbp.core.batch import LossFn
 from nlpbp.core.errors import ConfigError, DataError
+from nlpbp.data.columns import Examples
 from nlpbp.data.decoding import nearest
-from nlpbp.data.modality import Answer, Array, Card, MakeBatches, Modality, StageData
+from nlpbp.data.modality import Answer, Array, Card, MakeBatches, Modality, Reader, StageData
 from nlpbp.data.packaged import packaged_digits
 from nlpbp.data.parts import Inputs, Part, load_inputs, targets_of
 from nlpbp.data.readers import Table
@@ -35,18 +36,20 @@ from nlpbp.runs.folder import CACHE, Run
 from nlpbp.runs.inputs import check_labels, the_same_everywhere
 from nlpbp.runs.model_folder import save_model
 from nlpbp.tasks.task import get_task
-from nlpbp.vision.augment import PRESETS, mixed_images_loss
+from nlpbp.vision.augment import PRESETS, Preset, mixed_images_loss
 from nlpbp.vision.images import MAX_PIXELS, Pixels
-from nlpbp.vision.pictures import Pictures, collate_pictures, picture_steps, prepare_pictures, with_size
-from nlpbp.vision.pretrained import channels_of
+from nlpbp.vision.pictures import Pictures, collate_pictures, mirrored, picture_steps, prepare_pictures, seen_otherwise, with_size
+from nlpbp.vision.pretrained import channels_of, load_processor, load_trained_image_classifier
 from nlpbp.vision.residual import ResidualConfig
-from nlpbp.vision.sources import ImageStore, StoredImage, image_table, pixels_of
+from nlpbp.vision.sources import IMAGE, ImageStore, StoredImage, image_table, pixels_of
 
 PACKAGED = {"demo:digits": packaged_digits, "tiny:shapes": tiny_shapes}
 LARGEST = 64  # pixels a side that a net from scratch is given, unless it is told otherwise
 THUMBNAIL = 96  # pixels of the longer side of an image in the report
 FEATURES = 16  # cells a side that the linear baseline sees a picture in
 BLOCK = 1024  # pictures
+EVALUATION_IMAGES = 128  # a batch of new images
+NUM_AUGMENTED = 4  # augmentations of each image, for one view
 
 
 def load_images(run: Run[sections.ImageClassifierSettings]) -> tuple[Inputs, ImageStore]:
@@ -279,3 +282,48 @@ def refuse_sizes(stages: Sequence[sections.ImageStage], model: PreTrainedModel) 
             except RuntimeError as error:
                 message = f"{stage.size} pixels are too few for the model: {str(error).splitlines()[0]}"
                 raise ConfigError(message, column="stages.size", hint="take larger ones") from error
+
+
+def load_trained_model(folder: Path) -> tuple[PreTrainedModel, Reader] | None:
+    """Load a saved image classifier, and how it reads new images: as they are, in a mirror, or as training saw them.
+
+    Returns None for a folder without an image processor: its model reads something else.
+    """
+    if not (folder / "preprocessor_config.json").is_file():
+        return None
+    model = load_trained_image_classifier(str(folder))
+    reader = Reader(
+        kind="image",
+        read=_read_new,
+        forms=partial(_forms, model, load_processor(str(folder))),
+        collate=collate_pictures,
+        max_cost=EVALUATION_IMAGES,
+        columns=(IMAGE,),
+    )
+    return model, reader
+
+
+def _read_new(source: Any, split: str, columns: Sequence[str]) -> tuple[Table, dict[str, Any]]:
+    """Read images as for training; the table holds digests, and with it go the images by digest."""
+    return read_images(source, split=split, column=next(iter(columns), None))
+
+
+def _forms(
+    model: PreTrainedModel, processor: Any, examples: Examples, view: str | None, store: Mapping[str, StoredImage]
+) -> Iterable[Pictures]:
+    """Prepare new images, whose digests `examples.texts` are, as they are or as the view shows them."""
+    pictures = prepare_pictures(
+        [store[digest] for digest in examples.texts],
+        processor=processor,
+        num_channels=channels_of(model),
+        max_pixels=MAX_PIXELS,
+        show_progress=True,
+    )
+    if view is None:
+        return [pictures]
+    if view == "mirrored":
+        return [mirrored(pictures)]
+    preset: Preset = getattr(model.config, "views", None) or "none"
+    if preset == "none":
+        raise ConfigError("augmented: the model was trained without a preset", column="views", hint="leave it out")
+    return (seen_otherwise(pictures, views=PRESETS[preset], seed=number) for number in range(NUM_AUGMENTED))

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nlpbp import config as sections
 from nlpbp.core.batch import Batch, LossFn
 from nlpbp.core.errors import ConfigError
 from nlpbp.core.layers import widened
+from nlpbp.data.columns import Examples
 from nlpbp.data.corpus import joined_texts
 from nlpbp.data.exports import code_span
 from nlpbp.data.fields import pack_fields
-from nlpbp.data.modality import Answer, Array, Card, MakeBatches, Modality, StageData
+from nlpbp.data.modality import Answer, Array, Card, MakeBatches, Modality, Reader, StageData
 from nlpbp.data.order import Ints
 from nlpbp.data.parts import Inputs, targets_of
+from nlpbp.data.readers import Table
+from nlpbp.data.sources import read_source
 from nlpbp.data.windows import of_windows
 from nlpbp.modalities.encoding import EncodedTexts, encode_part
 from nlpbp.runs.diagnosis import error_record
@@ -31,8 +34,12 @@ from nlpbp.runs.inputs import Loaded
 from nlpbp.runs.model_folder import save_model
 from nlpbp.tasks.task import get_task
 from nlpbp.text.augment import NEGATIONS, POLICIES, Augment, augmented_steps, label_words, read_synonyms
-from nlpbp.text.batches import Encoded, batched_steps, collate, encode
+from nlpbp.text.batches import Cut, Encoded, batched_steps, collate, encode
 from nlpbp.text.mixup import mixup_loss
+from nlpbp.text.transformer import load_tokenizer, load_trained
+
+EVALUATION_TOKENS = 8192  # a batch of new texts
+VIEWS: dict[str, Cut] = {"windows": "windows", "head_tail": "head_tail"}  # what is read of new texts, by the name of the view
 
 
 def text_modality(
@@ -234,3 +241,35 @@ def what_it_reads(cut: sections.Cut, max_length: int) -> str:
     whole, ends = "in windows whose answers are averaged", "a quarter from its beginning and the rest from its end"
     form = ends if cut == "head_tail" else whole
     return f"It reads a long text by {max_length} tokens, {form}: `scripts/predict.py` does; `pipeline` reads the beginning alone."
+
+
+def load_trained_model(folder: Path) -> tuple[PreTrainedModel, Reader]:
+    """Load a saved text classifier, and how it reads new texts: as in training, or in windows, or by their two ends.
+
+    Every folder is taken for one; raises `ConfigError` for one that has no such model or no tokenizer.
+    """
+    model = load_trained(str(folder))
+    tokenizer = load_tokenizer(str(folder))
+    reader = Reader(
+        kind="text",
+        read=_read_new,
+        forms=partial(_forms, tokenizer, getattr(model.config, "text_cut", None) or "head"),
+        collate=partial(collate, tokenizer=tokenizer),
+        max_cost=EVALUATION_TOKENS,
+    )
+    return model, reader
+
+
+def _read_new(source: Any, split: str, columns: Sequence[str]) -> tuple[Table, dict[str, Any]]:
+    """Read a source as of training; which of its columns are the texts is found later, and cells are the texts themselves."""
+    return source if isinstance(source, Table) else read_source(source, split=split), {}
+
+
+def _forms(
+    tokenizer: PreTrainedTokenizerBase, trained: Cut, examples: Examples, view: str | None, contents: Mapping[str, Any]
+) -> list[Encoded]:
+    """Tokenize new texts, cut as in training or as the view says; a pair of texts has no view."""
+    if view is not None and examples.pairs is not None:
+        raise ConfigError(f"a pair of texts has no {view}", column="views", hint="leave it out")
+    cut, length = VIEWS[view] if view else trained, tokenizer.model_max_length
+    return [encode(examples.texts, examples.pairs, tokenizer=tokenizer, max_length=length, cut=cut, show_progress=True)]

@@ -13,6 +13,7 @@ import pytest
 
 from nlpbp.core.errors import ConfigError, DataError
 from nlpbp.data.columns import Fields
+from nlpbp.data.modality import Reader
 from nlpbp.data.readers import Table
 from nlpbp.data.tiny import tiny_reviews
 from nlpbp.inference import predict, trained
@@ -22,7 +23,8 @@ from nlpbp.inference.trained import Classifier
 from recipes import ulmfit
 
 UNUSED: Any = None
-CLASSIFIER = Classifier(UNUSED, Fields(("text",), "label", "single_label", ("neg", "pos"), None, ()), None)
+READER = Reader("text", read=UNUSED, forms=UNUSED, collate=UNUSED, max_cost=1)
+CLASSIFIER = Classifier(UNUSED, Fields(("text",), "label", "single_label", ("neg", "pos"), None, ()), None, READER)
 
 
 def table(labels: list[str]) -> Table:
@@ -78,7 +80,7 @@ def test_every_suffix_that_is_named_is_written(tmp_path: Path, suffix: str) -> N
 def answering(
     labels: tuple[str, ...], task: str = "single_label", thresholds: Any = None, text: tuple[str, ...] = ("text",)
 ) -> Classifier:
-    return Classifier(UNUSED, Fields(text, "label", task, labels, None, ()), thresholds)
+    return Classifier(UNUSED, Fields(text, "label", task, labels, None, ()), thresholds, READER)
 
 
 def test_answers_are_averaged_label_by_label_whatever_their_order(monkeypatch: pytest.MonkeyPatch) -> None:

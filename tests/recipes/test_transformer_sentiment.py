@@ -226,7 +226,7 @@ def test_an_empty_source_is_not_the_current_folder(tmp_path: Path, monkeypatch: 
 def test_predictions_need_as_many_texts_as_the_model_was_trained_on() -> None:
     def ask(trained: tuple[str, ...], columns: dict[str, list[str]], **given: Any) -> tuple[list[str], list[str]]:
         fields = Fields(trained, "label", "single_label", ("neg", "pos"), None, ())
-        classifier: Any = SimpleNamespace(fields=fields, processor=None)
+        classifier: Any = SimpleNamespace(fields=fields, reader=SimpleNamespace(columns=()))
         notes: list[str] = []
         examples = read_texts(classifier, Table("new.csv", columns, [2]), notes=notes, **given)
         return [*examples.texts, *(examples.pairs or [])], notes
