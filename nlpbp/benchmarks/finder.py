@@ -55,7 +55,7 @@ class Settings:
     """What is tried, and on how much."""
 
     rates: tuple[float, ...] = tuple(10 ** (exponent / 2) for exponent in range(-10, -1))  # 1e-5 to 1e-1
-    orders: int = 2
+    num_sweeps: int = 2
     num_steps: int = 200
     sentences: float = 0.2
     reviews: int = 1000
@@ -208,7 +208,7 @@ def recurrent_task(settings: Settings, folder: Path, *, language_model: Path) ->
 
 
 def _recipe_task(recipe: Any, config: Callable[[int, sections.Rate, str], Any], settings: Settings) -> Task:
-    finder = sections.Finder(orders=settings.num_sweeps, num_steps=settings.num_steps, stop_after_stage=1)
+    finder = sections.Finder(num_sweeps=settings.num_sweeps, num_steps=settings.num_steps, stop_after_stage=1)
 
     def suggest(seed: int) -> Record:
         try:

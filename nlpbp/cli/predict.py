@@ -109,7 +109,7 @@ def data_to_fit_on(
 ) -> Examples:
     """Read the labelled data that weights are fitted on.
 
-    Raises `ConfigError` for the test part of a run that answers; a warning where they are the examples that are then scored.
+    Raises `ConfigError` for the test set of a run that answers; a warning where they are the examples that are then scored.
     """
     from nlpbp.core.errors import ConfigError, escape
     from nlpbp.data.splits import text_keys
@@ -121,7 +121,7 @@ def data_to_fit_on(
     for run in given.run:
         if is_test_part(Path(run), labelled):
             raise ConfigError(
-                f"holds the test part of {escape(run, limit=None)}: its score would be of what was chosen by it",
+                f"holds the test set of {escape(run, limit=None)}: its score would be of what was chosen by it",
                 column="fit_weights",
                 hint="give the validation data",
             )
@@ -144,13 +144,13 @@ def write(columns: dict[str, list[Any]], *, out: str | None) -> None:
 
 
 def count_looks(runs: Sequence[str], examples: Examples, *, by: str) -> None:
-    """Count the scoring for each run whose test part these examples are, and say how many there have been."""
+    """Count the scoring for each run whose test set these examples are, and say how many there have been."""
     from nlpbp.core.errors import escape
     from nlpbp.runs.held_out import add_test_use
 
     for run in runs:
         if looks := add_test_use(Path(run), examples, by=by):
             print(
-                f"the test part of {escape(run, limit=None)} has now been scored {looks} times; do not choose by it",
+                f"the test set of {escape(run, limit=None)} has now been scored {looks} times; do not choose by it",
                 file=sys.stderr,
             )

@@ -24,8 +24,8 @@ class Augment:
     """Text augmentation, drawn anew in every epoch (practice D5); off by default."""
 
     policy: Literal["sentiment", "topic", "pairs"] | None = None
-    """Augmentation preset. sentiment: drop, swap and misspell words, change case, use synonyms; topic: also shuffle sentences and mask
-    spans; pairs: synonyms, spelling and case only. Negations, numbers and words of label names are never changed."""
+    """Augmentation preset. sentiment: drop, swap and misspell words, change case, use synonyms; topic: also shuffle sentences and
+    mask spans; pairs: synonyms, spelling and case only. Negations, numbers and words of label names are never changed."""
     share: float = 0.1
     """Fraction of a text's words that change."""
     synonyms: str | None = None
@@ -33,5 +33,5 @@ class Augment:
     protect: tuple[str, ...] = ()
     """More words that are never changed."""
     mixup: float = 0.0
-    """Mixup of the embeddings and labels of pairs of texts, for transformers: alpha of the Beta distribution (Zhang et al. 2018), 0.2
-    for instance. Works with or without a policy. 0 for no mixup."""
+    """Mixup of the embeddings and labels of pairs of texts, for transformers: alpha of the Beta distribution (Zhang et al. 2018),
+    0.2 for instance. Works with or without a policy. 0 for no mixup."""

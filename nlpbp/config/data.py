@@ -64,8 +64,8 @@ class Data:
     max_length: int = 256
     """Maximum tokens per text; longer texts are truncated, and counted in the log."""
     truncation: Cut = "head"
-    """What is kept of longer texts: the head; the tail; head_tail, a quarter from the head and the rest from the tail; or windows: all
-    of it in windows that overlap by half. Each window is a training example, and predictions are averaged over windows."""
+    """What is kept of longer texts: the head; the tail; head_tail, a quarter from the head and the rest from the tail; or windows:
+    all of it in windows that overlap by half. Each window is a training example, and predictions are averaged over windows."""
     allow_change: bool = False
     """Resume an unfinished run although its data have changed; the result then mixes both."""
 

@@ -117,7 +117,7 @@ class ImageOptim(ClassifierOptim):
     head_lr: float | None = None
     """Learning rate of the head. If lr is auto, give it relative to an lr of 1e-4. Default: lr."""
     layer_decay: float = 1.0
-    """Each layer group trains at this fraction of the learning rate of the group above it; 1 for one learning rate (practice L2)."""
+    """Each layer group trains at this fraction of the learning rate of the group above it; 1 for one rate (practice L2)."""
     similarity: Literal["high", "low"] | None = None
     """Three layer groups instead of layer_decay. high: your images are like those of pretraining, and each group trains 10 times
     slower than the one above it; low: 3 times."""
@@ -163,7 +163,7 @@ class Stage:
     """Train only this many layer groups, counted from the head; the others are frozen, without dropout and with fixed norm
     statistics (practice T1). Default: all layers train."""
     max_length: int | None = None
-    """Maximum tokens of a training text; short texts first and long ones later save time (practice T2). Default: data.max_length."""
+    """Maximum tokens of a training text; short texts first save time (practice T2). Default: data.max_length."""
     batch_size: int | None = None
     """Texts per optimizer step. Default: batch.size."""
     cache_frozen: bool = False

@@ -70,7 +70,7 @@ def rename_flags(cls: type[Any], arguments: Sequence[str]) -> list[str]:
 def rename_keys(cls: type[Any] | None, data: Mapping[Any, Any], *, file: str) -> dict[Any, Any]:
     """Return what a config file holds with the old keys of a config of type `cls` under their new names; one warning names them.
 
-    Without `cls` it is not known whose config it is: every old name counts, and there is no warning, for the file is only looked at.
+    Without `cls` it is not known whose config it is: every old name counts, and there is no warning.
     Raises `ConfigError` where a setting is given under both names.
     """
     made, renamed = _copied(data), []

@@ -114,8 +114,8 @@ class ClassifierSettings(RunSettings):
     batch: Batch | ImageBatch = dataclasses.field(default_factory=Batch)
     optim: Optim | RecurrentOptim | ImageOptim = dataclasses.field(default_factory=Optim)
     calibrate: bool = False
-    """Temperature scaling: divide the logits by a temperature fitted on the validation set, if that lowers the cross-fitted log loss.
-    The most probable class stays the same. calibration.json has the numbers."""
+    """Temperature scaling: divide the logits by a temperature fitted on the validation set, if that lowers the cross-fitted log
+    loss. The most probable class stays the same. calibration.json has the numbers."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -65,11 +65,11 @@ class Modality:
     """How examples of one kind become batches, and what else depends on their kind.
 
     `kind` is its name in `nlpbp.modalities.MODALITIES`.
-    `parts` are those that are scored and the training part, as a stage without wishes of its own trains on it; `collate` makes a
+    `parts` are those that are scored and the training set, as a stage without wishes of its own trains on it; `collate` makes a
     batch without labels of some of them, evaluation batches cost `max_cost` at most. `stage` prepares a stage's training examples,
     and returns with them what makes its batches, augmented or not, from a plan. `mix` puts mixup around a loss, if that is wanted.
     `identity` names what a checkpoint belongs to. `save` writes a model, with these weights and this card, as a folder that
-    `pipeline` loads. `errors` makes errors.json from the validation part's probabilities and what asks for more of them.
+    `pipeline` loads. `errors` makes errors.json from the validation set's probabilities and what asks for more of them.
     `linear_baseline` returns its name and, by part, its outputs. A micro-batch has `min_examples` or more.
     """
 

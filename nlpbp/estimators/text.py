@@ -87,7 +87,7 @@ class TextClassifier(TextEstimator, LabelEstimator):
     - model: a hub id, a folder, or `demo:minilm`. epochs: passes over the data. lr: the base rate, or "auto".
     - batch_size: texts a step. max_length: tokens a text at most. random_state: the seed; an int gives the same weights again.
     - config: more settings by their names, {"threads": 1, "data.task": "multi_label", "out": "runs/mine"}; or a recipe's whole
-      `Config`, which is then taken as it is but for the data, its test part included. What is given beside it wins.
+      `Config`, which is then taken as it is but for the data, its test set included. What is given beside it wins.
     - verbose: print what the run prints.
 
     X: texts [n], pairs of texts [n, 2], or a frame. y: labels [n]; lists of labels [n], or zeros and ones [n, k], for several.

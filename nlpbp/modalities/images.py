@@ -189,7 +189,7 @@ def _save(images: PreparedImages, plain: Any, state: dict[str, Tensor], folder: 
 
 
 def _errors(images: PreparedImages, pictures: Pictures, outputs: Array, answer: Answer) -> dict[str, Any]:
-    """Make errors.json from the validation part's probabilities."""
+    """Make errors.json from the validation set's probabilities."""
     settings, digests = images.run.settings, images.inputs.validation.examples.texts
     return image_error_record(
         images.inputs,
@@ -216,7 +216,7 @@ def image_error_record(
     by: tuple[str, ...],
     with_images: bool,
 ) -> dict[str, Any]:
-    """Make `errors.json` of the validation part: the surest errors with their images, what is confused, where errors gather."""
+    """Make `errors.json` of the validation set: the surest errors with their images, what is confused, where errors gather."""
     light = [round(float(one.mean())) for one in pictures.pixels]
     contrast = [round(float(one.std())) for one in pictures.pixels]
     columns = {"brightness": quartiles(light), "contrast": quartiles(contrast)}

@@ -126,7 +126,7 @@ def _save(inputs: Inputs, texts: EncodedTexts, plain: Any, state: dict[str, Tens
 def _errors(
     run: Run[sections.TextClassifierSettings], inputs: Inputs, texts: EncodedTexts, outputs: Array, answer: Answer
 ) -> dict[str, Any]:
-    """Make errors.json from the validation part's probabilities and what asks for more of them."""
+    """Make errors.json from the validation set's probabilities and what asks for more of them."""
     encode_more = partial(encode, tokenizer=texts.tokenizer, max_length=texts.max_length, cut=texts.cut)
     return error_record(
         inputs,
