@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __all__ = ["ImageClassifier", "TextClassifier", "TextRegressor"]
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 if TYPE_CHECKING:
     from nlpbp.estimators import ImageClassifier, TextClassifier, TextRegressor

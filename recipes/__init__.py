@@ -19,7 +19,7 @@ RECIPES = {
     "image_classifier": ("recipes.image_classifier", "a small residual net on your images, from scratch"),
     "image_transfer": ("recipes.image_transfer", "fine-tune a pretrained image classifier: its head first, then all of it"),
     "transformers_trainer": ("recipes.transformers_trainer", "the same practices inside transformers.Trainer, as a demonstration"),
-    "lm_transformer": ("recipes.lm_transformer", "go on training any causal language model on your texts"),
+    "lm_transformer": ("recipes.lm_transformer", "continue pretraining a causal language model on your texts"),
     "lm_awd_lstm": ("recipes.lm_awd_lstm", "a recurrent language model on any texts"),
 }
 """Name of each recipe: where its module is and what it does. Nothing is imported before it is chosen."""

@@ -38,7 +38,7 @@ class Config(sections.ImageClassifierSettings):
 
 
 def tiny() -> Config:
-    """Return the seconds-long form: a small net on lines that lie or stand."""
+    """Return smoke-test settings, which run in seconds: a small net on lines that lie or stand."""
     return Config(
         data=sections.Images(train="tiny:shapes"),
         model=sections.ResidualNet(widths=(4, 8), num_blocks=1),

@@ -47,7 +47,7 @@ class Config(sections.ImageClassifierSettings):
 
 
 def tiny() -> Config:
-    """Return the seconds-long form: a net of a few thousand weights that has learned nothing, on lines that lie or stand."""
+    """Return smoke-test settings, which run in seconds: a net of random weights, on lines that lie or stand."""
     return Config(
         data=sections.Images(train="tiny:shapes"),
         model=Model("tiny:residual"),
@@ -87,7 +87,7 @@ def _fine_tune(run: Run[Config]) -> RunResult:
 
 
 def model_folder(name: str) -> str:
-    """Return the model folder of a run, or the seconds-long form's; any other name as it is."""
+    """Return the model folder of a run, or that of the smoke test; any other name as it is."""
     if name == "tiny:residual":
         return str(tiny_residual(CACHE / "tiny-residual"))
     return str(Path(name) / "model") if (Path(name) / "model" / "config.json").is_file() else name

@@ -42,7 +42,7 @@ class Config(sections.RunSettings):
 
 
 def tiny() -> Config:
-    """Return the seconds-long form: a small net on sentences made by rule."""
+    """Return smoke-test settings, which run in seconds: a small net on sentences made by rule."""
     return Config(
         data=sections.Texts(train="tiny:reviews", validation_share=0.1, test_share=0.1),
         model=sections.Recurrent(size="tiny"),

@@ -102,7 +102,7 @@ class Config(sections.TextClassifierSettings):
 
 
 def tiny() -> Config:
-    """Return the seconds-long form: a BERT of a few thousand weights on sentences made by rule."""
+    """Return smoke-test settings, which run in seconds: a BERT of a few thousand weights on sentences made by rule."""
     return Config(
         data=sections.Data(train="tiny:reviews", max_length=32),
         model=Model(name="tiny:bert"),

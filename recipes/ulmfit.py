@@ -76,7 +76,7 @@ class Config(sections.TextClassifierSettings):
 
 
 def tiny() -> Config:
-    """Return the seconds-long form: a small net on sentences made by rule."""
+    """Return smoke-test settings, which run in seconds: a small net on sentences made by rule."""
     return Config(
         data=sections.Data(train="tiny:reviews", max_length=64),
         model=sections.Recurrent(size="tiny"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 import json
 import re
 import shlex
@@ -11,20 +10,17 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from nlpbp.config import Task
 from nlpbp.data.tiny import tiny_reviews, tiny_shapes
 from recipes import RECIPES
 from run_script import Done, run_script
 
 ROOT = Path(__file__).parent.parent
 PAGES = {path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
-HAS = {name: importlib.util.find_spec(f"nlpbp.{name}") is not None for name in ("cli", "estimators", "tasks")}
 DEFAULT, RUNS = "transformer_sentiment", ("runs/transformer_sentiment-1", "runs/transformer_sentiment-2")
 WITH_WARNINGS = ("audit", "check")  # whose exit code says whether there are any
 INLINE = re.compile(r"`((?:nlpbp|python scripts/|accelerate launch|torchrun)[^`\n]* [^`\n]*)`")
@@ -88,13 +84,6 @@ def commands() -> list[tuple[str, ...]]:
         lines += [line for line in INLINE.findall(page) if len(line.split()) > 2 or line.endswith(".py")]
         found |= dict.fromkeys(filter(None, map(parsed, lines)))
     return list(found)
-
-
-def needs(command: tuple[str, ...]) -> str | None:
-    """Say what a command waits for."""
-    if "ordinal" in command and "ordinal" not in get_args(Task):
-        return "there is no ordinal task"
-    return "nlpbp.cli is not there" if command[0].startswith("--") and not HAS["cli"] else None
 
 
 def small(command: tuple[str, ...]) -> list[str]:
@@ -195,8 +184,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("command", [one for one in commands() if one[0] != "benchmark"], ids=" ".join)
 def test_a_command_runs_in_its_seconds_long_form(command: tuple[str, ...], place: Path) -> None:
-    if reason := needs(command):
-        pytest.skip(reason)
     (place / "clean.csv").unlink(missing_ok=True)
     done = done_in(place, command[0], *small(command))
     assert done.returncode in ((0, 1) if command[0] in WITH_WARNINGS else (0,)), done.stderr[-2000:]
@@ -212,7 +199,6 @@ def test_the_commands_are_many_and_of_every_kind() -> None:
     assert mains == set(RECIPES) - {"transformers_trainer"}
 
 
-@pytest.mark.skipif(not HAS["cli"], reason="nlpbp.cli is not there")
 def test_the_program_knows_every_command_of_the_pages(tmp_path: Path) -> None:
     listed = run_command("--help", cwd=tmp_path).stdout
     assert not [command[0] for command in commands() if not command[0].startswith("--") and command[0] not in listed]
@@ -224,7 +210,7 @@ def blocks_done(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[boo
     folder = tmp_path_factory.mktemp("blocks")
     tiny = 'transformer_sentiment.Config(model=transformer_sentiment.Model("tiny:bert"), '
     blocks = {name: block.replace("transformer_sentiment.Config(", tiny) for name, block in BLOCKS.items()}
-    blocks = {name: block.replace("demo:minilm", "tiny:bert") for name, block in blocks.items() if not waits(block)}
+    blocks = {name: block.replace("demo:minilm", "tiny:bert") for name, block in blocks.items()}
     (folder / "blocks.json").write_text(json.dumps(blocks))
     command = [sys.executable, "-W", "error::DeprecationWarning:__main__", "-c", RUN_BLOCKS, "blocks.json", "done.json"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
@@ -235,14 +221,8 @@ def blocks_done(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[boo
 BLOCKS = {f"{name}-{n}": block for name, page in PAGES.items() for n, block in enumerate(fenced(page, "python"))}
 
 
-def waits(block: str) -> bool:
-    return (not HAS["estimators"] and "from nlpbp import" in block) or (not HAS["tasks"] and "from nlpbp.tasks" in block)
-
-
 @pytest.mark.parametrize("name", list(BLOCKS))
 def test_a_python_block_runs_and_prints(name: str, blocks_done: dict[str, tuple[bool, str]]) -> None:
-    if waits(BLOCKS[name]):
-        pytest.skip("nlpbp.estimators or nlpbp.tasks is not there")
     good, printed = blocks_done[name]
     assert good, printed
     assert printed
@@ -285,8 +265,7 @@ def flags_in(text: str) -> set[str]:
 
 
 def test_every_flag_that_a_page_names_exists(helptexts: dict[str, str]) -> None:
-    waiting = set() if HAS["tasks"] else {"--data.label_order"}
-    known = FOREIGN | waiting | flags_in("\n".join(helptexts.values()))
+    known = FOREIGN | flags_in("\n".join(helptexts.values()))
     assert "--data.train" in known
     assert "--data.trian" not in known
     assert not [(name, flag) for name, page in PAGES.items() for flag in sorted(flags_in(page) - known)]

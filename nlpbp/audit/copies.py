@@ -193,7 +193,7 @@ def _leaks(parts: Sequence[Rows], copies: Copies, *, is_near: bool) -> AuditFind
         count=count,
         share=count / max(1, sum(sizes.values())),
         message=f"{' and '.join(said) or 'no text'} stand{'' if said else 's'} in training too{', slightly changed' * is_near}",
-        fix=f"scores on them are of memory; a plan with {name} drops them from training, and never from {' or '.join(sizes)}",
+        fix=f"scores on them measure memorisation; `nlpbp audit --fix PLAN` with {name} in the plan drops them from training",
         examples=examples_of(shown),
         details={"counts": counts, "shares": shares, "training_rows": len(rows)},
         rows=rows,

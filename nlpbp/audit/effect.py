@@ -36,7 +36,7 @@ def effect_of_copies(
     >>> effect_of_copies([rows_of(table)]).message
     'no part that is scored has 10 copies, and as many other rows'
     """
-    name, title = "effect_of_copies", "what copies do to the score"
+    name, title = "effect_of_copies", "effect of duplicates on the score"
     if not has_classes(parts):
         return nothing(name, title, no_classes(parts))
     copies = copies or find_copies(parts)

@@ -20,7 +20,7 @@ MAX_ASPECT = 3.0  # aspect ratio: beyond it the centre crop is less than a third
 DIGEST = re.compile(r"(: )?[0-9a-f]{32}$")
 FIXES = {
     "exact_duplicates": "duplicates count double in training and in scores: remove all but one",
-    "leaks": "scores on them are of memory: remove them from training",
+    "leaks": "scores on them measure memorisation: remove them from training",
     "conflicting_labels": "decide which label is right",
 }
 SMALL = 0.25  # of the median side: smaller images are enlarged a lot

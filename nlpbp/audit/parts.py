@@ -31,7 +31,7 @@ SHIFTED = 0.7  # area under the curve
 
 def time_leakage(parts: Sequence[Rows]) -> AuditFinding:
     """Find a column of dates whose range in a later part overlaps that of training, so that the score is not one of the future."""
-    name, title = "time_leakage", "parts and time"
+    name, title = "time_leakage", "order in time"
     columns = {column: [_dates(part.others.get(column, [])) for part in parts] for column in parts[0].others}
     dated = {column: dates for column, dates in columns.items() if all(len(found) > 1 for found in dates)}
     if not dated:
@@ -87,13 +87,13 @@ def group_leakage(parts: Sequence[Rows]) -> AuditFinding:
     column = grouped[0]
     train = {value for value in parts[0].others[column] if value not in (None, "")}
     if len(parts) == 1:
-        said = f"column '{column}' has {len(train):,} values for {len(parts[0]):,} rows, so a random cut puts one in both parts"
+        said = f"column '{column}' has {len(train):,} values for {len(parts[0]):,} rows, so a random split leaks groups"
         return AuditFinding(name, title, "note", 0, 0.0, said, GROUP_FIX, details={"column": column, "groups": len(train)})
     places = [(part, i) for part in parts[1:] for i, value in enumerate(part.others.get(column, ())) if value in train]
     share = len(places) / max(1, sum(map(len, parts[1:])))
     counts = Counter(part.part for part, _ in places)
     said = " and ".join(f"{num:,} of {part} ({percent(num / _size(parts, part))})" for part, num in counts.items())
-    said = f"{said} have a value that stands in training" if places else "no value stands in two parts"
+    said = f"{said} share a group with training" if places else "no group is in two sets"
     return AuditFinding(
         id=name,
         title=title,
@@ -130,7 +130,7 @@ def adversarial_validation(parts: Sequence[Rows], *, words: Words | None = None,
     The ROC AUC (0.5: it cannot) is out of fold, with the 95 % confidence interval of Hanley and McNeil (1982); above 0.7 is a
     warning. The words named are those whose document frequencies differ most.
     """
-    name, title = "adversarial_validation", "can the parts be told apart"
+    name, title = "adversarial_validation", "distribution shift"
     words = words or split_words([text for part in parts for text in part.texts])
     if len(parts) == 1 or min(map(len, parts)) < 2 * NUM_FOLDS or not len(words.ids):
         return nothing(name, title, "there are no two parts of ten rows or more")

@@ -77,7 +77,7 @@ class AuditFinding:
     was_looked_at: bool = True
 
     def __str__(self) -> str:
-        level = self.level if self.was_looked_at else "not looked at,"
+        level = self.level if self.was_looked_at else "skipped,"
         return f"{level} {self.id}: {self.message}" + (f". Fix: {self.fix}" if self.fix and self.level != "fine" else "")
 
 

@@ -1,4 +1,4 @@
-"""Measure nlpbp beside what people use today, on the machine at hand.
+"""Benchmark nlpbp against other libraries, on this machine.
 
 nlpbp benchmark transformer --out transformer.json              # against transformers.Trainer, about half an hour
 nlpbp benchmark transformer --out transformer.json --seeds 3    # medians over three trainings a system
@@ -31,7 +31,7 @@ SEEDS = {"transformer": (1, "whole trainings a system"), "transfer": (3, "sample
 
 def make_parser(program: str) -> argparse.ArgumentParser:
     """Declare the benchmarks and their flags."""
-    parser = argparse.ArgumentParser(prog=program, description="Measure nlpbp beside what people use today.")
+    parser = argparse.ArgumentParser(prog=program, description="Benchmark nlpbp against other libraries.")
     names = parser.add_subparsers(dest="name", metavar="NAME", required=True)
     for name, line in BENCHMARKS.items():
         one = names.add_parser(name, help=line)

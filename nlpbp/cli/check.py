@@ -1,4 +1,4 @@
-"""Look at a model, or at a finished run, for what breaks a practice; each finding comes with its fix.
+"""Check a model or a finished run for violated practices; each finding comes with its fix.
 
 nlpbp check runs/transformer_sentiment-1
 nlpbp check path/to/model --json findings.json
@@ -22,7 +22,7 @@ def make_parser(program: str) -> argparse.ArgumentParser:
     """Declare the flags."""
     parser = argparse.ArgumentParser(
         prog=program,
-        description="Look at a model, or at a finished run, for what breaks a practice.",
+        description="Check a model or a finished run for violated practices.",
         epilog="The exit code is 1 when there are warnings, 0 when there is nothing above a note.",
     )
     parser.add_argument("folder", help="a run folder, or a model folder saved by save_pretrained")

@@ -2,12 +2,12 @@
 
 COMMANDS = {
     "finetune": ("nlpbp.cli.finetune", "finetune", "fine-tune a model with a recipe"),
-    "predict": ("nlpbp.cli.predict", "answer", "answer for new texts or images with a finished run, or several"),
-    "audit": ("nlpbp.cli.audit", "audit", "look at a data set before training on it"),
-    "check": ("nlpbp.cli.check", "check", "look at a model or a run for what breaks a practice"),
+    "predict": ("nlpbp.cli.predict", "answer", "predict on new texts or images with a finished run, or an ensemble of several"),
+    "audit": ("nlpbp.cli.audit", "audit", "audit a data set before training on it"),
+    "check": ("nlpbp.cli.check", "check", "check a model or a run for violated practices"),
     "lr-find": ("nlpbp.cli.lr_find", "lr_find", "find a learning rate for a recipe and a data set"),
-    "report": ("nlpbp.cli.report", "report", "make the report of a run again, or compare two runs"),
-    "benchmark": ("nlpbp.cli.benchmark", "benchmark", "measure nlpbp beside what people use today"),
+    "report": ("nlpbp.cli.report", "report", "write the report of a run again, or compare two runs"),
+    "benchmark": ("nlpbp.cli.benchmark", "benchmark", "benchmark nlpbp against other libraries"),
 }
 """Each command: the module and the function that do it, and a line on it. Nothing is imported before it is chosen."""
 

@@ -51,7 +51,7 @@ commands:
 
 `{program} COMMAND --help` explains a command, `{program} finetune RECIPE --help` the flags of a recipe.
 
-The shell completes commands, recipes and flags once it has been told of them (again after an update):
+Install shell completion of commands, recipes and flags (again after an update):
 {installing}
 (the folder must be there; or put the output of the first into a file that ~/.bashrc sources)"""
 

@@ -73,7 +73,7 @@ def choose_recipe(arguments: Sequence[str], *, usage: str) -> tuple[ModuleType, 
         print("\nrecipes:")
         for name, (_, line) in recipes.items():
             print(f"  {name:<24}{line}")
-        print("\n`RECIPE --help` explains every flag of a recipe. Without RECIPE it is the first one.")
+        print("\n`RECIPE --help` explains every flag of a recipe. The default recipe is the first one.")
         sys.exit(0)
     name = DEFAULT_RECIPE if not rest or rest[0].startswith("-") else rest.pop(0).replace("-", "_")
     if name not in recipes:
@@ -120,7 +120,7 @@ def parse_config(recipe: ModuleType, arguments: Sequence[str], *, program: str) 
     base = recipe.tiny() if is_tiny else load(recipe.Config, Path(file)) if file else recipe.Config()
     name = recipe.__name__.rpartition(".")[2]
     description = (
-        f"{recipe.Config.__doc__}\n\nAlso: --tiny starts from the seconds-long form, --config FILE from a saved config "
+        f"{recipe.Config.__doc__}\n\nAlso: --tiny starts from settings that run in seconds, --config FILE from a saved config "
         "(RUN/config.yaml); flags override it."
     )
     return tyro.cli(recipe.Config, args=rest, default=base, prog=f"{program} {name}", description=description, use_underscores=True)

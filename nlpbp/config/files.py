@@ -202,6 +202,33 @@ def _in_words(annotation: Any) -> str:
     return getattr(annotation, "__name__", str(annotation))
 
 
+CALLED_ELSEWHERE = {
+    "learning_rate": "optim.lr",
+    "lr": "optim.lr",
+    "num_train_epochs": "epochs",
+    "num_epochs": "epochs",
+    "output_dir": "out",
+    "per_device_train_batch_size": "batch.size",
+    "batch_size": "batch.size",
+    "max_length": "data.max_length",
+    "max_seq_length": "data.max_length",
+    "model_name_or_path": "model.name",
+    "train_file": "data.train",
+    "validation_file": "data.validation",
+    "test_file": "data.test",
+    "report_to": "track",
+    "log_with": "track",
+    "lr_scheduler_type": "optim.schedule",
+    "early_stopping_patience": "patience",
+    "gradient_accumulation_steps": "batch.micro_batches",
+    "weight_decay": "optim.weight_decay",
+    "warmup_ratio": "optim.warmup_ratio",
+    "label_smoothing_factor": "optim.label_smoothing",
+    "max_grad_norm": "optim.max_grad_norm",
+}
+"""What flags are called in transformers and elsewhere, and what they are called here."""
+
+
 def refuse_misspelt(cls: type[Any], arguments: Sequence[str], *, others: Sequence[str] = ()) -> None:
     """Raise `ConfigError` with the nearest right word for a flag of `others` or a choice that is misspelt on the command line.
 
@@ -214,6 +241,9 @@ def refuse_misspelt(cls: type[Any], arguments: Sequence[str], *, others: Sequenc
         if not argument.startswith("--") or not name:
             continue
         annotation = known.get(name.replace("-", "_"))
+        elsewhere = CALLED_ELSEWHERE.get(name.replace("-", "_").removeprefix("optim."))
+        if annotation is None and elsewhere in known:
+            raise ConfigError(f"there is no flag --{name}", hint=f"did you mean --{elsewhere}?")
         if annotation is None and name in others:
             raise ConfigError("a value is missing", column=name, hint=f"give --{name} VALUE")
         if annotation is None and (close := difflib.get_close_matches(name, others, n=1, cutoff=0.8)):

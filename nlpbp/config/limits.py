@@ -115,13 +115,17 @@ def _check_pairs(config: Any) -> None:
     schedules = [getattr(section, "schedule", None) for section in (optim, lm)]
     usual = type(config)()
     if finder is not None and finder != usual.finder and "auto" not in rates:
-        raise ConfigError("has no effect while every rate is given", column="finder", hint="let one be found: --optim.lr auto")
+        raise ConfigError(
+            "has no effect unless a learning rate is auto", column="finder", hint="add --optim.lr auto, or leave it out"
+        )
     if finder is not None and not finder.start < finder.end:
         raise ConfigError(f"{finder.start} is not below --finder.end {finder.end}", column="finder.start", hint="lower it")
     if cycles is not None and cycles != usual.cycles and "warm_restarts" not in schedules:
         raise ConfigError("has no effect under other schedules", column="cycles", hint="add --optim.schedule warm_restarts")
     if getattr(optim, "focal_gamma", 0.0) and getattr(optim, "label_smoothing", 0.0):
-        raise ConfigError("cannot be had of smoothed targets", column="optim.focal_gamma", hint="leave --optim.label_smoothing out")
+        raise ConfigError(
+            "cannot be combined with label smoothing", column="optim.focal_gamma", hint="leave --optim.label_smoothing out"
+        )
     bounds = getattr(getattr(config, "data", None), "value_range", None)
     if bounds is not None and not bounds[0] < bounds[1]:
         raise ConfigError(f"{bounds[0]} is not below {bounds[1]}", column="data.value_range", hint="give the lowest value first")

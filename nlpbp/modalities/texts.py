@@ -143,8 +143,9 @@ def _errors(
 def augmentation(wanted: sections.Augment, inputs: Inputs, tokenizer: PreTrainedTokenizerBase) -> Augment | None:
     """Return what may be done to the training texts; None where no policy is named. Words of the labels' names are protected."""
     if wanted.policy is None:
-        if wanted.synonyms or wanted.protect:
-            name = "synonyms" if wanted.synonyms else "protect"
+        given = [name for name in ("share", "synonyms", "protect") if getattr(wanted, name) != getattr(sections.Augment(), name)]
+        if given:
+            name = given[0]
             raise ConfigError("has no effect without a policy", column=f"augment.{name}", hint="add --augment.policy sentiment")
         return None
     return Augment(
@@ -169,10 +170,12 @@ def refuse_augmented_parts(wanted: StageData, augment: sections.Augment, cut: se
         return
     if wanted.cache_frozen:
         raise ConfigError(
-            "keeps what texts that change gave", column="stages.cache_frozen", hint="leave it or --augment.policy out"
+            "cannot be combined with text augmentation", column="stages.cache_frozen", hint="leave it or --augment.policy out"
         )
     if cut == "windows":
-        raise ConfigError("cannot word windows anew", column="data.truncation", hint="leave it or --augment.policy out")
+        raise ConfigError(
+            "windows cannot be combined with text augmentation", column="data.truncation", hint="leave it or --augment.policy out"
+        )
 
 
 def remember_reading(model: Any, tokenizer: PreTrainedTokenizerBase, inputs: Inputs, *, cut: sections.Cut, max_length: int) -> None:

@@ -172,7 +172,7 @@ def selective_accuracy(points: Sequence[tuple[float, float]]) -> str:
         shares, accuracies = zip(*sorted(points), strict=True)
         axes.axhline(accuracies[-1], color=FAINT, linestyle="--", linewidth=1.0, label=f"all answered: {accuracies[-1]:.1%}")
         axes.plot(shares, accuracies, color=LINE, linewidth=1.6, marker="o", markersize=3)
-        axes.set(xlabel="share that is answered, the surest first", ylabel="accuracy of these", xlim=(0, 1.03))
+        axes.set(xlabel="coverage, most confident first", ylabel="accuracy", xlim=(0, 1.03))
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(lambda share, _: f"{100 * share:.3g}%")
         _legend(axes)

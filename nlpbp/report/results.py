@@ -209,10 +209,10 @@ def calibration(run: RunFolder) -> tuple[list[Drawing], Table, Table | None] | N
     points = [(one["coverage"], one["accuracy"]) for one in found.get("selective", ())]
     if not points:
         return drawings, measures, None
-    caption = "Accuracy if only the surest answers are given, and the others left to a person"
+    caption = "Accuracy against coverage, if only the most confident predictions are used and the others are left to a person"
     drawings.append(Drawing(caption, plots.inline(plots.selective_accuracy(points))))
     rows = [[number(share, "{:.0%}"), number(accuracy, "{:.1%}")] for share, accuracy in points]
-    return drawings, measures, Table(("answered, the surest first", "of these right"), rows)
+    return drawings, measures, Table(("coverage, most confident first", "accuracy"), rows)
 
 
 def shown(metric: str, value: float) -> str:
@@ -253,12 +253,10 @@ def _beside_baseline(run: RunFolder, metric: str, value: float, interval: Sequen
     name, theirs = baseline_words(run.task, best[0]), shown(metric, best[1])
     better = is_better(run)
     if better is None:
-        return (
-            f"That cannot be told from the best baseline, {name} ({theirs}): the interval holds it, so the difference may be luck."
-        )
+        return f"That is not significantly different from the best baseline, {name} ({theirs}), which lies within the interval."
     if not better:
         return f"That is worse than the best baseline, {name} ({theirs})."
-    return f"That is better than the best baseline, {name} ({theirs}), by more than the luck of the examples."
+    return f"That is significantly better than the best baseline, {name} ({theirs})."
 
 
 def _kept(run: RunFolder) -> str:

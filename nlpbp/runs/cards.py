@@ -87,7 +87,7 @@ def model_card(result: RunResult, *, inputs: Inputs, modality: Modality) -> str:
     """Write the model's README: what it is, on what it was trained and scored, and where it may fail."""
     base, labels = code_span(redact(modality.card.base_model)), ", ".join(map(code_span, inputs.fields.labels)) or "a number"
     sizes = ", ".join(f"{name} {len(p):,}" for name, p in {"train": inputs.train, **inputs.scored}.items())
-    kind = "A text" if modality.kind == "text" else "An image"
+    kind = f"{'An' if modality.kind[0] in 'aeiou' else 'A'} {modality.kind}"
     chosen = f"The weights are the best of the run by validation {get_task(result.task).main_metric}."
     return "\n".join(
         [

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from accelerate.utils import broadcast_object_list
 from torch import nn
-from tqdm import tqdm
+from tqdm.auto import tqdm  # in a notebook it draws itself as one
 
 from nlpbp.config import RunSettings
 from nlpbp.core.averaging import WeightAverage
@@ -121,7 +121,7 @@ def fit(
         progress = progress if resumed else replace(progress, lr=_found(find_lr, num_micro_batches=progress.num_micro_batches))
         set_highest_rate(learner.optimizer, progress.lr)
     if average.after < stage.total_steps:
-        run.say(f"the mean of the weights after step {progress.first_step + average.after} is kept")
+        run.say(f"weights are averaged from step {progress.first_step + average.after} on")
 
     every, first, started = validation.eval_steps or stage.steps_per_epoch, progress.first_step, time.monotonic()
     saved_at = started
@@ -201,7 +201,7 @@ def _end(run: Run[Any], progress: Progress, stage: Stage, learner: Learner, *, m
     announced = {group.name for group in groups if any(p.requires_grad for _, p in group.parameters)}
     assert changed <= announced, f"frozen layer groups have changed: {sorted(changed - announced)}"
     if announced - changed and progress.step > progress.first_step:
-        run.say(f"warning: nothing has changed in {', '.join(sorted(announced - changed))}: its rate is too low")
+        run.say(f"warning: the weights of {', '.join(sorted(announced - changed))} have not changed: the learning rate is too low")
     if not stage.keep_last and progress.best_step != progress.step:
         run.accelerator.wait_for_everyone()
         load_weights(model, best_file(run))

@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar, get_args
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
-from tqdm import tqdm
+from tqdm.auto import tqdm  # in a notebook it draws itself as one
 
 from nlpbp.config import files as config_files
 from nlpbp.config.run import BasicSettings, Precision

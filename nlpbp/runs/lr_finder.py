@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
+from tqdm.auto import tqdm  # in a notebook it draws itself as one
 
 from nlpbp.config import RunSettings
 from nlpbp.core.errors import EXIT_PREEMPTED, ConfigError, NlpbpError

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
-from tqdm import tqdm
+from tqdm.auto import tqdm  # in a notebook it draws itself as one
 from transformers import PreTrainedTokenizerBase
 
 from nlpbp.core.batch import Batch

@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
-from tqdm import tqdm
+from tqdm.auto import tqdm  # in a notebook it draws itself as one
 
 from nlpbp.core.batch import Batch, Count
 from nlpbp.data.order import Ints, rank_share

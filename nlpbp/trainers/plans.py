@@ -38,7 +38,8 @@ def transformer_plan(
         optimizer = build(model, layers)
         if wanted != "auto":
             rates = [group["lr"] for group in optimizer.param_groups]
-            run.say(f"rates: {max(rates):.1e} for the fastest of {len(layers)} layer groups, {min(rates):.1e} for the slowest")
+            low = "" if max(rates) == min(rates) else f", {min(rates):.1e} at the bottom"
+            run.say(f"learning rates: {max(rates):.1e} at the top{low} of {len(layers)} layer groups")
         return optimizer
 
     schedule = schedule_of(optim.schedule, cycles, warmup=optim.warmup_ratio)

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
+from tqdm.auto import tqdm  # in a notebook it draws itself as one
 
 from nlpbp.core.batch import Batch
 from nlpbp.core.errors import ConfigError

@@ -113,7 +113,7 @@ def test_a_language_model_run_audits_its_texts_and_says_what_it_looked_at(recipe
     assert "audit" in Page(page).sections()
     assert dangers(page) == []
     assert found["encoding"]["message"] in text
-    assert "Rows: train 18" in text and "In order: " in text
+    assert "Rows: train 18" in text and "No problem found: " in text
     assert "one text with several labels (there are no labels)" in text
     assert ("quokka" in page) == (texts == "all")
 
