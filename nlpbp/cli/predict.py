@@ -101,7 +101,7 @@ def answer(arguments: Sequence[str], program: str = "nlpbp predict") -> None:
     write(predict.predictions(classifier, examples, outputs), out=given.out)
     if examples.targets is not None:
         print("\n".join(predict.score_examples(classifier, examples, outputs)), file=sys.stdout if given.out else sys.stderr)
-        count_looks(given.run, examples, by=program)
+        count_test_use(given.run, examples, by=program)
 
 
 def data_to_fit_on(
@@ -143,14 +143,14 @@ def write(columns: dict[str, list[Any]], *, out: str | None) -> None:
         print(*(f"{value:.4f}" if isinstance(value, float) else escape(str(value), limit=None) for value in values), sep="\t")
 
 
-def count_looks(runs: Sequence[str], examples: Examples, *, by: str) -> None:
+def count_test_use(runs: Sequence[str], examples: Examples, *, by: str) -> None:
     """Count the scoring for each run whose test set these examples are, and say how many there have been."""
     from nlpbp.core.errors import escape
     from nlpbp.runs.held_out import add_test_use
 
     for run in runs:
-        if looks := add_test_use(Path(run), examples, by=by):
+        if uses := add_test_use(Path(run), examples, by=by):
             print(
-                f"the test set of {escape(run, limit=None)} has now been scored {looks} times; do not choose by it",
+                f"the test set of {escape(run, limit=None)} has now been scored {uses} times; do not choose by it",
                 file=sys.stderr,
             )
