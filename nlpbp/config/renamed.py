@@ -118,8 +118,8 @@ def _sections(annotation: Any) -> Iterator[type[Any]]:
 def _parts(argument: str) -> tuple[str, str, str]:
     """Take a flag apart: its name in underscores, `no_` where it is turned off, and `=VALUE`.
 
-    >>> _parts("--lm.no-rows"), _parts("--lm.max-rows=3"), _parts("reviews.csv")
-    (('lm.batch_size', 'no_', ''), ('lm.max_rows', '', '=3'), ('', '', ''))
+    >>> _parts("--lm.no-random-windows"), _parts("--lm.max-rows=3"), _parts("reviews.csv")
+    (('lm.random_windows', 'no_', ''), ('lm.max_rows', '', '=3'), ('', '', ''))
     """
     if not argument.startswith("--"):
         return "", "", ""

@@ -40,7 +40,7 @@ def reports_are_off() -> bool:
     return os.environ.get("NLPBP_REPORT") == "off"
 
 
-def write_report(folder: Path, *, defaults: Mapping[str, Any] | None, out: Path | None = None) -> Path:
+def write_report(folder: Path, *, defaults: Mapping[str, Any] | None = None, out: Path | None = None) -> Path:
     """Write the report of a finished run to `out`, or into its folder; return where it is.
 
     `defaults` are its recipe's settings where nothing is said, if they are known. Raises `ConfigError` for a folder without a

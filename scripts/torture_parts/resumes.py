@@ -16,7 +16,7 @@ from nlpbp.train import loop
 
 SCHEDULES = ("cosine", "linear")
 MICRO_BATCHES = (1, 2, 4)
-EVERY_STEP = {"save_steps": 1, "keep": 10_000}
+EVERY_STEP = {"save_steps": 1, "save_total_limit": 10_000}
 
 
 def prove(torture: Torture) -> list[Claim]:

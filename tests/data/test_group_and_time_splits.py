@@ -114,7 +114,7 @@ def test_the_flags_cut_a_runs_data() -> None:
         row["who"] = None if index < 5 else "one" if index < 80 else "two" if index < 140 else "three"
     notes = load_inputs(Data(train=coarse, group="who")).notes
     assert "warning: 5 rows have no 'who', and each is treated as a group of its own" in notes
-    assert any("part is" in note and "stay together" in note for note in notes), notes
+    assert any("set is" in note and "stay together" in note for note in notes), notes
     assert not any("stay together" in note for note in (*by_group.notes, *by_time.notes))
     shared = load_inputs(Data(train=rows(), test=rows(40, first=200), group="who"))
     assert "warning: 20 groups of 'who' are in the test data too" in shared.notes

@@ -391,7 +391,7 @@ def test_a_rate_search_that_finds_nothing_suggests_nothing_and_leaves_the_model_
 @pytest.mark.fault("C13")
 def test_a_run_whose_rate_is_not_found_stops_with_the_fix_and_its_curve(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="found no learning rate") as error:
-        train(tmp_path / "run", optim={"lr": "auto"}, finder={"start": 1e-12, "end": 1e-11, "orders": 1})
+        train(tmp_path / "run", optim={"lr": "auto"}, finder={"start": 1e-12, "end": 1e-11, "num_sweeps": 1})
     assert error.value.column == "optim.lr"
     assert (tmp_path / "run" / "lr_finder_1.svg").exists()
 

@@ -106,7 +106,7 @@ def test_numbers_in_yaml(tmp_path: Path, number: str) -> None:
         ("optim", "lr", 0.0),
         ("optim", "lr", -1e-3),
         ("optim", "lr", float("nan")),
-        ("optim", "warmup", 1.5),
+        ("optim", "warmup_ratio", 1.5),
         ("optim", "layer_decay", 0.0),
         ("optim", "label_smoothing", 1.0),
         ("optim", "max_grad_norm", 0.0),
@@ -114,10 +114,10 @@ def test_numbers_in_yaml(tmp_path: Path, number: str) -> None:
         ("batch", "micro_batches", 0),
         ("dropout", "scale", -0.1),
         ("dropout", "scale", 10.0),
-        ("data", "sample", 0.0),
+        ("data", "train_fraction", 0.0),
         ("data", "max_length", 0),
         ("data", "validation_share", 0.0),
-        ("checkpoint", "keep", 1),
+        ("checkpoint", "save_total_limit", 1),
         (None, "epochs", -1),
         (None, "epochs", 0),
         (None, "seed", -1),
@@ -235,7 +235,7 @@ def test_other_settings_on_resume(
 @pytest.mark.fault("E9")
 def test_settings_that_change_no_result_may_differ(whole: Path, tmp_path: Path, unfinished: Path) -> None:
     out = shutil.copytree(unfinished, tmp_path / "run")
-    train(out, checkpoint={"save_steps": 5, "keep": 3})
+    train(out, checkpoint={"save_steps": 5, "save_total_limit": 3})
     assert artefacts(out) == artefacts(whole)
 
 

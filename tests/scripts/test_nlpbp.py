@@ -131,10 +131,10 @@ COMPLETED = [
     (["fi"], "finetune"),
     (["finetune", ""], " ".join(RECIPES)),
     (["finetune", "ulm"], "ulmfit"),
-    (["finetune", "--data.tr"], "--data.train"),
+    (["finetune", "--data.tru"], "--data.truncation"),
     (["finetune", "ulmfit", "--tiny", "--lm.ini"], "--lm.init"),
     (["finetune", "transformer_sentiment", "--lm.ini"], ""),
-    (["finetune", "transformer-sentiment", "--data.tr"], "--data.train"),
+    (["finetune", "transformer-sentiment", "--data.tru"], "--data.truncation"),
     (["finetune", "--tiny", "--data.truncation", "win"], "windows"),
     (["finetune", "--data.train", ""], ""),  # where bash itself offers files
     (["finetune", "--stage"], "--stages.0.epochs"),
@@ -175,6 +175,6 @@ def test_zsh_completes_the_same(script: Path) -> None:
 
 @pytest.mark.skipif(shutil.which("fish") is None, reason="there is no fish")
 def test_fish_completes_the_same(script: Path) -> None:
-    asked = f"source {script / 'fish'}; complete -C 'nlpbp finetune ulm'; complete -C 'nlpbp finetune --data.tr'"
+    asked = f"source {script / 'fish'}; complete -C 'nlpbp finetune ulm'; complete -C 'nlpbp finetune --data.tru'"
     done = subprocess.run(["fish", "--no-config", "-c", asked], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["ulmfit", "--data.train"]
+    assert done.stdout.split() == ["ulmfit", "--data.truncation"]
