@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 TOP = ("README.md", "CONTRIBUTING.md", "SECURITY.md")
-PAGES = [*(ROOT / name for name in TOP), *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*(ROOT / name for name in TOP), *sorted((ROOT / "docs").rglob("*.md"))]
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 MAX_README = 150  # lines
 AVOIDED = ("medium", "floors", "house words", "shelf", "validation part", "test part", "training part")
@@ -58,11 +58,12 @@ def test_a_broken_link_is_noticed() -> None:
 
 
 def test_every_page_can_be_reached_from_the_overview_and_the_site() -> None:
-    names = {page.name for page in (ROOT / "docs").glob("*.md")}
-    overview, site = ((ROOT / name).read_text(encoding="utf-8") for name in ("docs/index.md", "mkdocs.yml"))
-    linked = set(LINK.findall(overview)) | set(LINK.findall((ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")))
-    assert not names - linked - {"index.md"}
-    assert not [name for name in names if f": {name}" not in site]
+    docs, site = ROOT / "docs", (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    overviews = [docs / "index.md", docs / "benchmarks" / "index.md"]
+    linked = {(page.parent / link).resolve() for page in overviews for link in LINK.findall(page.read_text(encoding="utf-8"))}
+    pages = set(docs.rglob("*.md"))
+    assert not pages - linked - {docs / "index.md"}
+    assert not [page for page in pages if f" {page.relative_to(docs)}\n" not in site]
 
 
 @pytest.mark.skipif(importlib.util.find_spec("mkdocs") is None, reason="mkdocs is not installed")

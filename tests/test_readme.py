@@ -20,7 +20,8 @@ from recipes import RECIPES
 from run_script import Done, run_script
 
 ROOT = Path(__file__).parent.parent
-PAGES = {path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
+DOCS = {str(path.relative_to(ROOT / "docs").with_suffix("")): path for path in sorted((ROOT / "docs").rglob("*.md"))}
+PAGES = {name: path.read_text(encoding="utf-8") for name, path in {"README": ROOT / "README.md", **DOCS}.items()}
 DEFAULT, RUNS = "transformer_sentiment", ("runs/transformer_sentiment-1", "runs/transformer_sentiment-2")
 WITH_WARNINGS = ("audit", "check")  # whose exit code says whether there are any
 INLINE = re.compile(r"`((?:nlpbp|python scripts/|accelerate launch|torchrun)[^`\n]* [^`\n]*)`")

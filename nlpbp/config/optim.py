@@ -52,7 +52,7 @@ class Finder:
     """Number of sweeps, each over another shuffling of the data. The spread of their suggestions is reported as an interval."""
     suggestion: Literal["steepest", "valley", "min_div_10", "edge_div_10", "edge_div_30"] = "edge_div_10"
     """Which suggestion to use. edge_div_10 is a tenth of the learning rate at which the loss begins to diverge; it was nearest to
-    the best of a grid (docs/finder.md). If the curve has no valley, edge_div_30, a thirtieth, is used."""
+    the best of a grid (docs/benchmarks/finder.md). If the curve has no valley, edge_div_30, a thirtieth, is used."""
     verify: bool = False
     """Also train briefly at a third of the suggestion, at the suggestion and at three times it, and use the best of the three."""
     stop_after_stage: int | None = None
