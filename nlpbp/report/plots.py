@@ -165,7 +165,7 @@ def reliability_diagram(curves: Mapping[str, Sequence[tuple[float, float, int]]]
 def selective_accuracy(points: Sequence[tuple[float, float]]) -> str:
     """Draw how accurate the surest answers are against the share that is answered, from (share, accuracy).
 
-    >>> "accuracy of these" in selective_accuracy([(0.5, 0.9), (1.0, 0.8)])
+    >>> "most confident first" in selective_accuracy([(0.5, 0.9), (1.0, 0.8)])
     True
     """
     with _axes(SMALL) as (figure, axes):

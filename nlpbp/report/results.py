@@ -253,10 +253,10 @@ def _beside_baseline(run: RunFolder, metric: str, value: float, interval: Sequen
     name, theirs = baseline_words(run.task, best[0]), shown(metric, best[1])
     better = is_better(run)
     if better is None:
-        return f"That is not significantly different from the best baseline, {name} ({theirs}), which lies within the interval."
+        return f"It cannot be told apart from the best baseline, {name} ({theirs}), which lies within the interval."
     if not better:
         return f"That is worse than the best baseline, {name} ({theirs})."
-    return f"That is significantly better than the best baseline, {name} ({theirs})."
+    return f"That is better than the best baseline, {name} ({theirs})."
 
 
 def _kept(run: RunFolder) -> str:

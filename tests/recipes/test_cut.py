@@ -63,7 +63,7 @@ def test_windows_are_drawn_by_the_class_of_their_text(tmp_path):
 
 
 def test_windows_have_no_other_wording(tmp_path):
-    with pytest.raises(ConfigError, match="word windows anew"):
+    with pytest.raises(ConfigError, match="windows cannot be combined"):
         config = dataclasses.replace(gru_classifier.tiny(), out=str(tmp_path / "run"))
         data = dataclasses.replace(config.data, truncation="windows")
         gru_classifier.run(dataclasses.replace(config, data=data, augment=dataclasses.replace(config.augment, policy="topic")))

@@ -66,7 +66,7 @@ def test_the_verdict_follows_the_interval(tmp_path: Path) -> None:
         run = read_run(make_run(tmp_path / str(num_wrong), wrong=range(num_wrong)))
         assert report_results.is_better(run) is is_better
         (line,) = [line for line in report_results.verdict(run) if "baseline" in line]
-        assert line.startswith({True: "That is better", None: "That cannot be told", False: "That is worse"}[is_better])
+        assert line.startswith({True: "That is better", None: "It cannot be told", False: "That is worse"}[is_better])
 
 
 def test_a_setting_that_differs_from_the_default_comes_first(page: str) -> None:
