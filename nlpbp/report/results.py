@@ -227,11 +227,11 @@ def _score(run: RunFolder, part: str, metric: str) -> Score:
     if value is None or not interval:
         return Score(words(metric), cells, "–", None)
     low, high = interval
-    # A share of something stands on the scale from 0 to 1, anything else between the ends of what is shown.
-    bounded = metric in ("accuracy", "macro_f1", "micro_f1", "ece")
+    # A share stands on the scale from 0 to 1, anything else between the ends of what is shown.
+    is_share = metric_of(run.task, metric).is_share
     seen = [value, low, high, *(other for other in others if other is not None)]
-    start, end = (0.0, 1.0) if bounded else (min(seen), max(seen))
-    start, end = (start, end) if bounded else (start - 0.05 * (end - start), end + 0.05 * (end - start) or end + 1.0)
+    start, end = (0.0, 1.0) if is_share else (min(seen), max(seen))
+    start, end = (start, end) if is_share else (start - 0.05 * (end - start), end + 0.05 * (end - start) or end + 1.0)
     place = [round(100 * (each - start) / ((end - start) or 1.0), 2) for each in seen]
     return Score(words(metric), cells, f"{low:.4f} to {high:.4f}", Strip(place[0], place[1], place[2], place[3:]))
 

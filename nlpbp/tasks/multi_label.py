@@ -56,7 +56,7 @@ def _usage(call: str, options: str) -> list[str]:
 
 TASK = Task(
     name="multi_label",
-    metrics=(Metric("micro_f1", True, "micro F1"), Metric("macro_f1", True, "macro F1")),
+    metrics=(Metric("micro_f1", True, "micro F1", is_share=True), Metric("macro_f1", True, "macro F1", is_share=True)),
     main_metric="micro_f1",
     loss=binary_cross_entropy,
     outputs=_outputs,

@@ -131,7 +131,7 @@ TASK = Task(
     metrics=(
         Metric("mae", False, "mean absolute error"),
         Metric("qwk", True, "quadratic weighted kappa"),
-        Metric("accuracy", True, "accuracy"),
+        Metric("accuracy", True, "accuracy", is_share=True),
     ),
     main_metric="mae",
     loss=_loss,

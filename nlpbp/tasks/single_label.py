@@ -64,10 +64,10 @@ def _usage(call: str, options: str) -> list[str]:
 TASK = Task(
     name="single_label",
     metrics=(
-        Metric("accuracy", True, "accuracy"),
-        Metric("macro_f1", True, "macro F1"),
+        Metric("accuracy", True, "accuracy", is_share=True),
+        Metric("macro_f1", True, "macro F1", is_share=True),
         Metric("log_loss", False, "log loss, nats"),
-        Metric("ece", False, "calibration error"),
+        Metric("ece", False, "calibration error", is_share=True),
     ),
     main_metric="accuracy",
     loss=cross_entropy,

@@ -22,11 +22,12 @@ Predict = Callable[[Any], Array]  # features of examples [n, d] -> outputs in th
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric's name as in `result.json`, whether more of it is better, and what a person calls it."""
+    """A metric's name as in `result.json`, whether more is better, what a person calls it, and whether it runs from 0 to 1."""
 
     name: str
     higher_is_better: bool
     words: str
+    is_share: bool = False
 
 
 @dataclass(frozen=True)
