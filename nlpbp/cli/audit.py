@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 def make_parser(program: str) -> argparse.ArgumentParser:
     """Declare the flags."""
     parser = argparse.ArgumentParser(
+        allow_abbrev=False,
         prog=program,
         description="Look at a data set before training on it.",
         epilog="The exit code is 1 when there are warnings, 0 when there is nothing above a note.",

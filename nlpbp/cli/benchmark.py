@@ -31,7 +31,7 @@ SEEDS = {"transformer": (1, "whole trainings a system"), "transfer": (3, "sample
 
 def make_parser(program: str) -> argparse.ArgumentParser:
     """Declare the benchmarks and their flags."""
-    parser = argparse.ArgumentParser(prog=program, description="Benchmark nlpbp against other libraries.")
+    parser = argparse.ArgumentParser(prog=program, allow_abbrev=False, description="Benchmark nlpbp against other libraries.")
     names = parser.add_subparsers(dest="name", metavar="NAME", required=True)
     for name, line in BENCHMARKS.items():
         one = names.add_parser(name, help=line)

@@ -21,6 +21,7 @@ from nlpbp.cli.parsing import known_recipes, leave_out_broken_torchvision
 def make_parser(program: str) -> argparse.ArgumentParser:
     """Declare the flags."""
     parser = argparse.ArgumentParser(
+        allow_abbrev=False,
         prog=program,
         description="Check a model or a finished run for violated practices.",
         epilog="The exit code is 1 when there are warnings, 0 when there is nothing above a note.",

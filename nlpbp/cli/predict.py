@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 def make_parser(program: str) -> argparse.ArgumentParser:
     """Declare the flags."""
     parser = argparse.ArgumentParser(
-        prog=program, description="Answer for new texts or images with a finished run, or with the mean of several."
+        allow_abbrev=False,
+        prog=program,
+        description="Answer for new texts or images with a finished run, or with the mean of several.",
     )
     parser.add_argument("run", nargs="+", help="a run folder, or a model folder; of several the mean probabilities or values count")
     parser.add_argument("--snapshots", action="store_true", help="the mean of the models that the one run kept after its cycles")

@@ -16,7 +16,7 @@ from nlpbp.cli.parsing import known_recipes, leave_out_broken_torchvision
 def make_parser(program: str) -> argparse.ArgumentParser:
     """Declare the flags."""
     parser = argparse.ArgumentParser(
-        prog=program, description="Make the report of a finished run, or compare two runs on the same examples."
+        allow_abbrev=False, prog=program, description="Make the report of a finished run, or compare two runs on the same examples."
     )
     parser.add_argument("run", nargs="+", help="a run folder, or two to compare: the second with the first")
     parser.add_argument("--out", help="the page to write (default: report.html in the run folder; comparison.html here)")

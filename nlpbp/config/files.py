@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 import yaml
 
-from nlpbp.config.renamed import rename_keys
+from nlpbp.config.renamed import rename_keys, rename_settings
 from nlpbp.config.secrets import redact
 from nlpbp.core.errors import ConfigError
 
@@ -79,19 +79,24 @@ def load(cls: type[C], path: Path) -> C:
         data = _StrictLoader(path.read_text(encoding="utf-8")).get_single_data()
     except ConfigError as error:
         raise ConfigError(error.message, file=str(path), row=error.row, hint=error.hint) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"the config cannot be read: {error}", file=str(path)) from error
+    except OSError as error:
+        inside = path / "config.yaml"
+        hint = f"did you mean {inside}?" if inside.is_file() else "give a file in YAML or JSON"
+        raise ConfigError(f"the config cannot be read: {error.strerror}", file=str(path), hint=hint) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"the config cannot be read: {error}", file=str(path), hint="save it as UTF-8") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         row = None if mark is None else mark.line + 1
         raise ConfigError(f"not valid YAML: {getattr(error, 'problem', error)}", file=str(path), row=row) from error
     if not isinstance(data, Mapping):
-        raise ConfigError("a config is a mapping of keys to values", file=str(path))
+        message = "the file is empty" if data is None else "a config is a mapping of keys to values"
+        raise ConfigError(message, file=str(path), hint="write settings such as `epochs: 3`, each in its line")
     return _build(cls, rename_keys(cls, data, file=str(path)), prefix="", file=str(path))
 
 
 def replaced(config: C, settings: Mapping[str, Any]) -> C:
-    """Return a config with other values under dotted names; the types are checked as those of a file.
+    """Return a config with other values under dotted names; types are checked as those of a file, and old names are taken.
 
     Raises `ConfigError` for a name that the config does not have (with the nearest), and for a value of another type.
 
@@ -99,7 +104,7 @@ def replaced(config: C, settings: Mapping[str, Any]) -> C:
     >>> replaced(Data(), {"max_length": 64}).max_length
     64
     """
-    for name, value in settings.items():
+    for name, value in rename_settings(type(config), settings).items():
         config = _replaced(config, name, value, whole=name)
     return config
 
@@ -185,6 +190,8 @@ def _refuse(annotation: Any, value: Any, *, name: str, file: str | None) -> Any:
     choices = [str(choice) for choice in get_args(annotation)] if get_origin(annotation) is Literal else []
     expected = f"one of {', '.join(choices)}" if choices else _in_words(annotation)
     hint = nearest(str(value), choices) if choices else f"give {expected}"
+    if annotation is str and isinstance(value, int | float):
+        expected, hint = "str, not a number", f"put it in quotes: '{value}'"
     raise ConfigError(f"{name} must be {expected}", file=file, column=name, excerpt=value, hint=hint)
 
 

@@ -91,6 +91,21 @@ def rename_keys(cls: type[Any] | None, data: Mapping[Any, Any], *, file: str) ->
     return made
 
 
+def rename_settings(cls: type[Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings by their dotted names with the old names of a config of type `cls` replaced; warn of each.
+
+    Raises `ConfigError` where a setting is given under both names.
+    """
+    names = renamed_in(cls)
+    for name in settings:
+        if (new := names.get(name)) is None:
+            continue
+        if new in settings:
+            raise ConfigError(f"{name} is the old name of {new}, and both are given", column=new, hint=f"leave {name} out")
+        _warn(f"{name} is now {new}")
+    return {names.get(name, name): value for name, value in settings.items()}
+
+
 def renamed_in(cls: type[Any] | None) -> dict[str, str]:
     """Return the entries of `RENAMED` that say something of `cls`, fields before sections: it has the new name, not the old one."""
     names = sorted(RENAMED, key=lambda name: -name.count("."))

@@ -45,7 +45,7 @@ def recipe_and_config(arguments: Mapping[str, Any], *, default: str, source: Sou
     name = _recipe_name(arguments.get("recipe"), given, default=default, source=source)
     config: Any = given
     if not _is_config(given):
-        config = _with_settings(_module(name).Config(), NO_TEST | _mapping(given), recipe=name)
+        config = _with_settings(_module(name).Config(), NO_TEST | {**_without_data(_mapping(given))}, recipe=name)
     chosen = {argument: value for argument in SETTINGS if (value := _plain(argument, arguments.get(argument))) is not None}
     for argument, value in chosen.items():
         config = _with_argument(config, argument, value, recipe=name)
@@ -107,6 +107,13 @@ def _mapping(config: Any) -> dict[str, Any]:
         hint = "give a dict such as {'data.max_length': 64}, or a recipe's Config"
         raise ConfigError(f"config: a {type(config).__name__} is no config", hint=hint)
     return dict(config)
+
+
+def _without_data(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    for name in ("data.train", "data.validation", "data.label"):
+        if name in settings:
+            raise ConfigError(f"config: {name} is what fit gets as X, y, X_val and y_val", hint=f"leave {name} out")
+    return settings
 
 
 def _with_settings(config: Any, settings: Mapping[str, Any], *, recipe: str) -> Any:

@@ -70,7 +70,7 @@ def load_images(run: Run[sections.ImageClassifierSettings]) -> tuple[Inputs, Ima
     if inputs.fields.target_type == "continuous":
         hint = "name the column of classes with --data.label, or say --data.task single_label if the numbers are names"
         raise DataError("numbers are not predicted from images", file=str(data.train)[:200], column=inputs.fields.label, hint=hint)
-    check_labels(inputs, data.label_order)
+    check_labels(run, inputs, data.label_order)
     audit_images(run, inputs, store)
     return inputs, store
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nlpbp.core.task import TASKS
-from nlpbp.tasks.task import get_task, metric_words
+from nlpbp.tasks.task import all_metrics, get_task
 
 BASELINES = {
     "tfidf": "TF-IDF with a linear model",
@@ -78,7 +78,9 @@ def words(value: Any) -> str:
         return ", ".join(f"{name} {words(item)}" for name, item in value.items())
     if isinstance(value, list | tuple):
         return ("; " if any(isinstance(item, Mapping) for item in value) else ", ").join(map(words, value)) or "none"
-    return metric_words().get(value, value) if isinstance(value, str) else f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, str):
+        return all_metrics()[value].words if value in all_metrics() else value
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

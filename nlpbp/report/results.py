@@ -16,7 +16,7 @@ from nlpbp.core.task import TASKS, target_type
 from nlpbp.evaluation.run_folder import RunFolder, at, finite
 from nlpbp.report import plots
 from nlpbp.report.cells import MAX_TEXT, Cell, Drawing, Table, baseline_words, number, words
-from nlpbp.tasks.task import LANGUAGE_MODEL, metric_of
+from nlpbp.tasks.task import LANGUAGE_MODEL, all_metrics, metric_of
 
 MAX_MATRIX = 12  # labels whose confusions can be read from a drawing
 SIGNIFICANT = 0.05  # of a slice's adjusted p
@@ -228,7 +228,7 @@ def _score(run: RunFolder, part: str, metric: str) -> Score:
         return Score(words(metric), cells, "–", None)
     low, high = interval
     # A share stands on the scale from 0 to 1, anything else between the ends of what is shown.
-    is_share = metric_of(run.task, metric).is_share
+    is_share = metric in all_metrics() and all_metrics()[metric].is_share
     seen = [value, low, high, *(other for other in others if other is not None)]
     start, end = (0.0, 1.0) if is_share else (min(seen), max(seen))
     start, end = (start, end) if is_share else (start - 0.05 * (end - start), end + 0.05 * (end - start) or end + 1.0)

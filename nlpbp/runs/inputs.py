@@ -36,7 +36,7 @@ def read_inputs(run: Run[BasicSettings], data: Data) -> Inputs:
     Raises `DataError` with file, row and column for whatever cannot be read as it should.
     """
     inputs = the_same_everywhere(run, lambda: load_inputs(data))
-    check_labels(inputs, data.label_order)
+    check_labels(run, inputs, data.label_order)
     audit_inputs(run, inputs, max_length=data.max_length)
     return inputs
 
@@ -48,9 +48,11 @@ def read_corpus(run: Run[BasicSettings], data: Texts) -> Corpus:
     return corpus
 
 
-def check_labels(inputs: Inputs, label_order: tuple[str, ...]) -> None:
-    """Raise `ConfigError` for labels that cannot be those of the task."""
+def check_labels(run: Run[Any], inputs: Inputs, label_order: tuple[str, ...]) -> None:
+    """Raise `ConfigError` for labels that cannot be those of the task; warn of an order that it does not learn."""
     get_task(inputs.fields.task).check_labels(inputs.labels, bool(label_order))
+    if label_order and inputs.fields.task != "ordinal":
+        run.say(f"warning: {inputs.fields.task} ignores the order of the labels; --data.task ordinal learns it")
 
 
 def the_same_everywhere(run: Run[Any], load: Callable[[], L]) -> L:

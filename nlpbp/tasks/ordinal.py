@@ -107,12 +107,9 @@ def _chance_loss(targets: Array) -> float:
 def _check_labels(labels: Sequence[str], are_ordered: bool) -> None:
     """Refuse labels that say nothing of their order: it is that of their numbers, or has to be given."""
     if not are_ordered and any(as_number(label) is None for label in labels):
-        shown = " ".join(labels[:5])
-        raise ConfigError(
-            f"the order of the labels {', '.join(labels[:5])} is not known",
-            column="data.label_order",
-            hint=f"name all of them from the lowest to the highest, for instance --data.label_order {shown}",
-        )
+        shown = ", ".join(f"'{label}'" for label in labels[:5]) + (" ..." if len(labels) > 5 else "")
+        hint = f"name all {len(labels)}, from the lowest to the highest (quote spaces): --data.label_order LOWEST ... HIGHEST"
+        raise ConfigError(f"the order of the labels {shown} is not known", column="data.label_order", hint=hint)
 
 
 def _usage(call: str, options: str) -> list[str]:

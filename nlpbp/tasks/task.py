@@ -128,14 +128,14 @@ def is_known(task: str) -> bool:
 
 
 @cache
-def metric_words() -> dict[str, str]:
-    """Return what a person calls each metric of each task, by its name.
+def all_metrics() -> dict[str, Metric]:
+    """Return each metric of each task, by its name.
 
-    >>> metric_words()["ece"]
+    >>> all_metrics()["ece"].words
     'calibration error'
     """
     metrics = [*LANGUAGE_MODEL_METRICS, *(metric for name in TASKS for metric in get_task(name).metrics)]
-    return {metric.name: metric.words for metric in metrics}
+    return {metric.name: metric for metric in metrics}
 
 
 def task_of_config(config: Any) -> str:

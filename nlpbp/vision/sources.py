@@ -213,8 +213,14 @@ def _array(cell: Any, *, name: str) -> Pixels:
         raise DataError(f"no image: an array of shape {values.shape} and kind {values.dtype}", file=name, hint=hint)
     if values.dtype.kind == "b" or (values.dtype.kind == "f" and values.max() <= 1.0):
         values = values * 255.0
-    if not np.isfinite(values).all() or values.min() < 0 or values.max() > 255:
-        raise DataError("pixels are not from 0 to 255", file=name, hint="scale them: 0 is black, 255 white")
+    if not np.isfinite(values).all():
+        raise DataError("some pixels are NaN or infinite", file=name, hint="repair or leave out this image")
+    if values.min() < 0 or values.max() > 255:
+        raise DataError(
+            "pixels are not from 0 to 255",
+            file=name,
+            hint="scale them to 0 (black) to 255 (white), or floats to 0 to 1",
+        )
     pixels: Pixels = np.round(values).astype(np.uint8)
     return pixels
 

@@ -140,3 +140,18 @@ def test_a_finished_runs_settings_are_told_by_their_new_names(tmp_path: Path) ->
 
 def test_no_new_name_is_an_old_one_too() -> None:
     assert not set(ORIGINAL) & set(ORIGINAL.values())
+
+
+def test_an_old_name_among_dotted_settings_is_taken(capfd: pytest.CaptureFixture[str]) -> None:
+    assert files.replaced(Config(), {"optim.rate": 0.5, "seed": 3}).optim.lr == 0.5
+    assert capfd.readouterr().err == "warning: optim.rate is now optim.lr; old names work until nlpbp 0.3\n"
+    with pytest.raises(ConfigError, match="old name"):
+        files.replaced(Config(), {"optim.rate": 0.5, "optim.lr": 0.4})
+
+
+def test_a_folder_and_an_empty_file_are_told_with_the_fix(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("")
+    with pytest.raises(ConfigError, match=r"did you mean .*config\.yaml"):
+        files.load(Config, tmp_path)
+    with pytest.raises(ConfigError, match="the file is empty"):
+        files.load(Config, tmp_path / "config.yaml")

@@ -51,6 +51,8 @@ TEXTS, LABELS = ["so good", "so bad"], ["pos", "neg"]
         ({"lr": -1.0}, "lr: -1.0 is out of range"),
         ({"random_state": -1}, "random_state: -1 is out of range"),
         ({"model": "tiny:bert", "verbose": False}, "max_length: 256 tokens are asked for, and the model reads 64"),
+        ({"config": {"data.train": "a.csv"}}, "config: data.train is what fit gets as X, y, X_val and y_val"),
+        ({"config": {"data.label_order": [1, 2]}}, "config: data.label_order must be str, not a number, .*put it in quotes: '1'"),
         ({"config": {"data.task": "regression"}}, "config: data.task is regression. Fix: take TextRegressor"),
     ],
     ids=str,

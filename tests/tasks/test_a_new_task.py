@@ -15,7 +15,7 @@ from nlpbp.core.errors import ConfigError
 from nlpbp.core.task import TASKS
 from nlpbp.inference import predict, trained
 from nlpbp.report.page import run_report
-from nlpbp.tasks.task import metric_words
+from nlpbp.tasks.task import all_metrics
 from recipes import transformer_sentiment
 
 MODULE = '''
@@ -53,9 +53,9 @@ def alarm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "alarm_task.py").write_text(MODULE)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setitem(TASKS, "alarm", ("alarm_task", "multiclass"))
-    metric_words.cache_clear()
+    all_metrics.cache_clear()
     yield
-    metric_words.cache_clear()
+    all_metrics.cache_clear()
     sys.modules.pop("alarm_task", None)
 
 

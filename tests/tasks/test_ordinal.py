@@ -237,7 +237,7 @@ def test_names_need_an_order_and_get_it(tmp_path: Path) -> None:
     rows = [{**row, "stars": names[row["stars"]]} for row in reviews(60)]
     tiny = transformer_sentiment.tiny()
     data = dataclasses.replace(tiny.data, train=rows, task="ordinal", label="stars", text=("text",))
-    with pytest.raises(ConfigError, match="order of the labels fair, good, great, poor, superb is not known") as error:
+    with pytest.raises(ConfigError, match="order of the labels 'fair', 'good', 'great', 'poor', 'superb' is not known") as error:
         transformer_sentiment.run(dataclasses.replace(tiny, data=data, out=str(tmp_path / "a"), threads=1))
     assert error.value.column == "data.label_order"
     ordered = dataclasses.replace(data, label_order=tuple(names.values()))
