@@ -188,7 +188,7 @@ def _shared_groups(table: Table, given: Mapping[str, Table | None], group: str |
 
 def _untrained(train: Part, fields: Fields, kind: str) -> list[str]:
     """Warn of classes without training examples, which a split by time can leave."""
-    if fields.task != "single_label":
+    if fields.target_type != "multiclass":
         return []
     seen = set(targets_of(train).tolist())
     lacking = [name for index, name in enumerate(fields.labels) if index not in seen]

@@ -50,9 +50,10 @@ def read_corpus(run: Run[BasicSettings], data: Texts) -> Corpus:
 
 def check_labels(run: Run[Any], inputs: Inputs, label_order: tuple[str, ...]) -> None:
     """Raise `ConfigError` for labels that cannot be those of the task; warn of an order that it does not learn."""
-    get_task(inputs.fields.task).check_labels(inputs.labels, bool(label_order))
-    if label_order and inputs.fields.task != "ordinal":
-        run.say(f"warning: {inputs.fields.task} ignores the order of the labels; --data.task ordinal learns it")
+    task = get_task(inputs.fields.task)
+    task.check_labels(inputs.labels, bool(label_order))
+    if label_order and not task.is_ordered:
+        run.say(f"warning: {task.name} ignores the order of the labels; --data.task ordinal learns it")
 
 
 def the_same_everywhere(run: Run[Any], load: Callable[[], L]) -> L:

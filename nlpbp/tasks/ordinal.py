@@ -143,4 +143,5 @@ TASK = Task(
     constant_words="the median class",
     unsupported=("focal_gamma",),
     check_labels=_check_labels,
+    is_ordered=True,
 )

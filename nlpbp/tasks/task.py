@@ -43,7 +43,7 @@ class Task:
     Python for the model card: with a pipeline `classify`, they make of a call and its options the run's own `answer`.
     `constant_name` is the constant baseline's name in `result.json`, `constant_words` what a person calls it.
     `unsupported` are settings of the optimizer's section that have no meaning for the task. `check_labels` raises `ConfigError` for
-    labels that cannot be the task's; with them goes whether their order was given.
+    labels that cannot be the task's; with them goes whether their order was given. `is_ordered` says that it learns this order.
     """
 
     name: str
@@ -62,6 +62,7 @@ class Task:
     constant_words: str = "the most frequent answer"
     unsupported: tuple[str, ...] = ()
     check_labels: Callable[[Sequence[str], bool], None] = lambda labels, are_ordered: None
+    is_ordered: bool = False
 
     @property
     def target_type(self) -> TargetType:

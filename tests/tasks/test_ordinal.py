@@ -15,8 +15,10 @@ import torch
 from sklearn.metrics import cohen_kappa_score, mean_absolute_error
 from torch.nn import functional as F
 
+from nlpbp.config import Data
 from nlpbp.core.errors import ConfigError
 from nlpbp.data.columns import infer_fields
+from nlpbp.data.parts import load_inputs
 from nlpbp.data.readers import read_table
 from nlpbp.runs.result import RunResult
 from nlpbp.tasks import bootstrap_intervals, decide, get_task, task_loss, task_metrics
@@ -230,6 +232,22 @@ def test_a_recurrent_classifier_can_be_ordinal_too(tmp_path: Path) -> None:
 
 def test_stars_are_never_taken_for_ordinal_unasked() -> None:
     assert infer_fields(read_table(reviews(50))).task == "single_label"
+
+
+def test_an_order_that_the_task_does_not_learn_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tiny, told = transformer_sentiment.tiny(), "single_label ignores the order of the labels"
+    data = dataclasses.replace(tiny.data, train=reviews(60), label="stars", text=("text",), label_order=("1", "2", "3", "4", "5"))
+    for task, is_told in (("single_label", True), ("ordinal", False)):
+        chosen = dataclasses.replace(data, task=task)  # type: ignore[arg-type]
+        transformer_sentiment.run(dataclasses.replace(tiny, data=chosen, epochs=1, out=str(tmp_path / task), threads=1))
+        assert (told in capsys.readouterr().out) is is_told
+
+
+def test_a_class_that_no_training_text_has_is_told() -> None:
+    rows = [{"text": f"a text {index}", "stars": 1 + index % 2, "at": f"2024-01-{1 + index % 20:02}"} for index in range(100)]
+    late = [{"text": f"a late text {index}", "stars": 3, "at": "2024-02-01"} for index in range(10)]
+    notes = load_inputs(Data(train=[*rows, *late], time="at", task="ordinal")).notes  # type: ignore[arg-type]
+    assert any("has the label 3" in note for note in notes), notes
 
 
 def test_names_need_an_order_and_get_it(tmp_path: Path) -> None:
