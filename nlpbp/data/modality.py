@@ -70,7 +70,7 @@ class Modality:
     and returns with them what makes its batches, augmented or not, from a plan. `mix` puts mixup around a loss, if that is wanted.
     `identity` names what a checkpoint belongs to. `save` writes a model, with these weights and this card, as a folder that
     `pipeline` loads. `errors` makes errors.json from the validation set's probabilities and what asks for more of them.
-    `linear_baseline` returns its name and, by part, its outputs. A micro-batch has `min_examples` or more.
+    `baselines` returns the outputs of linear models, by the model's name and by part. A micro-batch has `min_examples` or more.
     """
 
     kind: str
@@ -82,7 +82,7 @@ class Modality:
     identity: Mapping[str, str]
     save: Callable[[Any, dict[str, Tensor], Path, str], None]
     errors: Callable[[Array, Answer], dict[str, Any]]
-    linear_baseline: Callable[[], tuple[str, dict[str, Array]]]
+    baselines: Callable[[], dict[str, dict[str, Array]]]
     card: Card
     min_examples: int = 1
 

@@ -162,7 +162,7 @@ def image_modality(images: PreparedImages, *, model: PreTrainedModel, base_model
         identity={"data": inputs.fingerprint, "labels": json.dumps(inputs.labels), "processor": processor},
         save=partial(_save, images),
         errors=partial(_errors, images, parts["validation"]),
-        linear_baseline=partial(linear_of_pixels, inputs, parts),
+        baselines=lambda: {"pixels": linear_of_pixels(inputs, parts)},
         card=image_card(
             parts["validation"],
             base_model,
@@ -237,13 +237,13 @@ def thumbnail(pixels: Pixels) -> str:
     return base64.b64encode(file.getvalue()).decode("ascii")
 
 
-def linear_of_pixels(inputs: Inputs, parts: Mapping[str, Pictures]) -> tuple[str, dict[str, Array]]:
+def linear_of_pixels(inputs: Inputs, parts: Mapping[str, Pictures]) -> dict[str, Array]:
     """Return the outputs, by part, of a linear model that sees each picture in 16 x 16 cells."""
     from nlpbp.tasks.baselines import linear_baseline
 
     train, *others = (cells_of(parts[name]) for name in ("train", *inputs.scored))
     outputs = linear_baseline(inputs.fields.task, train, targets_of(inputs.train), others, num_labels=len(inputs.labels))
-    return "pixels", dict(zip(inputs.scored, outputs, strict=True))
+    return dict(zip(inputs.scored, outputs, strict=True))
 
 
 def cells_of(pictures: Pictures) -> Array:

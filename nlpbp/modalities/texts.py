@@ -69,7 +69,7 @@ def text_modality(
         identity=names or identity(inputs, tokenizer),
         save=partial(_save, inputs, texts),
         errors=partial(_errors, run, inputs, texts),
-        linear_baseline=partial(tfidf, inputs),
+        baselines=lambda: {"tfidf": tfidf(inputs)},
         card=text_card(inputs, texts, base_model=base_model, model=model, value_range=settings.data.value_range),
     )
 
@@ -196,14 +196,14 @@ def identity(loaded: Loaded, tokenizer: PreTrainedTokenizerBase) -> dict[str, st
     }
 
 
-def tfidf(inputs: Inputs) -> tuple[str, dict[str, Array]]:
+def tfidf(inputs: Inputs) -> dict[str, Array]:
     """Return the outputs of TF-IDF with a linear model, by part."""
     from nlpbp.tasks.baselines import tfidf_baseline
 
     texts = [joined_texts(part.examples) for part in inputs.scored.values()]
     train = joined_texts(inputs.train.examples)
     outputs = tfidf_baseline(inputs.fields.task, train, targets_of(inputs.train), texts, num_labels=len(inputs.fields.labels))
-    return "tfidf", dict(zip(inputs.scored, outputs, strict=True))
+    return dict(zip(inputs.scored, outputs, strict=True))
 
 
 def text_card(

@@ -59,7 +59,7 @@ def finish(
             task=inputs.fields.task,
             metrics=metrics,
             intervals=intervals,
-            baselines=score_baselines(inputs, *modality.linear_baseline()),
+            baselines=score_baselines(inputs, modality.baselines()),
             num_parameters=sum(p.numel() for p in model.parameters()),
             train_seconds=sum(stage["seconds"] for stage in progress.stages),
             samples_per_second=samples_per_second(progress),
@@ -126,8 +126,8 @@ def score(
     return metrics, intervals
 
 
-def score_baselines(inputs: Inputs, linear: str, linear_outputs: Mapping[str, Array]) -> dict[str, dict[str, Metrics]]:
-    """Measure the best constant answer and a linear model's outputs on the same parts."""
+def score_baselines(inputs: Inputs, linear: Mapping[str, Mapping[str, Array]]) -> dict[str, dict[str, Metrics]]:
+    """Measure the best constant answer and the outputs of linear models, by name and part, on the same parts."""
     task, num_labels, parts = get_task(inputs.fields.task), len(inputs.fields.labels), inputs.scored
     train_targets = targets_of(inputs.train)
     constant = {
@@ -136,7 +136,7 @@ def score_baselines(inputs: Inputs, linear: str, linear_outputs: Mapping[str, Ar
     }
     return {
         kind: {name: _baseline_metrics(inputs, by_part, name) for name in parts}
-        for kind, by_part in ((task.constant_name, constant), (linear, linear_outputs))
+        for kind, by_part in ((task.constant_name, constant), *linear.items())
     }
 
 

@@ -126,7 +126,7 @@ def rows(target: str, *, num: int = 400, seed: int = 0) -> list[dict[str, Any]]:
 def bag_of_words(given: list[dict[str, Any]], **data: Any) -> float:
     """Return the test accuracy of a linear model over words and pieces of words."""
     inputs = load_inputs(dataclasses.replace(gru_classifier.tiny().data, train=given, **data))
-    return score_baselines(inputs, *tfidf(inputs))["tfidf"]["test"]["accuracy"]
+    return score_baselines(inputs, {"tfidf": tfidf(inputs)})["tfidf"]["test"]["accuracy"]
 
 
 @pytest.fixture(scope="module")

@@ -145,12 +145,12 @@ def signal_modality(inputs: Inputs, store: Store, *, model: SignalClassifier) ->
         columns = label_columns(inputs.validation.examples, inputs.fields)
         return wrong_record(inputs, outputs, columns, by=(), shown=lambda index, label: {})
 
-    def baseline() -> tuple[str, dict[str, Array]]:
+    def baseline() -> dict[str, dict[str, Array]]:
         others = [parts[name].numbers for name in inputs.scored]
         made = linear_baseline(
             inputs.fields.task, parts["train"].numbers, targets_of(inputs.train), others, num_labels=len(inputs.labels)
         )
-        return "linear", dict(zip(inputs.scored, made, strict=True))
+        return {"linear": dict(zip(inputs.scored, made, strict=True))}
 
     usage = get_task(inputs.fields.task).usage('"0.1 0.5 0.7"', "")
     return Modality(
@@ -163,7 +163,7 @@ def signal_modality(inputs: Inputs, store: Store, *, model: SignalClassifier) ->
         identity={"data": inputs.fingerprint, "labels": json.dumps(inputs.labels)},
         save=save,
         errors=errors,
-        linear_baseline=baseline,
+        baselines=baseline,
         card=Card("nothing", usage, "", f"It sees {padding.length} numbers."),
     )
 
