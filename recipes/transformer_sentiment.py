@@ -6,6 +6,7 @@ python scripts/finetune.py transformer_sentiment --data.train reviews.csv
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from torch import nn
 
@@ -20,8 +21,9 @@ from nlpbp.runs.folder import Run, open_run
 from nlpbp.runs.inputs import read_inputs
 from nlpbp.runs.progress import Progress
 from nlpbp.runs.result import RunResult
-from nlpbp.text.transformer import length_limit, load_classifier, load_config, load_masked_lm, load_tokenizer
+from nlpbp.text.transformer import faster, length_limit, load_classifier, load_config, load_masked_lm, load_tokenizer
 from nlpbp.trainers.classifier import train_classifier
+from nlpbp.trainers.head import choose_head, settle_pooling
 from nlpbp.trainers.masked_lm import adapt, copy_body_, with_unlabelled
 from nlpbp.trainers.plans import transformer_plan
 from nlpbp.trainers.stages import epoch_length
@@ -35,6 +37,10 @@ class Model:
 
     name: str = "demo:minilm"
     """A folder saved by `save_pretrained`, a hub id, or `demo:minilm` (packaged: 6 layers, 22.7 million parameters)."""
+    pooling: Literal["auto", "first", "mean", "max", "concat", "last", "model"] = "auto"
+    """How the last states of the tokens become the input of the head; concat: last, max and mean; model: the head of the model's
+    own family. auto: as a sentence encoder was trained; else the mean or the family's head, whichever a linear probe of the
+    training set prefers. A head that was trained for the same labels is kept."""
     gradient_checkpointing: bool = False
     """Compute activations twice instead of keeping them: less memory, about a third slower."""
     compile: bool = False
@@ -87,14 +93,17 @@ def _fine_tune(run: Run[Config]) -> RunResult:
     model_config = load_config(name, task=fields.task, labels=fields.labels, dropout_scale=config.dropout.scale)
     limit = length_limit(model_config, tokenizer)
     max_length = check_length(config.data.max_length, limit=limit)
+    pooling, is_settled = settle_pooling(run, config.model.pooling, name=name, labels=fields.labels or ("value",))
     model = load_classifier(
         name,
         config=model_config,
         tokenizer=tokenizer,
+        pooling=pooling,
         gradient_checkpointing=config.model.gradient_checkpointing,
-        compile=config.model.compile,
     )
     texts = encode_parts(run, inputs, tokenizer, max_length=max_length)
+    head = choose_head(run, inputs, texts, model, is_settled=is_settled)
+    model = faster(head.model, compile=config.model.compile)
     for stage in config.stages:
         check_length(stage.max_length or max_length, limit=limit, column="stages.max_length")
     lr = default_lr(model)
@@ -103,7 +112,7 @@ def _fine_tune(run: Run[Config]) -> RunResult:
     before, names = None, identity(inputs, tokenizer)
     if config.mlm.steps is not None:
         before, names = adapt_to_texts(run, inputs, texts, model=model, name=name, epochs=sum(plan.epochs for plan in plans))
-    modality = text_modality(run, inputs, texts, model=model, base_model=config.model.name, names=names)
+    modality = text_modality(run, inputs, texts, model=model, base_model=config.model.name, names=names, probe=head.outputs)
     first_stage = 0 if config.mlm.steps is None else 1
     return train_classifier(run, inputs, model=model, plans=plans, modality=modality, before=before, first_stage=first_stage)
 

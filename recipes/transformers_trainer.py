@@ -43,7 +43,7 @@ from nlpbp.runs.result import RunResult
 from nlpbp.runs.results import finish
 from nlpbp.tasks import get_task, task_loss, task_metrics, task_outputs
 from nlpbp.text.batches import Encoded, collate
-from nlpbp.text.transformer import length_limit, load_classifier, load_config, load_tokenizer
+from nlpbp.text.transformer import faster, length_limit, load_classifier, load_config, load_tokenizer
 from nlpbp.train.evaluate import predict
 from nlpbp.train.loop import Step
 from nlpbp.train.lr_finder import chosen, exponential, read_curves, restored, set_highest_rate, sweep
@@ -147,7 +147,7 @@ def _fine_tune(run: Run[Config]) -> RunResult:
     tokenizer = load_tokenizer(name)
     model_config = load_config(name, task=fields.task, labels=fields.labels, dropout_scale=config.dropout.scale)
     max_length = check_length(config.data.max_length, limit=length_limit(model_config, tokenizer))
-    model = load_classifier(name, config=model_config, tokenizer=tokenizer)
+    model = faster(load_classifier(name, config=model_config, tokenizer=tokenizer))
     texts = encode_parts(run, inputs, tokenizer, max_length=max_length)
     objective = make_objective(run, inputs, model, mix=lambda loss_fn: loss_fn)
     # Trainer calls model.train() before every step, which would let frozen layers drop out again (practice T1).

@@ -9,7 +9,7 @@ from typing import Any
 
 import huggingface_hub.constants
 from safetensors import SafetensorError
-from transformers import AutoConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from nlpbp.core.errors import ConfigError
 from nlpbp.core.layers import output_layer
@@ -47,11 +47,20 @@ def renew_head(model: PreTrainedModel, name: str, *, labels: Sequence[str]) -> P
 
     Otherwise a head for the same number of other labels would be loaded, and training would start with the wrong classes.
     """
-    names = from_pretrained(AutoConfig, name).id2label
-    known = [names[index] for index in sorted(names)]  # in whatever order the file lists them
-    if known != list(labels) and any(label != f"LABEL_{index}" for index, label in enumerate(known)):
+    if not fits_labels(from_pretrained(AutoConfig, name), labels):
         output_layer(model, num_outputs=len(labels)).reset_parameters()
     return model
+
+
+def fits_labels(config: PreTrainedConfig, labels: Sequence[str]) -> bool:
+    """Tell whether a saved config names these labels in this order, or none but transformers' own LABEL_0, LABEL_1 ...
+
+    >>> fits_labels(PreTrainedConfig(id2label={0: "neg", 1: "pos"}), ["pos", "neg"])
+    False
+    """
+    names: dict[Any, str] = dict(config.id2label or {})
+    known = [names[index] for index in sorted(names)]  # in whatever order the file lists them
+    return known == list(labels) or all(label == f"LABEL_{index}" for index, label in enumerate(known))
 
 
 def exists(name: str) -> bool:

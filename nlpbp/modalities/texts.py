@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor, nn
@@ -50,10 +51,12 @@ def text_modality(
     model: nn.Module,
     base_model: str,
     names: Mapping[str, str] | None = None,
+    probe: Mapping[str, Array] = MappingProxyType({}),
 ) -> Modality:
     """Return how texts are trained on, scored and saved.
 
     `names` are what checkpoints belong to, where that is more than the data and the tokenizer; `base_model` is for the card.
+    `probe` holds the outputs of a linear probe, by part: one more baseline.
     """
     settings, tokenizer = run.settings, texts.tokenizer
     if settings.augment.mixup:
@@ -69,7 +72,7 @@ def text_modality(
         identity=names or identity(inputs, tokenizer),
         save=partial(_save, inputs, texts),
         errors=partial(_errors, run, inputs, texts),
-        baselines=lambda: {"tfidf": tfidf(inputs)},
+        baselines=lambda: {"tfidf": tfidf(inputs)} | ({"probe": dict(probe)} if probe else {}),
         card=text_card(inputs, texts, base_model=base_model, model=model, value_range=settings.data.value_range),
     )
 
@@ -182,6 +185,7 @@ def remember_reading(model: Any, tokenizer: PreTrainedTokenizerBase, inputs: Inp
     """Let the saved model say how it reads rows and long texts; of the two ends `pipeline` reads the right one by itself."""
     model.config.text_cut = None if cut == "head" else cut
     model.config.composed_fields = pack_fields(inputs.fields.kinds, inputs.fields.statistics) or None
+    tokenizer.padding_side = tokenizer.init_kwargs["padding_side"] = "right"  # as in training: some models read positions off it
     tokenizer.truncation_side = "left" if cut == "tail" else "right"
     tokenizer.init_kwargs["truncation_side"] = tokenizer.truncation_side  # what is saved
     tokenizer.model_max_length = max_length
@@ -209,16 +213,17 @@ def tfidf(inputs: Inputs) -> dict[str, Array]:
 def text_card(
     inputs: Inputs, texts: EncodedTexts, *, base_model: str, model: nn.Module, value_range: tuple[float, float] | None
 ) -> Card:
-    """Return what the card of a text classifier says; our own kind of model needs an import first, and keeps to a range itself."""
+    """Return what the card of a text classifier says; our own kinds need an import first, and a recurrent one keeps to a range."""
     config: Any = model.config
-    registered = config.model_type == "awd_lstm"
+    recurrent = config.model_type == "awd_lstm"
+    registered = recurrent or config.model_type == "nlpbp_pooled"
     call, options = '"Some text."', ", truncation=True"
     usage = get_task(inputs.fields.task).usage(call, options)
-    if value_range is not None and not registered:
+    if value_range is not None and not recurrent:
         usage = usage_within(call, options, widened(*value_range))
     composed = ", ".join(map(code_span, inputs.fields.kinds))
     lines = [
-        *(["import nlpbp.text  # makes transformers know awd_lstm"] if registered else []),
+        *([f"import nlpbp.text  # makes transformers know {config.model_type}"] if registered else []),
         "from transformers import pipeline",
         'classify = pipeline("text-classification", model="PATH/TO/THIS/FOLDER")',
         *usage,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 from transformers import (
@@ -19,10 +20,12 @@ from transformers import (
 )
 
 from nlpbp.core.errors import ConfigError
+from nlpbp.core.pooling import Pooling
 from nlpbp.core.regularize import scale_dropouts, use_byte_dropout
 from nlpbp.core.task import problem_type
-from nlpbp.data.pretrained import from_pretrained, renew_head
+from nlpbp.data.pretrained import fits_labels, from_pretrained, renew_head
 from nlpbp.text.attention import register_attention
+from nlpbp.text.pooled import PooledConfig, PooledForSequenceClassification, pooled_config
 
 AUTO_MODELS = {  # by the suffix of the class name
     "ForSequenceClassification": AutoModelForSequenceClassification,
@@ -53,6 +56,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
 
 def length_limit(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
     """Return the longest input, in tokens, that the model's positions and its tokenizer allow."""
+    config = config.get_text_config()
     positions = getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length
     # RoBERTa and similar models count positions from the padding id, so the first ones are never used.
     if "roberta" in config.model_type or config.model_type in ("camembert", "mpnet", "longformer"):
@@ -73,7 +77,8 @@ def load_config(name: str, *, task: str, labels: Sequence[str], dropout_scale: f
         problem_type=problem_type(task),
     )
     try:
-        scale_dropouts(config, dropout_scale)
+        for part in {id(one): one for one in (config, config.get_text_config())}.values():
+            scale_dropouts(part, dropout_scale)
     except ValueError as error:
         raise ConfigError(str(error), hint="lower --dropout.scale") from error
     return config
@@ -84,18 +89,24 @@ def load_classifier(
     *,
     config: PreTrainedConfig,
     tokenizer: PreTrainedTokenizerBase,
+    pooling: Pooling | None = None,
     gradient_checkpointing: bool = False,
-    compile: bool = False,
 ) -> PreTrainedModel:
-    """Load `AutoModelForSequenceClassification` in fp32 with the head that `config` asks for, and faster dropout on a CPU.
+    """Load a classifier in fp32 with the head that `config` asks for.
 
-    The head of a model that was fine-tuned for other labels is newly initialised.
+    Without a `pooling` it is `AutoModelForSequenceClassification`, whose head stays as it is if it was trained for these labels;
+    with one, a new linear head on the pooled states of the body.
     """
     config.pad_token_id = tokenizer.pad_token_id
-    model = from_pretrained(
-        AutoModelForSequenceClassification, name, config=config, ignore_mismatched_sizes=True, dtype="float32", use_safetensors=True
-    )
-    renew_head(model, name, labels=[str(label) for label in (config.id2label or {}).values()])
+    options: dict[str, Any] = {"dtype": "float32", "use_safetensors": True}
+    if pooling is None or isinstance(config, PooledConfig):
+        auto = AutoModelForSequenceClassification
+        model = from_pretrained(auto, name, config=config, ignore_mismatched_sizes=True, **options)
+        renew_head(model, name, labels=[str(label) for label in (config.id2label or {}).values()])
+    else:
+        model = from_pretrained(AutoModel, name, config=config, **options)
+    if pooling is not None:
+        model = with_pooling(model, pooling)
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         raise ConfigError(
             f"the tokenizer of {name} has {len(tokenizer)} tokens, the model {model.get_input_embeddings().num_embeddings}",
@@ -103,11 +114,28 @@ def load_classifier(
         )
     if gradient_checkpointing:
         model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
-    if compile:
-        model.compile(dynamic=True)
-    else:
-        _faster_on_cpu(model)
     return model
+
+
+def has_trained_head(config: PreTrainedConfig, labels: Sequence[str]) -> bool:
+    """Tell whether a saved model, by its own config, is a classifier of these labels already, or of as many without names."""
+    names = config.architectures or [""]
+    return names[0].endswith("ForSequenceClassification") and config.num_labels == len(labels) and fits_labels(config, labels)
+
+
+def faster(model: PreTrainedModel, *, compile: bool = False) -> PreTrainedModel:
+    """Compile a model that is complete, or give it faster dropout on a CPU; return it."""
+    if not compile:
+        return _faster_on_cpu(model)
+    model.compile(dynamic=True)
+    return model
+
+
+def with_pooling(model: PreTrainedModel, pooling: Pooling) -> PreTrainedModel:
+    """Return a classifier with a new linear head on the pooled states of a model's body, which both then share."""
+    body: Any = model.base_model
+    pooled: Any = PooledForSequenceClassification(pooled_config(model.config, pooling=pooling), body)
+    return cast(PreTrainedModel, pooled.to(model.device))
 
 
 def load_masked_lm(name: str, *, tokenizer: PreTrainedTokenizerBase, dropout_scale: float = 1.0) -> PreTrainedModel:
@@ -139,8 +167,9 @@ def load_causal_lm(name: str, *, dropout_scale: float = 1.0) -> PreTrainedModel:
 def _faster_on_cpu(model: PreTrainedModel) -> PreTrainedModel:
     if not torch.accelerator.is_available():
         use_byte_dropout(model)
-        if model.config._attn_implementation == "sdpa":
-            model.set_attn_implementation(register_attention())
+        body: Any = model.base_model
+        if body.config._attn_implementation == "sdpa":
+            body.set_attn_implementation(register_attention())
     return model
 
 

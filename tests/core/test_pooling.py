@@ -48,8 +48,8 @@ def test_one_telling_token_anywhere_is_found_by_the_greatest_and_not_by_the_last
     assert accuracy[0] < 0.6
 
 
-KINDS: tuple[Pooling, ...] = ("last", "mean", "max", "cls", "concat")
-WANTED = {"last": [-2.0, 1.0], "mean": [pytest.approx(-7 / 3), 3.0], "max": [-1.0, 5.0], "cls": [-1.0, 5.0]}
+KINDS: tuple[Pooling, ...] = ("last", "mean", "max", "first", "concat")
+WANTED = {"last": [-2.0, 1.0], "mean": [pytest.approx(-7 / 3), 3.0], "max": [-1.0, 5.0], "first": [-1.0, 5.0]}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -101,7 +101,7 @@ def texts_with_one_telling_token(num: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("kind", "low", "high"), [("last", 0.4, 0.62), ("cls", 0.4, 0.62), ("max", 0.98, 1.0), ("concat", 0.97, 1.0)]
+    ("kind", "low", "high"), [("last", 0.4, 0.62), ("first", 0.4, 0.62), ("max", 0.98, 1.0), ("concat", 0.97, 1.0)]
 )
 def test_a_trained_head_finds_one_telling_token_anywhere_through_the_greatest_alone(kind: Pooling, low: float, high: float) -> None:
     torch.manual_seed(0)

@@ -1,0 +1,81 @@
+"""The frozen states of a pretrained model: what a classifier's head reads, before anything is fine-tuned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from nlpbp.core.batch import Batch
+from nlpbp.core.layers import output_layer
+from nlpbp.core.pooling import Pooling, pool
+from nlpbp.data.order import Ints
+from nlpbp.text.pooled import encoder_of
+from nlpbp.train.evaluate import predict
+
+Floats = np.ndarray[Any, np.dtype[np.float32]]
+OWN = "model"  # the state that the model's own head reads
+
+
+class HeadInputs(nn.Module):
+    """A classifier that answers with the input of its output layer, and with poolings of its last states, side by side."""
+
+    def __init__(self, model: PreTrainedModel, *, poolings: Sequence[Pooling] = ()) -> None:
+        super().__init__()
+        self.model: Any = model
+        self.poolings = tuple(poolings)
+        self.widths: list[int] = []
+
+    def forward(self, **inputs: Tensor) -> SimpleNamespace:
+        """Return `logits` [batch, sum of widths]: one state after the other, as `widths` says afterwards."""
+        output = output_layer(self.model, num_outputs=self.model.num_labels)
+        seen: dict[str, Tensor] = {}
+        handles = [output.register_forward_pre_hook(lambda module, given: seen.update(own=given[0]))]
+        if self.poolings:
+            body = encoder_of(self.model.base_model)
+            handles.append(body.register_forward_hook(lambda module, given, answer: seen.update(states=answer[0])))
+        try:
+            logits = self.model(**inputs).logits
+        finally:
+            for handle in handles:
+                handle.remove()
+        mask = inputs["attention_mask"]
+        made = [_behind(logits, seen["own"], mask, output=output)]
+        made += [pool(seen["states"], mask, kind=kind) for kind in self.poolings]
+        self.widths = [state.shape[1] for state in made]
+        return SimpleNamespace(logits=torch.cat([state.float() for state in made], dim=1))
+
+
+def _behind(logits: Tensor, given: Tensor, mask: Tensor, *, output: nn.Linear) -> Tensor:
+    """Return the state [batch, width] behind each answer: some families apply their head to every token, and pool the logits."""
+    if given.ndim == 2:
+        return given
+    kinds: tuple[Pooling, ...] = ("last", "mean", "first")
+    pooled = {kind: pool(given, mask, kind=kind) for kind in kinds}
+    return min(pooled.values(), key=lambda state: float((output(state) - logits).abs().max()))
+
+
+def frozen_states(
+    model: PreTrainedModel,
+    plan: Sequence[Ints],
+    make_batch: Callable[[Ints], Batch],
+    *,
+    accelerator: Accelerator,
+    poolings: Sequence[Pooling] = (),
+) -> dict[str, Floats]:
+    """Return by name the states of the examples in `plan`, [examples, width] each, ascending by id.
+
+    `model` is what the head of `model` reads; with it go further `poolings` of the body's last states. The model is in evaluation
+    mode afterwards, and otherwise unchanged. Every process gets all states.
+    """
+    reads = HeadInputs(model.to(accelerator.device), poolings=poolings)
+    with accelerator.autocast():
+        made = predict(reads, plan, make_batch, accelerator=accelerator, show_progress=True).logits
+    ends = np.cumsum(reads.widths)[:-1]
+    return dict(zip((OWN, *poolings), np.split(made, ends, axis=1), strict=True))

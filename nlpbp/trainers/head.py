@@ -1,0 +1,158 @@
+"""How a classifier's head begins: which states of the pretrained model it reads, and from the weights of a linear probe.
+
+One pass over the frozen model gives the states. A linear probe on them is the baseline that fine-tuning has to beat, tells which of
+two poolings knows more of the task, and is where the head may begin (LP-FT; Kumar et al. 2022): a random head first moves the body
+away from what it knew.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, cast
+
+import numpy as np
+import torch
+from accelerate.utils import DistributedType
+from transformers import AutoConfig, PreTrainedModel
+
+from nlpbp.config import TextClassifierSettings
+from nlpbp.core.layers import output_layer
+from nlpbp.core.pooling import Pooling
+from nlpbp.data.order import Ints, evaluation_batches
+from nlpbp.data.parts import SPLIT_SEED, Inputs
+from nlpbp.data.pretrained import from_pretrained
+from nlpbp.data.splits import nested_sample
+from nlpbp.data.windows import means_of_windows
+from nlpbp.modalities.encoding import EncodedTexts
+from nlpbp.runs.folder import Run, write_text
+from nlpbp.tasks.probe import Probe, fit_probe, probe_outputs
+from nlpbp.text.batches import Encoded, collate
+from nlpbp.text.pooled import PooledConfig, sentence_pooling
+from nlpbp.text.states import OWN, Floats, frozen_states
+from nlpbp.text.transformer import has_trained_head, with_pooling
+from nlpbp.trainers.targets import standardised
+
+MAX_PROBED = (
+    4_000  # training texts that a probe is fitted on: twice as many made it better by a point, and take as long as an epoch
+)
+CANDIDATE: Pooling = "mean"  # what the head of the family is compared with
+FILE = "probe.json"
+
+
+@dataclass(frozen=True)
+class Head:
+    """A classifier whose head is settled, the probe of its states, and the probe's outputs by part, as a baseline.
+
+    There is no probe of a model that is too large for one device.
+    """
+
+    model: PreTrainedModel
+    probe: Probe | None
+    outputs: dict[str, np.ndarray[Any, Any]]
+
+
+def choose_head(
+    run: Run[TextClassifierSettings], inputs: Inputs, texts: EncodedTexts, model: PreTrainedModel, *, is_settled: bool
+) -> Head:
+    """Probe the states that the head of `model` reads and, unless it `is_settled`, the mean of all tokens; keep the better pooling.
+
+    What was chosen, and why, is printed and stays in the run folder's probe.json, which a run that goes on obeys.
+    """
+    if run.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+        run.say("no linear probe: the model is divided among devices")
+        return Head(model, None, {})
+    rows, targets = _probed(inputs, texts.parts["train"])
+    states = _states(run, texts, model, texts.parts["train"], rows=rows, poolings=() if is_settled else (CANDIDATE,))
+    task, num_outputs = inputs.fields.task, max(1, len(inputs.labels))
+    probes = {kind: fit_probe(task, found, targets, num_outputs=num_outputs) for kind, found in states.items()}
+    chosen = _chosen(run, probes)
+    _record(run, probes, chosen, num_examples=len(targets))
+    if chosen != OWN:
+        model = with_pooling(model, CANDIDATE)
+    probe = probes[chosen]
+    parts = [_states(run, texts, model, texts.parts[part])[OWN] for part in inputs.scored]
+    _, scale, shift = standardised(inputs, can_shift=True, value_range=None)
+    outputs = [made * scale + shift for made in probe_outputs(task, probe, parts)]
+    return Head(model, probe, dict(zip(inputs.scored, outputs, strict=True)))
+
+
+def settle_pooling(
+    run: Run[Any], wanted: Pooling | Literal["auto", "model"], *, name: str, labels: Sequence[str]
+) -> tuple[Pooling | None, bool]:
+    """Return the pooling to load the model `name` with, None for the head of its family, and whether that is settled.
+
+    `auto` keeps a head that was trained for these labels, and pools the states of a sentence encoder as it was trained to.
+    """
+    saved = from_pretrained(AutoConfig, name)
+    is_trained = has_trained_head(saved, labels)
+    if wanted == "auto" and not is_trained and (known := sentence_pooling(name)) is not None:
+        run.say(f"pooling: {known}, as this sentence encoder was trained with")
+        return known, True
+    if wanted in ("auto", "model"):
+        return None, wanted == "model" or is_trained
+    same = isinstance(saved, PooledConfig) and saved.pooling == wanted and is_trained
+    return (None if same else cast(Pooling, wanted)), True
+
+
+def _probed(inputs: Inputs, encoded: Encoded) -> tuple[Ints, np.ndarray[Any, Any]]:
+    """Return the rows of `encoded` that a probe is fitted on, windows of a text together, and the targets of their texts."""
+    targets, num = standardised(inputs, can_shift=True, value_range=None)[0], len(inputs.train)
+    chosen = np.arange(num)
+    if num > MAX_PROBED:
+        chosen = nested_sample(inputs.train.examples, chosen, share=MAX_PROBED / num, seed=SPLIT_SEED)
+    rows = chosen if encoded.owners is None else np.flatnonzero(np.isin(encoded.owners, chosen))
+    return rows, targets[chosen]
+
+
+def _states(
+    run: Run[TextClassifierSettings],
+    texts: EncodedTexts,
+    model: PreTrainedModel,
+    encoded: Encoded,
+    *,
+    rows: Ints | None = None,
+    poolings: Sequence[Pooling] = (),
+) -> dict[str, Floats]:
+    """Return the states of texts, of all or of some rows of `encoded`; those of a text's windows are averaged."""
+    rows = np.arange(len(encoded)) if rows is None else rows
+    batches = evaluation_batches(encoded.padded_lengths[rows], max_tokens=run.settings.batch.evaluation_tokens)
+    states = frozen_states(
+        model,
+        [rows[batch] for batch in batches],
+        partial(collate, encoded, tokenizer=texts.tokenizer),
+        accelerator=run.accelerator,
+        poolings=poolings,
+    )
+    owners = None if encoded.owners is None else encoded.owners[rows]
+    return {kind: means_of_windows(values, owners) for kind, values in states.items()}
+
+
+def _chosen(run: Run[Any], probes: dict[str, Probe]) -> str:
+    """Return the pooling with the lowest cross-validated loss, or the one that the run began with."""
+    file = run.out / FILE
+    if file.exists():
+        return str(json.loads(file.read_text(encoding="utf-8"))["pooling"])
+    best = min(probes, key=lambda kind: probes[kind].loss)
+    if len(probes) > 1:
+        losses = " and ".join(f"{probe.loss:.4f} ({kind})" for kind, probe in probes.items())
+        run.say(f"pooling: {best}, by the cross-validated loss of a linear probe, {losses}")
+
+    return best
+
+
+def _record(run: Run[Any], probes: dict[str, Probe], chosen: str, *, num_examples: int) -> None:
+    found = {kind: {"loss": probe.loss if np.isfinite(probe.loss) else None, "l2": probe.l2} for kind, probe in probes.items()}
+    if run.accelerator.is_main_process:
+        write_text(run.out / FILE, json.dumps({"pooling": chosen, "examples": num_examples, "probes": found}, indent=2) + "\n")
+
+
+def begin_at_probe_(model: PreTrainedModel, probe: Probe) -> None:
+    """Give the output layer of `model` the weights of a probe of its states."""
+    output = output_layer(model, num_outputs=len(probe.bias))
+    with torch.no_grad():
+        output.weight.copy_(probe.weight)
+        if output.bias is not None:
+            output.bias.copy_(probe.bias)
