@@ -5,6 +5,7 @@ python scripts/finetune.py transformer_sentiment --data.train reviews.csv
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -26,7 +27,7 @@ from nlpbp.trainers.classifier import train_classifier
 from nlpbp.trainers.head import choose_head, settle_pooling
 from nlpbp.trainers.masked_lm import adapt, copy_body_, with_unlabelled
 from nlpbp.trainers.plans import transformer_plan
-from nlpbp.trainers.stages import epoch_length
+from nlpbp.trainers.stages import StagePlan, epoch_length
 
 NAME = "transformer_sentiment"
 
@@ -56,6 +57,8 @@ class Config(sections.TextClassifierSettings):
     mlm: sections.MaskedLM = field(default_factory=sections.MaskedLM)
     epochs: int = 3
     """Passes over the training data, where a stage does not say."""
+    min_steps: int = 100
+    """Fewest steps of such a stage: a small training set gets more epochs, up to 20; 0 for `epochs` alone."""
     stages: tuple[sections.Stage, ...] = (sections.Stage(),)
     """The training, part by part: what trains, for how long, how fast, on texts of what length (gradual unfreezing, practice N6).
     A config file may list several."""
@@ -69,6 +72,7 @@ def tiny() -> Config:
         optim=sections.Optim(lr=1e-2, layer_decay=1.0),
         batch=sections.Batch(size=16),
         epochs=4,
+        min_steps=0,
     )
 
 
@@ -107,18 +111,21 @@ def _fine_tune(run: Run[Config]) -> RunResult:
     for stage in config.stages:
         check_length(stage.max_length or max_length, limit=limit, column="stages.max_length")
     lr = default_lr(model)
-    plans = [transformer_plan(run, stage, config.optim, epochs=config.epochs, default_lr=lr) for stage in config.stages]
+    plans = [
+        transformer_plan(run, stage, config.optim, epochs=config.epochs, min_steps=config.min_steps, default_lr=lr)
+        for stage in config.stages
+    ]
 
     before, names = None, identity(inputs, tokenizer)
     if config.mlm.steps is not None:
-        before, names = adapt_to_texts(run, inputs, texts, model=model, name=name, epochs=sum(plan.epochs for plan in plans))
+        before, names = adapt_to_texts(run, inputs, texts, model=model, name=name, plans=plans)
     modality = text_modality(run, inputs, texts, model=model, base_model=config.model.name, names=names, probe=head.outputs)
     first_stage = 0 if config.mlm.steps is None else 1
     return train_classifier(run, inputs, model=model, plans=plans, modality=modality, before=before, first_stage=first_stage)
 
 
 def adapt_to_texts(
-    run: Run[Config], inputs: Inputs, texts: EncodedTexts, *, model: nn.Module, name: str, epochs: int
+    run: Run[Config], inputs: Inputs, texts: EncodedTexts, *, model: nn.Module, name: str, plans: Sequence[StagePlan]
 ) -> tuple[Progress | None, dict[str, str]]:
     """Train the model's body on hidden words of the training texts, and of unlabelled ones; return the stage's end.
 
@@ -127,7 +134,8 @@ def adapt_to_texts(
     config = run.settings
     more, names = with_unlabelled(run, inputs, texts, config.mlm)
     masked = load_masked_lm(name, tokenizer=texts.tokenizer, dropout_scale=config.dropout.scale)
-    later = epochs * epoch_length(run, inputs, texts.parts["train"])
+    per_epoch = epoch_length(run, inputs, texts.parts["train"])
+    later = sum(plan.epochs_of(per_epoch) * per_epoch for plan in plans)
     progress, adapted = adapt(run, more, config.mlm, config.optim, model=masked, names=names, later_steps=later)
     copy_body_(model, adapted)
     return progress, names

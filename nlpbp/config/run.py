@@ -60,7 +60,7 @@ class MicroBatches:
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoints:
-    """When checkpoints are saved, beside the end of each epoch. It changes no result."""
+    """When checkpoints are saved, beside the end of each epoch that took 20 seconds or more. It changes no result."""
 
     save_steps: int | None = None
     """Save every this many steps. Default: by time only."""
@@ -94,7 +94,8 @@ class RunSettings(BasicSettings):
     """The same for a recipe whose runs can be resumed."""
 
     eval_steps: int | None = None
-    """Evaluate every this many steps. Default: at the end of each epoch."""
+    """Evaluate every this many steps. Default: at the end of each epoch; every few epochs where the validation set is larger than
+    the training set; once at the end where it is too small to choose weights by (fewer than 100 examples)."""
     patience: int | None = None
     """Early stopping: end a stage after this many evaluations in a row without a better validation score. Default: never."""
     push_to_hub: str | None = None

@@ -40,6 +40,7 @@ from nlpbp.train.weights import (
     save_weights,
 )
 
+WORTH_SAVING = 20.0  # seconds of training: an epoch that took less is no reason for a checkpoint
 MAX_SKIPPED = 20  # fp16 overflows in a row: by then the loss scale is a millionth of what it was
 
 Metrics = dict[str, float | None]
@@ -48,15 +49,21 @@ MakeSteps = Callable[[int, int], Iterator[Step]]  # (first step, micro-batches a
 
 @dataclass(frozen=True)
 class Validation:
-    """How weights are chosen: `evaluate` gives metrics, of which `metric` counts, every `eval_steps` or at the end of an epoch.
+    """How weights are chosen: `evaluate` gives metrics, of which `metric` counts, every `eval_steps` or every `epochs` epochs.
 
+    At the end of a stage it is asked, too; with `epochs` None at the end alone, and the last weights are kept.
     `patience` stops a stage after that many evaluations in a row without a better one.
     """
 
     evaluate: Callable[[], Metrics]
     metric: Metric
     eval_steps: int | None = None
+    epochs: int | None = 1
     patience: int | None = None
+
+    def every(self, stage: Stage) -> int:
+        """Return after how many steps of a stage an evaluation is due."""
+        return self.eval_steps or (stage.total_steps if self.epochs is None else self.epochs * stage.steps_per_epoch)
 
 
 @dataclass(frozen=True)
@@ -123,7 +130,7 @@ def fit(
     if average.after < stage.total_steps:
         run.say(f"weights are averaged from step {progress.first_step + average.after} on")
 
-    every, first, started = validation.eval_steps or stage.steps_per_epoch, progress.first_step, time.monotonic()
+    every, first, started = validation.every(stage), progress.first_step, time.monotonic()
     saved_at = started
     with _progress_bar(run, stage, progress) as bar, stop_requests() as request:
         for step, num in _steps_that_fit_in_memory(run, make_steps, progress, learner, provenance.references):
@@ -144,8 +151,7 @@ def fit(
                 run.say(f"stopping: {validation.metric.name} has not improved in {progress.worse} evaluations")
                 break
             code = _agreed_code(run, request)
-            is_due = _checkpoint_is_due(run, step, saved_at=saved_at)
-            if code or is_due or done % stage.steps_per_epoch == 0 or is_last:
+            if code or _checkpoint_is_due(run, step, saved_at=saved_at, epoch_ends=done % stage.steps_per_epoch == 0 or is_last):
                 save_checkpoint(run, progress, learner, average=average, provenance=provenance)
                 saved_at = time.monotonic()
             if code:
@@ -178,11 +184,12 @@ def _refuse_endless_overflow(progress: Progress) -> None:
         )
 
 
-def _checkpoint_is_due(run: Run[RunSettings], step: Step, *, saved_at: float) -> bool:
-    """Tell whether so many steps or seconds have gone by; every process hears the same."""
+def _checkpoint_is_due(run: Run[RunSettings], step: Step, *, saved_at: float, epoch_ends: bool) -> bool:
+    """Tell whether so many steps or seconds have gone by, fewer at the end of an epoch; every process hears the same."""
     wanted = run.settings.checkpoint
     is_due = wanted.save_steps is not None and step.step % wanted.save_steps == 0
-    return _agreed(run, time.monotonic() - saved_at >= wanted.save_seconds) or is_due
+    seconds = min(wanted.save_seconds, WORTH_SAVING) if epoch_ends else wanted.save_seconds
+    return _agreed(run, time.monotonic() - saved_at >= seconds) or is_due
 
 
 def _begin(run: Run[Any], before: Progress, stage: Stage, learner: Learner) -> Progress:

@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from nlpbp.core.batch import Batch
 from nlpbp.core.layers import output_layer
 from nlpbp.core.pooling import Pooling, pool
-from nlpbp.data.order import Ints
 from nlpbp.text.pooled import encoder_of
-from nlpbp.train.evaluate import predict
-
-Floats = np.ndarray[Any, np.dtype[np.float32]]
-OWN = "model"  # the state that the model's own head reads
 
 
 class HeadInputs(nn.Module):
@@ -59,23 +51,3 @@ def _behind(logits: Tensor, given: Tensor, mask: Tensor, *, output: nn.Linear) -
     kinds: tuple[Pooling, ...] = ("last", "mean", "first")
     pooled = {kind: pool(given, mask, kind=kind) for kind in kinds}
     return min(pooled.values(), key=lambda state: float((output(state) - logits).abs().max()))
-
-
-def frozen_states(
-    model: PreTrainedModel,
-    plan: Sequence[Ints],
-    make_batch: Callable[[Ints], Batch],
-    *,
-    accelerator: Accelerator,
-    poolings: Sequence[Pooling] = (),
-) -> dict[str, Floats]:
-    """Return by name the states of the examples in `plan`, [examples, width] each, ascending by id.
-
-    `model` is what the head of `model` reads; with it go further `poolings` of the body's last states. The model is in evaluation
-    mode afterwards, and otherwise unchanged. Every process gets all states.
-    """
-    reads = HeadInputs(model.to(accelerator.device), poolings=poolings)
-    with accelerator.autocast():
-        made = predict(reads, plan, make_batch, accelerator=accelerator, show_progress=True).logits
-    ends = np.cumsum(reads.widths)[:-1]
-    return dict(zip((OWN, *poolings), np.split(made, ends, axis=1), strict=True))

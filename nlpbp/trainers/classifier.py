@@ -44,6 +44,7 @@ from nlpbp.trainers.stages import (
     cache_of,
     check_micro_batches,
     epoch_length,
+    epochs_between_evaluations,
     freeze,
     labelled,
     orders_of,
@@ -95,6 +96,9 @@ def train_classifier(
     model for instance; `before` is how that ended, unless a later stage has left it behind.
     """
     refuse_settings(run.settings, inputs, num_stages=first_stage + len(plans))
+    if epochs_between_evaluations(inputs) is None and run.settings.eval_steps is None:
+        so = "the last ones are kept" + (", and patience has no effect" if run.settings.patience else "")
+        run.say(f"{len(inputs.validation):,} validation examples are too few to choose weights by: {so}")
     train = modality.parts["train"]
     num_micro_batches = check_micro_batches(run, num_examples=len(train), size=run.settings.batch.size)
     epoch_length(run, inputs, train, min_examples=modality.min_examples)  # refuses what cannot be balanced
@@ -137,7 +141,7 @@ def _train_stage(
         batches=labelled(examples, objective.targets),
         loss_fn=objective.loss_fn if cached is None else cached.loss_fn(objective.loss_fn),
         schedule=plan.schedule,
-        epochs=plan.epochs,
+        epochs=examples.epochs,
         total_steps=examples.total_steps,
         max_grad_norm=run.settings.optim.max_grad_norm,
         seed=stage_seed(run.settings.seed, stage.index),
@@ -151,7 +155,11 @@ def _train_stage(
         learner,
         stage,
         validation=Validation(
-            partial(_validate, shared, trained), task.main, eval_steps=run.settings.eval_steps, patience=run.settings.patience
+            partial(_validate, shared, trained),
+            task.main,
+            eval_steps=run.settings.eval_steps,
+            epochs=epochs_between_evaluations(inputs),
+            patience=run.settings.patience,
         ),
         provenance=Provenance(
             shared.modality.identity,

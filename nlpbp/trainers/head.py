@@ -8,17 +8,19 @@ away from what it knew.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, cast
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from transformers import AutoConfig, PreTrainedModel
 
 from nlpbp.config import TextClassifierSettings
+from nlpbp.core.batch import Batch
 from nlpbp.core.layers import output_layer
 from nlpbp.core.pooling import Pooling
 from nlpbp.data.order import Ints, evaluation_batches
@@ -31,8 +33,9 @@ from nlpbp.runs.folder import Run, write_text
 from nlpbp.tasks.probe import Probe, fit_probe, probe_outputs
 from nlpbp.text.batches import Encoded, collate
 from nlpbp.text.pooled import PooledConfig, sentence_pooling
-from nlpbp.text.states import OWN, Floats, frozen_states
+from nlpbp.text.states import HeadInputs
 from nlpbp.text.transformer import has_trained_head, with_pooling
+from nlpbp.train.evaluate import predict
 from nlpbp.trainers.targets import standardised
 
 MAX_PROBED = (
@@ -40,6 +43,9 @@ MAX_PROBED = (
 )
 CANDIDATE: Pooling = "mean"  # what the head of the family is compared with
 FILE = "probe.json"
+OWN = "model"  # the state that the model's own head reads
+
+Floats = np.ndarray[Any, np.dtype[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -128,6 +134,26 @@ def _states(
     )
     owners = None if encoded.owners is None else encoded.owners[rows]
     return {kind: means_of_windows(values, owners) for kind, values in states.items()}
+
+
+def frozen_states(
+    model: PreTrainedModel,
+    plan: Sequence[Ints],
+    make_batch: Callable[[Ints], Batch],
+    *,
+    accelerator: Accelerator,
+    poolings: Sequence[Pooling] = (),
+) -> dict[str, Floats]:
+    """Return by name the states of the examples in `plan`, [examples, width] each, ascending by id.
+
+    `model` is what the head of `model` reads; with it go further `poolings` of the body's last states. The model is in evaluation
+    mode afterwards, and otherwise unchanged. Every process gets all states.
+    """
+    reads = HeadInputs(model.to(accelerator.device), poolings=poolings)
+    with accelerator.autocast():
+        made = predict(reads, plan, make_batch, accelerator=accelerator, show_progress=True).logits
+    ends = np.cumsum(reads.widths)[:-1]
+    return dict(zip((OWN, *poolings), np.split(made, ends, axis=1), strict=True))
 
 
 def _chosen(run: Run[Any], probes: dict[str, Probe]) -> str:

@@ -26,9 +26,15 @@ MakeOptimizer = Callable[[nn.Module, Sequence[LayerGroup]], Optimizer]
 
 
 def transformer_plan(
-    run: Run[sections.TextClassifierSettings], stage: sections.Stage, optim: sections.Optim, *, epochs: int, default_lr: float
+    run: Run[sections.TextClassifierSettings],
+    stage: sections.Stage,
+    optim: sections.Optim,
+    *,
+    epochs: int,
+    min_steps: int = 0,
+    default_lr: float,
 ) -> StagePlan:
-    """Plan a stage of a transformer; `epochs` and `default_lr` are those of one that says nothing of them."""
+    """Plan a stage of a transformer; `epochs`, their fewest steps and `default_lr` are those of one that says nothing of them."""
     cycles = run.settings.cycles
     refuse_two_lengths(stage, cycles)
     wanted = stage.lr or optim.lr or default_lr
@@ -44,6 +50,8 @@ def transformer_plan(
 
     schedule = schedule_of(optim.schedule, cycles, warmup=optim.warmup_ratio)
     plan = _plan(stage, optim, cycles, epochs=stage.epochs or epochs, make_optimizer=make_optimizer, schedule=schedule)
+    if stage.epochs is None and cycles.cycle_len is None:
+        plan = replace(plan, min_steps=min_steps)
     return plan if wanted != "auto" else found_by_sweep(plan)
 
 

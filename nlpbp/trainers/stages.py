@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -32,6 +33,8 @@ from nlpbp.train.lr_finder import MakeSweep
 from nlpbp.trainers.targets import classes_to_balance
 
 AS_THE_RUN = StageData()
+MAX_EPOCHS = 20  # that a stage of few examples gets: 64 labels were no better after 50
+MIN_TO_CHOOSE = 100  # validation examples: with fewer, a point of accuracy is less than one example, and the best of many is luck
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,7 @@ class StagePlan:
     `make_optimizer` is given the model's layer groups, frozen ones included; it sets each group's base learning rate, which a sweep
     scales where `find_lr` is set. `train_last` counts layer groups from the head; None trains all. `batch_size` is the config's
     own where it is None. `snapshots` tells, from the number of steps, after which of them the model is kept.
+    Where `epochs` are fewer than `min_steps` steps they are more, MAX_EPOCHS at most.
     """
 
     epochs: int
@@ -54,17 +58,32 @@ class StagePlan:
     averaging: Averaging = NO_AVERAGING
     snapshots: Callable[[int], Sequence[int]] = lambda total_steps: ()
     name: str = "training"
+    min_steps: int = 0
+
+    def epochs_of(self, steps_per_epoch: int) -> int:
+        """Return the epochs of the stage on examples that make so many steps.
+
+        >>> plan = StagePlan(3, lambda model, groups: None, lambda progress: 1.0, min_steps=100)
+        >>> [plan.epochs_of(steps) for steps in (2, 16, 200)]
+        [20, 7, 3]
+        """
+        return max(self.epochs, min(MAX_EPOCHS, math.ceil(self.min_steps / steps_per_epoch)))
 
 
 @dataclass(frozen=True)
 class StageExamples:
-    """The training examples of a stage, what makes batches of them, and how many steps they make."""
+    """The training examples of a stage, what makes batches of them, and how many epochs and steps they make."""
 
     examples: Prepared
     batches: MakeBatches
     size: int
+    epochs: int
     steps_per_epoch: int
-    total_steps: int
+
+    @property
+    def total_steps(self) -> int:
+        """The number of steps of the stage."""
+        return self.epochs * self.steps_per_epoch
 
 
 def prepare_examples(run: Run[ClassifierSettings], inputs: Inputs, plan: StagePlan, modality: Modality) -> StageExamples:
@@ -72,7 +91,17 @@ def prepare_examples(run: Run[ClassifierSettings], inputs: Inputs, plan: StagePl
     examples, batches = modality.stage(plan.data)
     size = plan.batch_size or run.settings.batch.size
     per_epoch = epoch_length(run, inputs, examples, size=size, min_examples=modality.min_examples)
-    return StageExamples(examples, batches, size, per_epoch, per_epoch * plan.epochs)
+    return StageExamples(examples, batches, size, plan.epochs_of(per_epoch), per_epoch)
+
+
+def epochs_between_evaluations(inputs: Inputs) -> int | None:
+    """Return after how many epochs the validation set is scored; None: at the end alone, because it is too small to choose by.
+
+    Scoring an example takes a third of training on it, so at most a quarter of the time goes into it.
+    """
+    if len(inputs.validation) < MIN_TO_CHOOSE:
+        return None
+    return math.ceil(len(inputs.validation) / max(1, len(inputs.train)))
 
 
 @dataclass(frozen=True)
