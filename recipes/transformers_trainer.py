@@ -56,6 +56,7 @@ from nlpbp.trainers.targets import Objective, make_objective
 NAME = "transformers_trainer"
 NOT_SHOWN = (
     "data.balanced_sampling",
+    "data.eval_sample",
     "data.value_range",
     "data.truncation",
     "batch.micro_batches",

@@ -81,6 +81,15 @@ class AuditFinding:
         return f"{level} {self.id}: {self.message}" + (f". Fix: {self.fix}" if self.fix and self.level != "fine" else "")
 
 
+def audited_fields(table: Table, *, text: Sequence[str] = (), label: str | None = None, task: str = "auto") -> Fields:
+    """Return the columns and the task that training finds in a table; where it would refuse the label, there is none, and a note.
+
+    >>> audited_fields(Table("a.csv", {"text": ["so good", "bad"], "mood": ["up", None]}, [2, 3])).label is None
+    True
+    """
+    return infer_fields(table, text=text, label=label, task=task, require_label=False, guess_label=True)
+
+
 def rows_of(table: Table, *, fields: Fields | None = None, part: str = "train") -> Rows:
     """Convert a table to the rows of a part; `fields` are those of the training table, or inferred from it.
 
@@ -90,7 +99,7 @@ def rows_of(table: Table, *, fields: Fields | None = None, part: str = "train") 
     >>> rows.texts, rows.labels, rows.references
     (['so good', ''], ['pos', None], ['a.csv:2', 'a.csv:3'])
     """
-    fields = fields or infer_fields(table, require_label=False)
+    fields = fields or audited_fields(table)
     name = table.name.rpartition("/")[2]
     texts = [[_cell_text(value) for value in column_of(table, column)] for column in fields.text]
     return Rows(

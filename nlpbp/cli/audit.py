@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nlpbp.cli.parsing import known_recipes, leave_out_broken_torchvision
+from nlpbp.core.task import TASKS
 
 if TYPE_CHECKING:
     from nlpbp.audit.rows import AuditFinding, Rows
@@ -45,6 +46,7 @@ def make_parser(program: str) -> argparse.ArgumentParser:
         "--text", nargs="+", default=[], help="the text column, or two for a pair; or the image column (default: found)"
     )
     parser.add_argument("--label", help="the column to predict (default: found)")
+    parser.add_argument("--task", choices=("auto", *TASKS), default="auto", help="as --data.task of training (default: found)")
     parser.add_argument("--delimiter", help="of a .csv file (default: found)")
     parser.add_argument("--max_words", type=int, default=256, help="count what a cut at so many words would lose")
     parser.add_argument("--json", help="a file to write the findings to as well")
@@ -102,8 +104,7 @@ def read_parts(given: argparse.Namespace) -> tuple[list[Rows], dict[str, tuple[i
 
     Of images the rows' texts are digests, whose height and width are returned too.
     """
-    from nlpbp.audit.rows import rows_of
-    from nlpbp.data.columns import infer_fields
+    from nlpbp.audit.rows import audited_fields, rows_of
     from nlpbp.data.exports import printable
     from nlpbp.data.readers import hub_splits
     from nlpbp.data.sources import is_hub_id, read_source
@@ -120,7 +121,7 @@ def read_parts(given: argparse.Namespace) -> tuple[list[Rows], dict[str, tuple[i
         return table
 
     table = read(given.data, "train")
-    fields = infer_fields(table, text=[IMAGE] if given.images else given.text, label=given.label, require_label=False)
+    fields = audited_fields(table, text=[IMAGE] if given.images else given.text, label=given.label, task=given.task)
     beside = hub_splits(given.data) if is_hub_id(given.data) else []
     parts = [rows_of(table, fields=fields)]
     for name in ("validation", "test"):

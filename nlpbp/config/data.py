@@ -59,8 +59,14 @@ class Data:
     scaled sigmoid (practice A3)."""
     balanced_sampling: bool = False
     """Class-balanced sampling: every class is drawn equally often. The length of an epoch does not change."""
+    fraction: float = 1.0
+    """Fraction of the whole dataset, for a quick trial: each part is sampled after the split, stratified, and smaller samples are
+    subsets of larger ones. Scores on different test sets cannot be compared; train_fraction leaves the test set as it is."""
     train_fraction: float = 1.0
     """Train on this fraction of the training set, stratified; smaller samples are subsets of larger ones (practice D1)."""
+    eval_sample: int | None = None
+    """Evaluate on a stratified sample of about so many validation examples while a classifier trains, to choose the best weights
+    and to stop early. The final scores, calibration and thresholds use all. Default: all."""
     max_length: int = 256
     """Maximum tokens per text; longer texts are truncated, and counted in the log."""
     truncation: Cut = "head"
@@ -104,8 +110,14 @@ class Images:
     """Columns to slice the error analysis by, a camera or a place for instance (errors.json and the report)."""
     balanced_sampling: bool = False
     """Class-balanced sampling: every class is drawn equally often. The length of an epoch does not change."""
+    fraction: float = 1.0
+    """Fraction of the whole dataset, for a quick trial: each part is sampled after the split, stratified, and smaller samples are
+    subsets of larger ones. Scores on different test sets cannot be compared; train_fraction leaves the test set as it is."""
     train_fraction: float = 1.0
     """Train on this fraction of the training set, stratified; smaller samples are subsets of larger ones (practice D1)."""
+    eval_sample: int | None = None
+    """Evaluate on a stratified sample of about so many validation examples while a classifier trains, to choose the best weights
+    and to stop early. The final scores, calibration and thresholds use all. Default: all."""
     size: int | None = None
     """Height and width in pixels that images are resized to. Default: that of the pretrained model; else that of the images, if all
     are squares of one size of at most 64 pixels, or 64."""
@@ -150,6 +162,9 @@ class Texts:
     """Fraction of the texts for the validation set, if none is given."""
     test_share: float = 0.05
     """Fraction of the texts for the test set, if none is given; 0 for no test set."""
+    fraction: float = 1.0
+    """Fraction of the whole dataset, for a quick trial: each part is sampled after the split. Smaller samples are subsets of larger
+    ones; scores on different test sets cannot be compared, and train_fraction leaves the test set as it is."""
     train_fraction: float = 1.0
     """Train on this fraction of the training texts; smaller samples are subsets of larger ones (practice D1)."""
     allow_change: bool = False

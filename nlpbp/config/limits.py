@@ -16,6 +16,8 @@ LIMITS: dict[str, tuple[float, float, str]] = {
     "eval_steps": (1, math.inf, "1 or more"),
     "threads": (1, math.inf, "1 or more"),
     "seed": (0, 2**32 - 1, "between 0 and 4294967295"),
+    "data.fraction": (1e-9, 1.0, "above 0 and at most 1"),
+    "data.eval_sample": (1, math.inf, "1 or more"),
     "data.train_fraction": (1e-9, 1.0, "above 0 and at most 1"),
     "data.validation_share": (1e-9, 0.9, "above 0 and at most 0.9"),
     "data.test_share": (0.0, 0.9, "between 0 and 0.9"),

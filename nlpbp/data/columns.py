@@ -18,9 +18,10 @@ from nlpbp.core.errors import ConfigError, DataError, escape
 from nlpbp.core.task import TASKS, TargetType, target_type
 from nlpbp.data.decoding import nearest
 from nlpbp.data.fields import compose_fields, infer_kinds, read_column
-from nlpbp.data.find_columns import column_of, find_label, find_text, note_other_texts
+from nlpbp.data.find_columns import column_of, find_label, find_text, given_fields, given_text, note_other_texts
 from nlpbp.data.labels import (
     MAX_CLASSES,
+    InferredTask,
     are_printed_lists,
     as_number,
     cell_error,
@@ -44,7 +45,7 @@ class Fields:
 
     `text` is one column, or two for a pair. `task` is one of `nlpbp.core.task.TASKS`; `labels` are the class
     names in the order of their ids; `separator` stands between labels in one cell (`None` if cells are lists). `notes`
-    says what was inferred and why.
+    says what was inferred and why; `task_warning`, which is among them, that the task may be another one, and by which flag.
 
     If `kinds` is not empty, the columns of `text` are joined to one text by `compose_fields`, with these kinds and `statistics`.
     """
@@ -57,6 +58,7 @@ class Fields:
     notes: tuple[str, ...]
     kinds: Mapping[str, str] = field(default_factory=dict)
     statistics: Mapping[str, float] = field(default_factory=dict)
+    task_warning: str = ""
 
     @property
     def target_type(self) -> TargetType:
@@ -116,13 +118,15 @@ def infer_fields(
     task: str = "auto",
     label_order: Sequence[str] = (),
     require_label: bool = True,
+    guess_label: bool | None = None,
 ) -> Fields:
     """Find the text and label columns of a training table and the task; only what is not given is inferred.
 
     The columns `compose`, in place of `text`, make one text together; their statistics are still to be fitted, on training rows.
     Raises `DataError` for a column that is not there, for columns that cannot be told apart, and, if `require_label`, for a
     missing label, a single class, or classes that are no classes; `ConfigError` for a task that does not exist. `label_order` names
-    all classes in their order, where that of their numbers or names is not the right one.
+    all classes in their order, where that of their numbers or names is not the right one. With `guess_label`, the default where a
+    label is required, a column whose name says nothing is the label if its cells do; an audit asks for that, and requires none.
 
     >>> from nlpbp.data.readers import read_table
     >>> table = read_table([{"review": "so good", "stars": 5}, {"review": "so bad", "stars": 1}])
@@ -136,10 +140,11 @@ def infer_fields(
     for name in (*given, *compose, *([label] if label else [])):
         column_of(table, name)
     texts = (
-        _given_fields(compose, given, label) if compose else _given_text(given, label) if given else find_text(table, label, notes)
+        given_fields(compose, given, label) if compose else given_text(given, label) if given else find_text(table, label, notes)
     )
     kinds = infer_kinds(table, compose, notes)
-    found = label or find_label(table, texts, notes, require_label=require_label)
+    guess = require_label if guess_label is None else guess_label
+    found = label or find_label(table, texts, notes, require_label=require_label, guess=guess)
     if not given and (compose or len(texts) == 1):
         note_other_texts(table, [*texts, found], notes)
     try:
@@ -168,27 +173,6 @@ def _in_order(fields: Fields, wanted: Sequence[str]) -> tuple[str, ...]:
     return tuple(wanted)
 
 
-def _given_fields(compose: Sequence[str], text: tuple[str, ...], label: str | None) -> tuple[str, ...]:
-    if text or len(set(compose)) < len(compose) or label in compose:
-        raise ConfigError(
-            "fields are different columns, none of them the label, and take the place of a text column",
-            column="data.fields",
-            excerpt=", ".join(compose),
-            hint="name each once, the text among them",
-        )
-    return tuple(compose)
-
-
-def _given_text(given: tuple[str, ...], label: str | None) -> tuple[str, ...]:
-    if len(given) > 2 or len(set(given)) < len(given) or label in given:
-        raise ConfigError(
-            "the text is one column, or two different ones for a pair, and not the label",
-            excerpt=", ".join(given),
-            hint="name one or two columns; to use more, join them in the file",
-        )
-    return given
-
-
 def _fields_of_label(
     table: Table, texts: tuple[str, ...], label: str | None, task: str, notes: list[str], *, require_label: bool
 ) -> Fields:
@@ -197,9 +181,9 @@ def _fields_of_label(
         return Fields(texts, None, "single_label" if task == "auto" else task, (), None, tuple(notes))
     if not present:
         raise _missing_label(table, 0, label)
-    task, separator = _find_task(table, label, present, task, notes)
-    labels = _find_classes(table, label, task, separator, notes, require_label=require_label)
-    return Fields(texts, label, task, labels, separator, tuple(notes))
+    inferred = _find_task(table, label, present, task, notes)
+    labels = _find_classes(table, label, inferred.task, inferred.separator, notes, require_label=require_label)
+    return Fields(texts, label, inferred.task, labels, inferred.separator, tuple(notes), task_warning=inferred.warning)
 
 
 def is_several(task: str) -> bool:
@@ -227,19 +211,21 @@ def _labelled(table: Table, label: str, task: str, *, require_label: bool) -> li
     return sorted(set(range(len(table))) - set(missing))
 
 
-def _find_task(table: Table, label: str, present: list[int], task: str, notes: list[str]) -> tuple[str, str | None]:
+def _find_task(table: Table, label: str, present: list[int], task: str, notes: list[str]) -> InferredTask:
     if task == "auto":
-        task, separator, why = infer_task(table, label, present)
-        notes.append(f"task: {task}, because of column '{label}': {why}")
-        return task, separator
+        inferred = infer_task(table, label, present)
+        notes.append(f"task: {inferred.task}, because of column '{label}': {inferred.why}")
+        notes += [f"warning: {inferred.warning}"] if inferred.warning else []
+        return inferred
+    given = InferredTask(task, "it is given")
     if refuse_mixed_types(table, label, present) != "text" or not is_several(task):
-        return task, None
+        return given
     cells = [table.columns[label][index] for index in present]
     if are_printed_lists(cells):
-        return task, None
+        return given
     separator = find_separator(cells, column=label, certain=True) or "|"
     notes.append(f"labels in one cell are separated by '{separator}'")
-    return task, separator
+    return replace(given, separator=separator)
 
 
 def _find_classes(

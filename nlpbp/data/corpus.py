@@ -12,10 +12,10 @@ from nlpbp.config.data import Texts
 from nlpbp.core.errors import DataError
 from nlpbp.data.columns import Examples, Fields, infer_fields, read_examples
 from nlpbp.data.order import Ints
-from nlpbp.data.parts import SPLIT_SEED, _with_statistics, fingerprint
+from nlpbp.data.parts import SPLIT_SEED, _with_statistics, fingerprint, share_of
 from nlpbp.data.readers import Table
 from nlpbp.data.sources import _named_source, read_source
-from nlpbp.data.splits import nested_sample, split_examples
+from nlpbp.data.splits import split_examples
 
 
 @dataclass(frozen=True)
@@ -50,22 +50,24 @@ def load_corpus(data: Texts) -> Corpus:
     given = {name: _given_table(data, name) for name in ("validation", "test")}
     shares = {"validation": data.validation_share, "test": data.test_share}
     cut = {name: 0.0 if given[name] is not None else share for name, share in shares.items()}
-    train_ids, *cut_ids = split_examples(whole, validation_share=cut["validation"], test_share=cut["test"], seed=SPLIT_SEED)
-    if data.train_fraction < 1.0:
-        train_ids = nested_sample(whole, train_ids, share=data.train_fraction, seed=SPLIT_SEED)
+    parts = split_examples(whole, validation_share=cut["validation"], test_share=cut["test"], seed=SPLIT_SEED)
+    ids = {name: share_of(whole, part, data.fraction) for name, part in zip(("train", *cut), parts, strict=True)}
+    train_ids = share_of(whole, ids["train"], data.train_fraction)
     if fields.kinds:
         fields = _with_statistics(fields, table, train_ids)
         whole, _, _ = _documents(table, fields)
     train = whole.select(train_ids)
-    others = {
-        name: (whole.select(ids), table.select(kept[ids])) if other is None else (_documents(other, fields)[0], other)
-        for (name, other), ids in zip(given.items(), cut_ids, strict=True)
-        if other is not None or len(ids)
-    }
+    others = {}
+    for name, own in given.items():
+        if own is not None:
+            others[name] = _given_part(own, fields, data.fraction)
+        elif len(ids[name]):
+            others[name] = whole.select(ids[name]), table.select(kept[ids[name]])
     validation, test = (others[name][0] if name in others else None for name in ("validation", "test"))
     assert validation is not None, "a validation set is given or cut"
     sizes = [f"{name} {len(part):,}" for name, part in (("train", train), ("validation", validation), ("test", test)) if part]
-    notes.append(f"split: {', '.join(sizes)}" + ("" if test else "; no test set"))
+    sampled = f"; samples, as --data.fraction {data.fraction:g} asks" if data.fraction < 1.0 else ""
+    notes.append(f"split: {', '.join(sizes)}{sampled}" + ("" if test else "; no test set"))
     return Corpus(
         train=train.texts,
         validation=validation.texts,
@@ -76,6 +78,15 @@ def load_corpus(data: Texts) -> Corpus:
         tables={"train": table.select(np.union1d(kept[train_ids], np.setdiff1d(np.arange(len(table)), kept)))}
         | {name: rows for name, (_, rows) in others.items()},
     )
+
+
+def _given_part(table: Table, fields: Fields, fraction: float) -> tuple[Examples, Table]:
+    """Return the texts of a part that has a table of its own, or a sample of them, and its rows."""
+    examples, kept, _ = _documents(table, fields)
+    if fraction == 1.0:
+        return examples, table
+    ids = share_of(examples, np.arange(len(examples)), fraction)
+    return examples.select(ids), table.select(kept[ids])
 
 
 def _notes_on_text(fields: Fields) -> list[str]:

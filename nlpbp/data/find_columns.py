@@ -6,15 +6,16 @@ An ambiguous choice is an error, because nothing else would reveal that a model 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import date
 from itertools import pairwise
 from typing import Any
 
-from nlpbp.core.errors import DataError
+from nlpbp.core.errors import ConfigError, DataError
 from nlpbp.data.decoding import nearest
-from nlpbp.data.labels import MAX_CLASSES, MAX_INTEGER_CLASSES, MAX_LABEL_LENGTH, as_number, is_missing, label_name
+from nlpbp.data.labels import MAX_CATEGORIES, MAX_CLASSES, MAX_LABEL_LENGTH, as_number, is_missing, label_name, whole_numbers
 from nlpbp.data.readers import Table
+from nlpbp.data.whole_numbers import task_of_whole_numbers
 
 PAIR_NAMES = (
     ("sentence1", "sentence2"),
@@ -64,6 +65,37 @@ def column_of(table: Table, name: str) -> list[Any]:
         hint = nearest(name, table.columns, kind="column")
         raise DataError("there is no such column", file=table.name, column=name, hint=hint)
     return table.columns[name]
+
+
+def given_fields(compose: Sequence[str], text: tuple[str, ...], label: str | None) -> tuple[str, ...]:
+    """Return the columns that make one text together, or raise `ConfigError` for those that cannot.
+
+    >>> given_fields(["title", "price"], (), "label")
+    ('title', 'price')
+    """
+    if text or len(set(compose)) < len(compose) or label in compose:
+        raise ConfigError(
+            "fields are different columns, none of them the label, and take the place of a text column",
+            column="data.fields",
+            excerpt=", ".join(compose),
+            hint="name each once, the text among them",
+        )
+    return tuple(compose)
+
+
+def given_text(given: tuple[str, ...], label: str | None) -> tuple[str, ...]:
+    """Return the text column, or the two of a pair, as they were named, or raise `ConfigError` for those that cannot be.
+
+    >>> given_text(("premise", "hypothesis"), "label")
+    ('premise', 'hypothesis')
+    """
+    if len(given) > 2 or len(set(given)) < len(given) or label in given:
+        raise ConfigError(
+            "the text is one column, or two different ones for a pair, and not the label",
+            excerpt=", ".join(given),
+            hint="name one or two columns; to use more, join them in the file",
+        )
+    return given
 
 
 def _normalised(name: str) -> str:
@@ -136,7 +168,7 @@ def _is_prose(values: list[Any]) -> bool:
         return False
     texts = [value for value in values if isinstance(value, str) and value]
     # A column of a few short values that repeat often is a category, whatever its name.
-    few = len(texts) > 3 and len(set(texts)) <= min(MAX_INTEGER_CLASSES, len(texts) / 2)
+    few = len(texts) > 3 and len(set(texts)) <= min(MAX_CATEGORIES, len(texts) / 2)
     return not few or _mean_length(texts) > MAX_LABEL_LENGTH / 2
 
 
@@ -160,18 +192,22 @@ def _are_dates(values: list[Any]) -> bool:
 
 def _counts_up(numbers: list[float | None]) -> bool:
     known = [number for number in numbers if number is not None]
-    steps = {after - before for before, after in pairwise(known)}
-    return len(known) == len(numbers) > 3 and steps == {1.0}
+    if len(known) < len(numbers) or len(known) <= 3:
+        return False
+    # In a shuffled file only many numbers tell: the grades of four records may be 3, 1, 2, 4.
+    in_order = sorted(known) if len(known) > MAX_CATEGORIES else known
+    return {after - before for before, after in pairwise(in_order)} == {1.0}
 
 
 def _mean_length(values: list[Any]) -> float:
     return sum(len(value) for value in values if isinstance(value, str)) / max(1, len(values))
 
 
-def find_label(table: Table, texts: tuple[str, ...], notes: list[str], *, require_label: bool) -> str | None:
+def find_label(table: Table, texts: tuple[str, ...], notes: list[str], *, require_label: bool, guess: bool = True) -> str | None:
     """Return the label column, and add the reason to `notes`; without `require_label` there may be none.
 
-    Raises `DataError` that lists the columns if none or several could be the label, or if the header seems to be missing.
+    A column whose name says nothing is looked at with `guess` alone. Raises `DataError` that lists the columns if none or several
+    could be the label and one is required, or if the header seems to be missing.
 
     >>> find_label(Table("list", {"text": ["so good", "so bad"], "Stars": [5, 1]}, [1, 2]), ("text",), [], require_label=True)
     'Stars'
@@ -183,12 +219,14 @@ def find_label(table: Table, texts: tuple[str, ...], notes: list[str], *, requir
         notes.append(f"label: column '{named[0]}', by its name" + (f" (not used: {others})" if others else ""))
         return named[0]
     ends = _most_like_labels(table, [name for key, name in columns.items() if key.split("_")[-1] in LABEL_NAMES])
-    best = ends or (_most_like_labels(table, list(columns.values())) if require_label else [])
+    best = ends or (_most_like_labels(table, list(columns.values())) if guess else [])
     if len(best) == 1:
         _refuse_record_as_header(table, best[0])
         notes.append(f"label: column '{best[0]}', the one that looks most like it")
         return best[0]
     if not require_label:
+        if guess and best:
+            notes.append(f"warning: no column is taken as the label, for several could be: {', '.join(best)}; name it with 'label'")
         return None
     message = f"{'several columns' if best else 'no column'} could be the label"
     hint = nearest("label", table.columns, kind="column")
@@ -223,10 +261,9 @@ def _label_rank(table: Table, name: str) -> int | None:
         return 0
     num_distinct = len({label_name(value) for value in values})
     few = 2 <= num_distinct <= max(2, min(MAX_CLASSES, len(values) // 2))
-    numbers = [as_number(value) for value in values]
-    if None in numbers:
+    if any(as_number(value) is None for value in values):
         return 0 if few else None
-    if set(numbers) == {0.0, 1.0}:
+    counts = whole_numbers(values)
+    if counts is not None and set(counts) == {0, 1}:
         return 0  # as likely a label as names that repeat
-    whole = all(number is not None and number.is_integer() for number in numbers)
-    return 1 if whole and few and num_distinct <= MAX_INTEGER_CLASSES else 2
+    return 1 if counts and few and task_of_whole_numbers(counts, column=name)[0] == "single_label" else 2

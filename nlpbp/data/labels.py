@@ -11,12 +11,14 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from nlpbp.core.errors import DataError
 from nlpbp.data.readers import Table
+from nlpbp.data.whole_numbers import task_of_whole_numbers
 
-MAX_INTEGER_CLASSES = 20  # more distinct whole numbers than this are a quantity, not classes
+MAX_CATEGORIES = 20  # a column of more distinct short texts than this is no category
 MAX_CLASSES = 1000  # with more classes, those that occur once suggest a wrong column
 SEPARATORS = ("|", ";", ",")
 MAX_SHOWN = 10  # classes in the note that counts them
@@ -164,40 +166,58 @@ def _parse_json_list(cell: str) -> list[str] | None:
     return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else None
 
 
-def infer_task(table: Table, column: str, present: Sequence[int]) -> tuple[str, str | None, str]:
-    """Return the task that the labels at `present` imply, the separator of several labels in one cell, and the reason.
+@dataclass(frozen=True)
+class InferredTask:
+    """The task that a label column implies, and why; `separator` stands between several labels in one cell, None in lists.
+
+    `warning` says which flag makes another task of it, where the values could as well be something else.
+    """
+
+    task: str
+    why: str
+    separator: str | None = None
+    warning: str = ""
+
+
+def infer_task(table: Table, column: str, present: Sequence[int]) -> InferredTask:
+    """Return the task that the labels at `present` imply, with the reason; whole numbers go by `task_of_whole_numbers`.
 
     Raises `DataError` with both rows if a column mixes labels of different types.
 
     >>> infer_task(Table("list", {"score": [0.5, 2]}, [1, 2]), "score", [0, 1])
-    ('regression', None, 'it holds numbers that are not all whole')
+    InferredTask(task='regression', why='it holds numbers that are not all whole', separator=None, warning='')
     """
     kind = refuse_mixed_types(table, column, present)
     values = [table.columns[column][index] for index in present]
     if kind == "a list":
-        return "multi_label", None, "its cells are lists"
+        return InferredTask("multi_label", "its cells are lists")
     if kind == "true or false":
-        return "single_label", None, "it is true or false"
+        return InferredTask("single_label", "it is true or false")
     if kind == "text":
         if are_printed_lists(values):
-            return "multi_label", None, "its cells are printed lists"
+            return InferredTask("multi_label", "its cells are printed lists")
         _refuse_written_amounts(table, column, present)
         separator = find_separator(values, column=column)
         if separator is not None:
-            return "multi_label", separator, f"its cells hold several labels with '{separator}' between them"
+            return InferredTask("multi_label", f"its cells hold several labels with '{separator}' between them", separator)
         if not _numbers_only(table, column, present):
-            return "single_label", None, "it holds names"
-    return _infer_from_numbers({as_number(value) or 0.0 for value in values})
+            return InferredTask("single_label", "it holds names")
+    numbers = whole_numbers(values)
+    if numbers is None:
+        return InferredTask("regression", "it holds numbers that are not all whole")
+    task, why, warning = task_of_whole_numbers(numbers, column=column)
+    return InferredTask(task, why, warning=warning)
 
 
-def _infer_from_numbers(distinct: set[float]) -> tuple[str, None, str]:
-    if not all(number.is_integer() for number in distinct):
-        return "regression", None, "it holds numbers that are not all whole"
-    if len(distinct) > MAX_INTEGER_CLASSES:
-        why = f"it holds {len(distinct)} different numbers; task 'single_label' makes each of them a class"
-        return "regression", None, why
-    other = "; task 'regression' predicts them as quantities" if len(distinct) > 2 else ""
-    return "single_label", None, f"it holds {len(distinct)} whole numbers, taken as classes{other}"
+def whole_numbers(values: Iterable[Any]) -> Counter[int] | None:
+    """Count each number in cells that hold whole numbers alone; None where one does not, or is not finite.
+
+    >>> whole_numbers(["3", 3.0, -1]), whole_numbers([3, 3.5])
+    (Counter({3: 2, -1: 1}), None)
+    """
+    numbers = [as_number(value) for value in values]
+    whole = [int(number) for number in numbers if number is not None and number.is_integer()]
+    return Counter(whole) if len(whole) == len(numbers) else None
 
 
 def _kind(value: Any) -> str:
@@ -250,7 +270,7 @@ def _refuse_written_amounts(table: Table, column: str, present: Sequence[int]) -
         message = "this is either two labels or a number with a decimal comma"
         hint = "write 3.5 for a number; set task to 'multi_label' for labels"
         raise cell_error(table, marked[0], column, message, hint=hint)
-    are_classes = len(set(cells.values())) <= MAX_INTEGER_CLASSES and not any("," in cell for cell in cells.values())
+    are_classes = len(set(cells.values())) <= MAX_CATEGORIES and not any("," in cell for cell in cells.values())
     if not are_classes and all(AMOUNT.fullmatch(cell) for cell in cells.values()):
         message = "a quantity, but not written as a plain number"
         hint = "write 1234.5 for $1,234.5 and 45 for 45%; or set task to 'single_label' if each is a class"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -40,7 +40,8 @@ class Part:
 class Inputs:
     """The data for training, model selection and testing; `notes` say what was inferred, for printing.
 
-    `tables` are the parts' rows as in their sources, with all columns.
+    `tables` are the parts' rows as in their sources, with all columns. `eval_ids` are the positions of the validation examples by
+    which training decides, ascending; None for all.
     """
 
     fields: Fields
@@ -50,6 +51,7 @@ class Inputs:
     fingerprint: str
     notes: tuple[str, ...]
     tables: Mapping[str, Table]
+    eval_ids: Ints | None = None
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -60,6 +62,14 @@ class Inputs:
     def scored(self) -> dict[str, Part]:
         """The parts that are not trained on, by name."""
         return {"validation": self.validation} | ({"test": self.test} if self.test else {})
+
+    def while_training(self) -> Inputs:
+        """Return the same inputs with a validation set of the examples by which training decides."""
+        return self if self.eval_ids is None else replace(self, validation=_selected(self.validation, self.eval_ids))
+
+
+def _selected(part: Part, positions: Ints) -> Part:
+    return Part(part.examples.select(positions), part.ids[positions])
 
 
 def targets_of(part: Part) -> np.ndarray[Any, Any]:
@@ -87,28 +97,30 @@ def load_inputs(data: Data | Images, *, read: Read | None = None) -> Inputs:
     cut = {name: 0.0 if given[name] else share for name, share in shares.items()}
     for column in data.slices:
         column_of(given["validation"] or table, column)
-    train_ids, *cut_ids = _split(table, whole, data, cut)
-    notes += _whole_groups(table, data, {name: (cut[name], len(ids)) for name, ids in zip(cut, cut_ids, strict=True)})
+    everything = dict(zip(("train", *cut), _split(table, whole, data, cut), strict=True))
+    notes += _whole_groups(table, data, {name: (share, len(everything[name])) for name, share in cut.items()})
+    ids = {name: share_of(whole, part, data.fraction) for name, part in everything.items()}
     if data.train_fraction < 1.0:
-        everything = len(train_ids)
-        train_ids = nested_sample(whole, train_ids, share=data.train_fraction, seed=SPLIT_SEED)
-        notes.append(f"training on a stratified sample: {len(train_ids):,} of {everything:,} {kind}")
+        of = len(ids["train"])
+        ids["train"] = share_of(whole, ids["train"], data.train_fraction)
+        notes.append(f"training on a stratified sample: {len(ids['train']):,} of {of:,} {kind}")
     if fields.kinds:  # imputed values are fitted after the split, on the training set alone
-        fields = _with_statistics(fields, table, train_ids)
+        fields = _with_statistics(fields, table, ids["train"])
         whole = read_examples(table, fields)
-    train = Part(whole.select(train_ids), train_ids)
-    held_out = _held_out(whole, table, fields, given, dict(zip(given, cut_ids, strict=True)))
+    train = Part(whole.select(ids["train"]), ids["train"])
+    held_out = _held_out(whole, table, fields, given, ids, fraction=data.fraction)
     parts = {"train": train} | {name: part for name, (part, _) in held_out.items()}
     validation, test = parts["validation"], parts.get("test")
     if test is not None:
         _refuse_choosing_by_test(validation, test)
+    eval_ids, on_evaluation = _evaluation_sample(validation, data.eval_sample, kind)
     notes += [
         *_leaks(train, validation, test, kind),
         *_shared_groups(table, given, data.group),
         *_untrained(train, fields, kind),
+        *on_evaluation,
+        _sizes(parts, {name: given.get(name) or part for name, part in everything.items()}, fraction=data.fraction),
     ]
-    sizes = [f"{name} {len(part):,}" for name, part in parts.items()]
-    notes.append(f"split: {', '.join(sizes)}" + ("" if test else "; no test set"))
     return Inputs(
         fields,
         train,
@@ -116,20 +128,55 @@ def load_inputs(data: Data | Images, *, read: Read | None = None) -> Inputs:
         test,
         fingerprint([part.examples if part else None for part in (train, validation, test)]),
         tuple(notes),
-        {"train": table.select(train_ids)} | {name: rows for name, (_, rows) in held_out.items()},
+        {"train": table.select(ids["train"])} | {name: rows for name, (_, rows) in held_out.items()},
+        eval_ids,
     )
 
 
+def share_of(examples: Examples, ids: Ints, share: float) -> Ints:
+    """Return the same stratified sample of the examples at `ids` in every run; smaller shares are subsets of larger ones.
+
+    >>> texts = [f"text {i}" for i in range(20)]
+    >>> examples = Examples("list", texts, None, np.arange(20) % 2, texts)
+    >>> share_of(examples, np.arange(20), 1.0).size, share_of(examples, np.arange(20), 0.1).size
+    (20, 2)
+    """
+    return ids if share == 1.0 else nested_sample(examples, ids, share=share, seed=SPLIT_SEED)
+
+
+def _sizes(parts: Mapping[str, Part], everything: Mapping[str, Sized], *, fraction: float) -> str:
+    """Say how large the parts are, and of how many examples each is a sample."""
+    of = {name: f" of {len(everything[name]):,}" if fraction < 1.0 else "" for name in parts}
+    sizes = ", ".join(f"{name} {len(part):,}{of[name]}" for name, part in parts.items())
+    sampled = f"; stratified samples, as --data.fraction {fraction:g} asks" if fraction < 1.0 else ""
+    return f"split: {sizes}{sampled}" + ("" if "test" in parts else "; no test set")
+
+
+def _evaluation_sample(validation: Part, wanted: int | None, kind: str) -> tuple[Ints | None, list[str]]:
+    """Return the positions of the validation examples by which training decides, None for all, and what to say of them."""
+    if wanted is None:
+        return None, []
+    num = len(validation)
+    if wanted >= num:
+        return None, [f"evaluations during training use all {num:,} validation {kind}, not more than --data.eval_sample {wanted:,}"]
+    ids = nested_sample(validation.examples, np.arange(num), share=wanted / num, seed=SPLIT_SEED)
+    return ids, [
+        f"evaluations during training use a stratified sample of {len(ids):,} of {num:,} validation {kind}; final scores use all"
+    ]
+
+
 def _held_out(
-    whole: Examples, table: Table, fields: Fields, given: Mapping[str, Table | None], cut_ids: Mapping[str, Ints]
+    whole: Examples, table: Table, fields: Fields, given: Mapping[str, Table | None], ids: Mapping[str, Ints], *, fraction: float
 ) -> dict[str, tuple[Part, Table]]:
     """Return the validation and test sets with their rows: from tables of their own, or split off the training data."""
     held_out = {}
     for name, own in given.items():
+        examples, rows, part_ids = whole, table, ids[name]
         if own is not None:
-            held_out[name] = Part(read_examples(own, fields), np.arange(len(own))), own
-        elif len(cut_ids[name]):
-            held_out[name] = Part(whole.select(cut_ids[name]), cut_ids[name]), table.select(cut_ids[name])
+            examples, rows = read_examples(own, fields), own
+            part_ids = share_of(examples, np.arange(len(own)), fraction)
+        if len(part_ids):
+            held_out[name] = Part(examples.select(part_ids), part_ids), rows.select(part_ids)
     return held_out
 
 

@@ -24,6 +24,22 @@ def of_windows(values: Sequence[Any] | np.ndarray[Any, Any], owners: Ints | None
     return values[owners] if isinstance(values, np.ndarray) else [values[owner] for owner in owners]
 
 
+def chosen_windows(num_windows: int, owners: Ints | None, chosen: Ints | None) -> tuple[Ints, Ints | None]:
+    """Return which windows are those of the `chosen` examples, and the owners of these; None chooses all.
+
+    >>> windows, owners = chosen_windows(4, np.array([0, 0, 1, 2]), np.array([0, 2]))
+    >>> windows.tolist(), owners.tolist()
+    ([0, 1, 3], [0, 0, 2])
+    """
+    windows = np.arange(num_windows)
+    if chosen is None:
+        return windows, owners
+    if owners is None:
+        return chosen, None
+    windows = windows[np.isin(owners, chosen)]
+    return windows, owners[windows]
+
+
 def means_of_windows(outputs: np.ndarray[Any, Any], owners: Ints | None) -> np.ndarray[Any, Any]:
     """Average the outputs [windows, ...] over each example's windows, [examples, ...].
 

@@ -20,9 +20,9 @@ from nlpbp.core.groups import layer_groups
 from nlpbp.core.layers import fold_affine_
 from nlpbp.core.losses import looks_normalised
 from nlpbp.data.modality import Modality, Prepared
-from nlpbp.data.order import evaluation_batches, stage_seed
+from nlpbp.data.order import Ints, evaluation_batches, stage_seed
 from nlpbp.data.parts import Inputs, targets_of
-from nlpbp.data.windows import means_of_windows, of_windows
+from nlpbp.data.windows import chosen_windows, means_of_windows, of_windows
 from nlpbp.runs.diagnosis import calibration_line, calibration_record
 from nlpbp.runs.fit import Metrics, Snapshots, Validation, fit
 from nlpbp.runs.folder import Run
@@ -65,11 +65,13 @@ class Classification:
     modality: Modality
     objective: Objective
 
-    def logits(self, model: nn.Module, examples: Prepared) -> torch.Tensor:
-        """Ask a model for its logits [examples, k]; a text that is read in windows gets their mean."""
-        batches = evaluation_batches(examples.padded_lengths, max_tokens=self.modality.max_cost)
-        made = predict(model, batches, partial(self.modality.collate, examples), accelerator=self.run.accelerator)
-        return torch.from_numpy(means_of_windows(made.logits, examples.owners))
+    def logits(self, model: nn.Module, examples: Prepared, chosen: Ints | None = None) -> torch.Tensor:
+        """Ask a model for its logits [examples, k], of all or of the `chosen`; a text that is read in windows gets their mean."""
+        asked, owners = chosen_windows(len(examples), examples.owners, chosen)
+        batches = evaluation_batches(examples.padded_lengths[asked], max_tokens=self.modality.max_cost)
+        plan = [asked[batch] for batch in batches]
+        made = predict(model, plan, partial(self.modality.collate, examples), accelerator=self.run.accelerator)
+        return torch.from_numpy(means_of_windows(made.logits, owners))
 
     def outputs(self, logits: torch.Tensor) -> np.ndarray[Any, Any]:
         """Turn logits into probabilities [n, k] or values [n]; warn where they look like probabilities already."""
@@ -177,9 +179,9 @@ def _train_stage(
 
 
 def _validate(shared: Classification, model: nn.Module) -> Metrics:
-    """Score the validation set with the weights as they are."""
-    inputs, objective = shared.inputs, shared.objective
-    logits = shared.logits(model, shared.modality.parts["validation"])
+    """Score the validation set, or the sample of it by which training decides, with the weights as they are."""
+    inputs, objective = shared.inputs.while_training(), shared.objective
+    logits = shared.logits(model, shared.modality.parts["validation"], shared.inputs.eval_ids)
     outputs = shared.outputs(logits) * objective.scale + objective.shift
     thresholds = decision_thresholds(inputs, outputs)
     return task_metrics(inputs.fields.task, targets_of(inputs.validation), outputs, thresholds=thresholds)

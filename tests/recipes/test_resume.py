@@ -153,6 +153,17 @@ def test_a_chain_of_kills_ends_in_the_same_result(
     assert artefacts(tmp_path / "run") == artefacts(uninterrupted)
 
 
+def test_a_run_that_decides_by_a_sample_goes_on_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = dataclasses.replace(transformer_sentiment.tiny().data, eval_sample=9)
+    sampled: dict[str, Any] = {"data": data, "eval_steps": 5}
+    train(transformer_sentiment, tmp_path / "whole", **sampled)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(fit, "log", at_step(12, die))
+        train(transformer_sentiment, tmp_path / "run", **sampled)
+    train(transformer_sentiment, tmp_path / "run", **sampled)
+    assert artefacts(tmp_path / "run") == artefacts(tmp_path / "whole")
+
+
 @pytest.mark.parametrize("after", [1, 5])
 def test_a_training_in_two_stages_goes_on_in_the_second(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], after: int

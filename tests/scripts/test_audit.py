@@ -113,6 +113,15 @@ def test_data_that_cannot_be_read_are_an_error_with_its_code(tmp_path: Path, run
     assert "other.csv, column 'text'" in err
 
 
+def test_a_doubtful_task_is_told_as_in_training_and_can_be_named(tmp_path: Path, run: Run) -> None:
+    stars = tmp_path / "stars.csv"
+    stars.write_text("text,stars\n" + "".join(f"{text(number)},{number % 5 + 1}\n" for number in range(60)))
+    _, _, err = run(stars)
+    assert "task: single_label" in err and "warning: 'stars' holds 5 different whole numbers" in err
+    _, _, err = run(stars, "--task", "ordinal")
+    assert "task: " not in err and "whole numbers" not in err
+
+
 def test_images_are_looked_at_too(tmp_path: Path, run: Run) -> None:
     draw = np.random.default_rng(0)
     for label in ("cat", "dog"):

@@ -162,7 +162,7 @@ def unfinished(tmp_path: Path, name: str, *arguments: str, launcher: list[str]) 
 
 
 def test_a_run_goes_on_with_another_number_of_processes_bit_for_bit(tmp_path: Path) -> None:
-    common = ["--tiny", "--threads", "1", "--batch.micro_batches", "2", "--epochs", "20"]
+    common = ["--tiny", "--threads", "1", "--batch.micro_batches", "2", "--epochs", "20", "--data.eval_sample", "9"]
     assert run_script("finetune", *common, "--out", "whole", cwd=tmp_path).returncode == 0
     unfinished(tmp_path, "two-one", *common, launcher=TWO_PROCESSES)
     unfinished(tmp_path, "one-two", *common, launcher=[])
