@@ -24,7 +24,7 @@ from nlpbp.runs.progress import Progress
 from nlpbp.runs.result import RunResult
 from nlpbp.text.transformer import faster, length_limit, load_classifier, load_config, load_masked_lm, load_tokenizer
 from nlpbp.trainers.classifier import train_classifier
-from nlpbp.trainers.head import choose_head, settle_pooling
+from nlpbp.trainers.head import begin_head_, choose_head, settle_pooling
 from nlpbp.trainers.masked_lm import adapt, copy_body_, with_unlabelled
 from nlpbp.trainers.plans import transformer_plan
 from nlpbp.trainers.stages import StagePlan, epoch_length
@@ -107,6 +107,7 @@ def _fine_tune(run: Run[Config]) -> RunResult:
     )
     texts = encode_parts(run, inputs, tokenizer, max_length=max_length)
     head = choose_head(run, inputs, texts, model, is_settled=is_settled)
+    begin_head_(run, head, wanted=config.optim.probe, num_texts=len(inputs.train))
     model = faster(head.model, compile=config.model.compile)
     for stage in config.stages:
         check_length(stage.max_length or max_length, limit=limit, column="stages.max_length")

@@ -57,6 +57,7 @@ NAME = "transformers_trainer"
 NOT_SHOWN = (
     "data.balanced_sampling",
     "data.eval_sample",
+    "optim.probe",
     "data.value_range",
     "data.truncation",
     "batch.micro_batches",

@@ -140,6 +140,7 @@ def refuse_classifier_settings(config: Any) -> None:
         ("optim", "label_smoothing"),
         ("optim", "focal_gamma"),
         ("optim", "class_weights"),
+        ("optim", "probe"),
         ("model", "pooling"),
         ("cycles", "cycle_len"),
         ("cycles", "snapshots"),

@@ -106,6 +106,9 @@ class Optim(ClassifierOptim):
     """Learning-rate schedule of each stage (practices L3, L4)."""
     warmup_ratio: float = 0.1
     """Fraction of a stage's steps for linear warm-up; one_cycle, slanted_triangular and warm_restarts do not use it."""
+    probe: Literal["auto", "always", "never"] = "auto"
+    """Begin the head at the weights of a linear probe of the frozen model (LP-FT). auto: with fewer than 200 training texts; with
+    more it makes no difference."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,8 +19,9 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from transformers import AutoConfig, PreTrainedModel
 
-from nlpbp.config import TextClassifierSettings
+from nlpbp.config import MaskedLM, TextClassifierSettings
 from nlpbp.core.batch import Batch
+from nlpbp.core.errors import ConfigError
 from nlpbp.core.layers import output_layer
 from nlpbp.core.pooling import Pooling
 from nlpbp.data.order import Ints, evaluation_batches
@@ -42,7 +43,9 @@ MAX_PROBED = (
     4_000  # training texts that a probe is fitted on: twice as many made it better by a point, and take as long as an epoch
 )
 CANDIDATE: Pooling = "mean"  # what the head of the family is compared with
+FEW_TEXTS = 200  # below, a head that begins at the probe ends better: docs/few-labels.md
 FILE = "probe.json"
+Start = Literal["auto", "always", "never"]
 OWN = "model"  # the state that the model's own head reads
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
@@ -173,6 +176,29 @@ def _record(run: Run[Any], probes: dict[str, Probe], chosen: str, *, num_example
     found = {kind: {"loss": probe.loss if np.isfinite(probe.loss) else None, "l2": probe.l2} for kind, probe in probes.items()}
     if run.accelerator.is_main_process:
         write_text(run.out / FILE, json.dumps({"pooling": chosen, "examples": num_examples, "probes": found}, indent=2) + "\n")
+
+
+def begin_head_(run: Run[TextClassifierSettings], head: Head, *, wanted: Start, num_texts: int) -> None:
+    """Begin the head at the probe where that is wanted, or left open and the texts are few.
+
+    Raises `ConfigError` for a head that has to begin there and cannot.
+    """
+    obstacle = (
+        "the model is divided among devices"
+        if head.probe is None
+        else "its body changes before, in the masked language model"
+        if getattr(run.settings, "mlm", MaskedLM()).steps is not None
+        else "answers are kept to a range"
+        if run.settings.data.value_range is not None
+        else None
+    )
+    if wanted == "always" and obstacle is not None:
+        raise ConfigError(f"the head cannot begin at a probe: {obstacle}", column="optim.probe", hint="leave it out")
+    if wanted == "never" or obstacle is not None or (wanted == "auto" and num_texts >= FEW_TEXTS):
+        return
+    assert head.probe is not None, "that is an obstacle"
+    begin_at_probe_(head.model, head.probe)
+    run.say("the head begins at the linear probe (--optim.probe)")
 
 
 def begin_at_probe_(model: PreTrainedModel, probe: Probe) -> None:
