@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,15 @@ import pytest
 import torch
 from torch import nn
 
-from nlpbp.core.layers import scaled_sigmoid, widened
+from nlpbp.core.layers import output_layer, scaled_sigmoid, widened
 from nlpbp.data.parts import load_inputs
 from nlpbp.tasks import task_loss, task_outputs
 from nlpbp.tasks.task import get_task
+from nlpbp.text.recurrent import new_classifier
+from nlpbp.text.tiny import tiny_bert
+from nlpbp.text.transformer import load_classifier, load_config, load_tokenizer
 from nlpbp.trainers.targets import begin_with_constant_, initial_bias
+from nlpbp.vision.pretrained import load_image_classifier, tiny_residual
 from recipes import transformer_sentiment
 
 RARE = (np.random.default_rng(0).random((4000, 20)) < np.linspace(0.005, 0.2, 20)).astype(np.float32)
@@ -75,6 +80,23 @@ def test_a_head_that_has_been_trained_keeps_its_bias() -> None:
     for layer in (trained, without):
         begin_with_constant_(layer, np.array([-3.0, 3.0]))
     assert trained.bias.tolist() == before
+
+
+def test_the_new_heads_of_all_kinds_of_models_are_known_for_new(tmp_path: Path) -> None:
+    labels = [f"label {n}" for n in range(7)]
+    bert = str(tiny_bert(tmp_path / "bert"))
+    tokenizer = load_tokenizer(bert)
+    cells = {"vocab_size": 20, "embedding_size": 4, "hidden_size": 4, "num_layers": 1, "cell": "gru"}
+    models = [
+        load_classifier(bert, config=load_config(bert, task="multi_label", labels=labels), tokenizer=tokenizer),
+        new_classifier(cells, task="multi_label", labels=labels, dropout=1.0, seed=0),
+        load_image_classifier(str(tiny_residual(tmp_path / "net")), task="multi_label", labels=labels),
+    ]
+    bias = np.linspace(-3.0, 3.0, 7)
+    for model in models:
+        layer = output_layer(model, num_outputs=7)
+        begin_with_constant_(layer, bias)
+        assert layer.bias.tolist() == pytest.approx(bias)
 
 
 def test_of_many_rare_labels_more_is_learned_in_as_many_steps() -> None:
