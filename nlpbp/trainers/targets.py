@@ -61,8 +61,8 @@ def make_objective(run: Run[ClassifierSettings], inputs: Inputs, model: nn.Modul
 def initial_bias(settings: ClassifierSettings, inputs: Inputs) -> Array | None:
     """Return the bias [k] with which a new output layer's answers begin at the best constant one; None where that is 0.
 
-    Classes that are weighted or drawn alike are as frequent as each other to the loss, and so begin at 0. Label smoothing, which moves
-    the best constant answer a little towards even, is left out of account.
+    Classes that are weighted or drawn alike are as frequent as each other to the loss, and so begin at 0. Label smoothing, which
+    moves the best constant answer a little towards even, is left out of account.
     """
     optim, targets, value_range = settings.optim, targets_of(inputs.train), settings.data.value_range
     if value_range is not None:
