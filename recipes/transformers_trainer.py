@@ -65,6 +65,7 @@ NOT_SHOWN = (
     "optim.ema_decay",
     "optim.class_weights",
     "optim.focal_gamma",
+    "optim.asymmetric",
     "cycles.cycle_len",
     "cycles.snapshots",
     "finder.num_sweeps",
@@ -310,7 +311,8 @@ def _validate(shown: Shown, progress: Progress) -> None:
     task, thresholds = get_task(inputs.fields.task), decision_thresholds(inputs, outputs)
     metrics = task_metrics(task.name, targets_of(inputs.validation), outputs, thresholds=thresholds)
     log(run.accelerator, run.out / "metrics.jsonl", {"step": progress.step, "split": "validation", **metrics})
-    run.say(f"step {progress.step}: validation {task.main_metric} {metrics[task.main_metric]:.4f}")
+    scores = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items() if value is not None)
+    run.say(f"step {progress.step}: validation {scores}")
 
 
 class StepLog(TrainerCallback):

@@ -34,6 +34,7 @@ LIMITS: dict[str, tuple[float, float, str]] = {
     "optim.swa_start": (0.0, 1.0, "between 0 and 1"),
     "optim.ema_decay": (0.0, 0.999999, "at least 0 and below 1"),
     "optim.focal_gamma": (0.0, 10.0, "between 0 and 10"),
+    "optim.asymmetric": (0.0, 10.0, "between 0 and 10"),
     "lm.ema_decay": (0.0, 0.999999, "at least 0 and below 1"),
     "cycles.num_cycles": (1, 1000, "between 1 and 1000"),
     "cycles.cycle_len": (1, math.inf, "1 or more"),
@@ -128,6 +129,12 @@ def _check_pairs(config: Any) -> None:
         raise ConfigError(
             "cannot be combined with label smoothing", column="optim.focal_gamma", hint="leave --optim.label_smoothing out"
         )
+    asymmetric = getattr(optim, "asymmetric", None)
+    for name in ("label_smoothing", "focal_gamma"):
+        if asymmetric is not None and getattr(optim, name):
+            raise ConfigError("cannot be combined with --optim.asymmetric", column=f"optim.{name}", hint="leave one of them out")
+    if asymmetric is not None and asymmetric[2] >= 1.0:
+        raise ConfigError(f"{asymmetric[2]} is no margin", column="optim.asymmetric", hint="give a last number below 1")
     bounds = getattr(getattr(config, "data", None), "value_range", None)
     if bounds is not None and not bounds[0] < bounds[1]:
         raise ConfigError(f"{bounds[0]} is not below {bounds[1]}", column="data.value_range", hint="give the lowest value first")
@@ -139,6 +146,7 @@ def refuse_classifier_settings(config: Any) -> None:
     for section, name in (
         ("optim", "label_smoothing"),
         ("optim", "focal_gamma"),
+        ("optim", "asymmetric"),
         ("optim", "class_weights"),
         ("optim", "probe"),
         ("model", "pooling"),

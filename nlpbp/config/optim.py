@@ -73,6 +73,9 @@ class ClassifierOptim:
     """Label smoothing: the fraction of each target that is spread over all labels."""
     focal_gamma: float = 0.0
     """Gamma of the focal loss (Lin et al. 2017): examples that are already right count less. 0 for cross-entropy."""
+    asymmetric: tuple[float, float, float] | None = None
+    """The asymmetric loss of several labels (Ridnik et al. 2021): gamma of those that hold, gamma of those that do not, and the
+    probability up to which the latter cost nothing; the paper's are 0 4 0.05. Default: cross-entropy."""
     class_weights: Literal["auto"] | None = None
     """auto: weight the loss of each label in inverse proportion to its frequency in the training set."""
     swa_start: float = 1.0

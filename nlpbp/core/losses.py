@@ -24,15 +24,18 @@ class LossOptions:
     `label_smoothing` moves that share of each target to the uniform distribution (Szegedy et al. 2015). `class_weights` [labels]
     multiply the loss of each item by its label's weight. The mean is still over items: torch divides by the sum of the weights,
     which makes gradients depend on how a batch is cut. `focal_gamma` turns to what is still hard: the loss of an item is
-    multiplied by (1 - p) ** gamma, p the probability of the truth (Lin et al. 2017). Raises `ValueError` for a focal loss of
-    smoothed targets.
+    multiplied by (1 - p) ** gamma, p the probability of the truth (Lin et al. 2017). `asymmetric` is the gamma of true labels, that
+    of false ones and the margin of `asymmetric_loss`. Raises `ValueError` for these two together, or of smoothed targets.
     """
 
     label_smoothing: float = 0.0
     class_weights: Tensor | None = None
     focal_gamma: float = 0.0
+    asymmetric: tuple[float, float, float] | None = None
 
     def __post_init__(self) -> None:
+        if self.asymmetric is not None and (self.focal_gamma or self.label_smoothing):
+            raise ValueError("an asymmetric loss has no other gamma and no label smoothing")
         if self.focal_gamma < 0.0 or (self.focal_gamma and self.label_smoothing):
             given = f"{self.focal_gamma} and {self.label_smoothing}"
             raise ValueError(f"a focal loss has a gamma above 0 and no label smoothing, not {given}")
@@ -53,6 +56,7 @@ def cross_entropy(logits: Tensor, labels: Tensor, options: LossOptions = PLAIN) 
     >>> round(cross_entropy(even, labels, LossOptions(focal_gamma=2.0)).item(), 4)  # 0.5 ** 2 * log(2)
     0.1733
     """
+    _refuse_asymmetric(options)
     logits = logits.float()
     loss = F.cross_entropy(logits, labels, label_smoothing=options.label_smoothing, reduction="none")
     if options.focal_gamma:
@@ -75,19 +79,45 @@ def mean_over_labels(loss: Tensor, labels: Tensor, class_weights: Tensor | None)
 def binary_cross_entropy(logits: Tensor, labels: Tensor, options: LossOptions = PLAIN) -> Tensor:
     """Compute the mean sigmoid cross-entropy of `logits` and `labels` in [0, 1], both [batch, labels].
 
-    Class weights multiply the loss of the true labels alone.
+    Class weights multiply the loss of the true labels alone. With `asymmetric` options it is `asymmetric_loss`.
 
     >>> round(binary_cross_entropy(torch.zeros(1, 2), torch.tensor([[1.0, 0.0]])).item(), 4)  # log(2)
     0.6931
     """
     logits = logits.float()
     weights = None if options.class_weights is None else options.class_weights.to(logits)
+    if options.asymmetric is not None:
+        gamma_pos, gamma_neg, margin = options.asymmetric
+        loss = asymmetric_loss(logits, labels, gamma_pos=gamma_pos, gamma_neg=gamma_neg, margin=margin)
+        return (loss if weights is None else loss * torch.where(labels > 0, weights, 1.0)).mean()
     smoothed = labels * (1.0 - options.label_smoothing) + 0.5 * options.label_smoothing
     loss = F.binary_cross_entropy_with_logits(logits, smoothed, pos_weight=weights, reduction="none")
     if options.focal_gamma:
         truth = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
         loss = loss * _share_left(truth).pow(options.focal_gamma)
     return loss.mean()
+
+
+def asymmetric_loss(logits: Tensor, labels: Tensor, *, gamma_pos: float, gamma_neg: float, margin: float) -> Tensor:
+    """Compute the asymmetric loss (Ridnik et al. 2021) of each of `logits` and `labels` of 0 and 1, both [batch, labels].
+
+    Of many labels nearly all are false, and easily so. A true one costs -(1 - p) ** gamma_pos * log(p), a false one
+    -q ** gamma_neg * log(1 - q), with q = max(p - margin, 0): false labels below the margin cost nothing. With all three at 0 it is
+    the binary cross-entropy.
+
+    >>> logits, labels = torch.zeros(1, 2), torch.tensor([[1.0, 0.0]])
+    >>> asymmetric_loss(logits, labels, gamma_pos=0.0, gamma_neg=2.0, margin=0.25)  # log(2), 0.25 ** 2 * log(4 / 3)
+    tensor([[0.6931, 0.0180]])
+    """
+    logits = logits.float()
+    log_margin = torch.full_like(logits, margin).log()
+    if_true = -F.logsigmoid(logits)
+    if_false = -torch.logaddexp(F.logsigmoid(-logits), log_margin).clamp(max=0.0)  # 1 - q = min(1 - p + margin, 1)
+    if gamma_pos:
+        if_true = if_true * _share_left(if_true).pow(gamma_pos)
+    if gamma_neg:
+        if_false = if_false * _share_left(if_false).pow(gamma_neg)
+    return labels * if_true + (1.0 - labels) * if_false
 
 
 def squared_error(logits: Tensor, labels: Tensor, options: LossOptions = PLAIN) -> Tensor:
@@ -99,6 +129,7 @@ def squared_error(logits: Tensor, labels: Tensor, options: LossOptions = PLAIN) 
     >>> squared_error(torch.tensor([[3.0]]), torch.tensor([1.0])).item()
     4.0
     """
+    _refuse_asymmetric(options)
     if options.class_weights is not None or options.focal_gamma:
         raise ValueError("regression has no classes to weigh and no probabilities to focus by")
     return F.mse_loss(logits.float().squeeze(-1), labels)
@@ -110,6 +141,11 @@ PROBLEM_LOSSES: dict[str, LogitsLoss] = {
     "regression": squared_error,
 }
 """The loss of a transformers model that is given labels, by its config's `problem_type`."""
+
+
+def _refuse_asymmetric(options: LossOptions) -> None:
+    if options.asymmetric is not None:
+        raise ValueError("an asymmetric loss is for several labels an example")
 
 
 def _share_left(loss: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import huggingface_hub.constants
+import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
@@ -45,10 +46,14 @@ def from_pretrained(auto: Any, name: str, **options: Any) -> Any:
 def renew_head(model: PreTrainedModel, name: str, *, labels: Sequence[str]) -> PreTrainedModel:
     """Newly initialise the last layer of `model`, unless the checkpoint was trained for these labels in this order, or names none.
 
-    Otherwise a head for the same number of other labels would be loaded, and training would start with the wrong classes.
+    Otherwise a head for the same number of other labels would be loaded, and training would start with the wrong classes. The bias
+    of a new head is 0, as transformers leaves that of most: so `nlpbp.trainers.targets` knows it for new.
     """
     if not fits_labels(from_pretrained(AutoConfig, name), labels):
-        output_layer(model, num_outputs=len(labels)).reset_parameters()
+        head = output_layer(model, num_outputs=len(labels))
+        head.reset_parameters()
+        if head.bias is not None:
+            torch.nn.init.zeros_(head.bias)
     return model
 
 

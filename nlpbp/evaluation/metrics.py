@@ -37,20 +37,6 @@ def expected_calibration_error(targets: np.ndarray, probabilities: np.ndarray, *
     return float(calibration_error(correct, outputs.max(axis=1), np.ones((1, len(targets))), num_bins)[0])
 
 
-def tune_thresholds(targets: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """Find for each label the threshold with the best F1 on these examples (give it the validation set, never test).
-
-    targets {0, 1} [n, k], probabilities [n, k] -> [k]. Among equally good thresholds it takes the middle of the
-    widest range; a label without a positive keeps one half. Errors as in `nlpbp.tasks.task_metrics`.
-
-    >>> tune_thresholds(np.array([[0], [1], [1]]), np.array([[0.125], [0.25], [0.75]])).tolist()
-    [0.1875]
-    """
-    targets = checked_targets("multi_label", targets, probabilities)
-    outputs = checked_outputs("multi_label", probabilities)
-    return np.array([_best_threshold(*label) for label in zip(targets.T, outputs.T, strict=True)])
-
-
 def f1(hits: Floats, sizes: Floats) -> Floats:
     """Return F1 = 2 true positives / (targets + decisions), NaN where there is neither."""
     return np.divide(2 * hits, sizes, out=np.full(sizes.shape, np.nan), where=sizes > 0)
@@ -94,32 +80,6 @@ def sums_by_group(weights: Floats, groups: np.ndarray, num_groups: int, values: 
     data = np.broadcast_to(np.asarray(values, dtype=np.float64), num_examples)
     table = sparse.csr_array((data, groups, np.arange(num_examples + 1)), shape=(num_examples, num_groups))
     return np.asarray(weights @ table)
-
-
-def _best_threshold(targets: np.ndarray, outputs: Floats) -> float:
-    num_positive = targets.sum()
-    if num_positive == 0:
-        return 0.5
-    # "Above t" changes only at an output, so F1 is constant from each edge up to (not including) the next one.
-    values, groups = np.unique(outputs, return_inverse=True)
-    edges = np.unique(np.concatenate([[0.0], values, [1.0]]))
-    above = np.searchsorted(values, edges[:-1], side="right")
-    hits = _from_right(np.bincount(groups, weights=targets))[above]
-    chosen = _from_right(np.bincount(groups))[above]
-    return _middle_of_widest(edges, 2 * hits / (chosen + num_positive))
-
-
-def _from_right(counts: np.ndarray) -> np.ndarray:
-    return np.append(np.cumsum(counts[::-1])[::-1], 0)
-
-
-def _middle_of_widest(edges: np.ndarray, scores: np.ndarray) -> float:
-    best = np.concatenate([[False], scores == scores.max(), [False]])
-    changes = np.flatnonzero(best[1:] != best[:-1])
-    low, high = edges[changes[::2]], edges[changes[1::2]]
-    widest = int(np.argmax(high - low))
-    middle = (low[widest] + high[widest]) / 2
-    return float(middle if middle < high[widest] else low[widest])  # neighbouring floats have no middle
 
 
 def checked_outputs(task: str, outputs: np.ndarray) -> Floats:

@@ -12,12 +12,13 @@ from scipy import stats
 from nlpbp.core.errors import ConfigError
 from nlpbp.core.task import target_type
 from nlpbp.evaluation.intervals import resample_weights
-from nlpbp.evaluation.metrics import Floats
+from nlpbp.evaluation.metrics import Floats, checked_outputs
 from nlpbp.evaluation.run_folder import RunFolder
-from nlpbp.tasks.scores import weighted_metrics
+from nlpbp.tasks.scores import decide
 from nlpbp.tasks.task import Metric, get_task
 
 Array = np.ndarray[Any, Any]
+Answers = tuple[Floats, Array]  # outputs and decisions
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,8 @@ def compare_runs(first: RunFolder, second: RunFolder, *, num_resamples: int = 10
     task.
     """
     _refuse_other_data(first, second)
-    targets, outputs = _aligned(first, second)
-    metrics = _differences(first.task, targets, outputs, num_resamples=num_resamples, seed=seed)
+    targets, answers = _aligned(first, second)
+    metrics = _differences(first.task, targets, answers, num_resamples=num_resamples, seed=seed)
     gained, lost = _flips(first, second)
     exact = stats.binomtest(len(gained), len(gained) + len(lost)).pvalue if gained or lost else 1.0
     p_value = None if target_type(first.task) == "continuous" else float(exact)
@@ -93,18 +94,27 @@ def _refuse_other_data(first: RunFolder, second: RunFolder) -> None:
         )
 
 
-def _aligned(first: RunFolder, second: RunFolder) -> tuple[Array, tuple[Array, Array]]:
-    """Return the targets and both runs' outputs, as `nlpbp.tasks.task_metrics` takes them."""
+def _aligned(first: RunFolder, second: RunFolder) -> tuple[Array, tuple[Answers, Answers]]:
+    """Return the targets, and both runs' outputs and decisions."""
     labels = list(first.result["data"]["labels"])
-    target, (one, two) = first.predictions["label"], (first.predictions, second.predictions)
-    kind = target_type(first.task)
+    target, kind = first.predictions["label"], target_type(first.task)
+    one, two = (_answers(run, labels) for run in (first, second))
     if kind == "continuous":
-        return np.array(target, dtype=np.float64), (np.array(one["prediction"]), np.array(two["prediction"]))
-    if kind == "multilabel-indicator":  # decided answers in place of probabilities: each run has thresholds of its own
-        return _indicators(target, labels), (_indicators(one["prediction"], labels), _indicators(two["prediction"], labels))
-    columns = [f"probability_{label}" for label in labels]
-    probabilities = (np.array([one[name] for name in columns]).T, np.array([two[name] for name in columns]).T)
-    return np.array([labels.index(label) for label in target]), probabilities
+        return np.array(target, dtype=np.float64), (one, two)
+    if kind == "multilabel-indicator":
+        return _indicators(target, labels), (one, two)
+    return np.array([labels.index(label) for label in target]), (one, two)
+
+
+def _answers(run: RunFolder, labels: Sequence[str]) -> Answers:
+    """Return a run's outputs and decisions; those on several labels as they were made: each run has thresholds of its own."""
+    kind = target_type(run.task)
+    if kind == "continuous":
+        outputs = np.array(run.predictions["prediction"])
+    else:
+        outputs = np.array([run.predictions[f"probability_{label}"] for label in labels]).T
+    decided = _indicators(run.predictions["prediction"], labels) if kind == "multilabel-indicator" else decide(run.task, outputs)
+    return checked_outputs(run.task, outputs), decided
 
 
 def _indicators(answers: Sequence[Sequence[str]], labels: Sequence[str]) -> Floats:
@@ -112,13 +122,14 @@ def _indicators(answers: Sequence[Sequence[str]], labels: Sequence[str]) -> Floa
 
 
 def _differences(
-    task: str, targets: Array, outputs: tuple[Array, Array], *, num_resamples: int, seed: int
+    task: str, targets: Array, answers: tuple[Answers, Answers], *, num_resamples: int, seed: int
 ) -> dict[str, Difference]:
     once = np.ones((1, len(targets)))
-    first, second = (weighted_metrics(task, targets, each, once) for each in outputs)
+    measure = get_task(task).measure
+    first, second = (measure(targets, *each, once) for each in answers)
     drawn: dict[str, list[Floats]] = {name: [] for name in first}
     for weights in resample_weights(len(targets), num_resamples=num_resamples, seed=seed):
-        one, two = (weighted_metrics(task, targets, each, weights) for each in outputs)
+        one, two = (measure(targets, *each, weights) for each in answers)
         for name, changes in drawn.items():
             changes.append(two[name] - one[name])
     return {name: _difference(first[name][0], second[name][0], np.concatenate(drawn[name])) for name in first}

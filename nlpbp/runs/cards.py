@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from nlpbp import __version__
 from nlpbp.config.secrets import redact
@@ -13,6 +14,8 @@ from nlpbp.data.parts import Inputs
 from nlpbp.report.cells import baseline_words
 from nlpbp.runs.result import RunResult
 from nlpbp.tasks import get_task
+
+MAX_LABELS = 50  # that a card names
 
 
 def language_model_card(result: RunResult, corpus: Corpus, *, base_model: str, import_line: bool) -> str:
@@ -85,7 +88,7 @@ def _number(value: float | None) -> str:
 
 def model_card(result: RunResult, *, inputs: Inputs, modality: Modality) -> str:
     """Write the model's README: what it is, on what it was trained and scored, and where it may fail."""
-    base, labels = code_span(redact(modality.card.base_model)), ", ".join(map(code_span, inputs.fields.labels)) or "a number"
+    base, labels = code_span(redact(modality.card.base_model)), _named(inputs.fields.labels) or "a number"
     sizes = ", ".join(f"{name} {len(p):,}" for name, p in {"train": inputs.train, **inputs.scored}.items())
     kind = f"{'An' if modality.kind[0] in 'aeiou' else 'A'} {modality.kind}"
     chosen = f"The weights are the best of the run by validation {get_task(result.task).main_metric}."
@@ -126,6 +129,12 @@ def model_card(result: RunResult, *, inputs: Inputs, modality: Modality) -> str:
             "",
         ]
     )
+
+
+def _named(labels: Sequence[str]) -> str:
+    shown = ", ".join(map(code_span, labels[:MAX_LABELS]))
+    left = len(labels) - MAX_LABELS
+    return f"{shown} and {left:,} more labels (in `config.json`)" if left > 0 else shown
 
 
 def _scores(result: RunResult, inputs: Inputs) -> list[str]:

@@ -325,8 +325,8 @@ def _evaluate(run: Run[Any], progress: Progress, validation: Validation, *, mode
     shown = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items() if value is not None)
     run.say(f"step {progress.step} of {total}: validation {shown}")
     value = metrics[metric.name]
-    score = float("-inf") if value is None else value if metric.higher_is_better else -value
-    if progress.best_score is not None and score <= progress.best_score:
+    score = value if value is None or metric.higher_is_better else -value
+    if _is_no_better(score, progress):
         return replace(progress, worse=progress.worse + 1)
     failure: list[str | None] = [None]
     try:
@@ -337,6 +337,13 @@ def _evaluate(run: Run[Any], progress: Progress, validation: Validation, *, mode
     if failure[0]:
         raise Stopped(f"the best weights could not be written to {best_file(run)} ({failure[0]})", code=EXIT_PREEMPTED)
     return replace(progress, best_score=score, best_step=progress.step, worse=0)
+
+
+def _is_no_better(score: float | None, progress: Progress) -> bool:
+    """Tell whether the weights kept so far stay: an undefined score is worse than any, but something has to be kept."""
+    if score is None:
+        return progress.best_step > 0
+    return progress.best_score is not None and score <= progress.best_score
 
 
 def _agreed_code(run: Run[Any], request: StopRequest) -> int:

@@ -7,14 +7,21 @@ from typing import Any
 from nlpbp.config.secrets import redact
 from nlpbp.data.columns import Examples, Fields
 from nlpbp.data.parts import Inputs, targets_of
+from nlpbp.evaluation.thresholds import Thresholds
 from nlpbp.runs.result import Array
 from nlpbp.tasks import decide, get_task
 
 
 def decision_thresholds(inputs: Inputs, outputs: Array) -> Array | None:
     """Tune the thresholds of a task that has some on the validation set, and on it alone."""
-    tune = get_task(inputs.fields.task).tune_thresholds
-    return None if tune is None else tune(targets_of(inputs.validation), outputs)
+    chosen = chosen_thresholds(inputs, outputs)
+    return None if chosen is None else chosen.values
+
+
+def chosen_thresholds(inputs: Inputs, outputs: Array) -> Thresholds | None:
+    """Return `decision_thresholds` with whether they are by label, and why."""
+    choose = get_task(inputs.fields.task).choose_thresholds
+    return None if choose is None else choose(targets_of(inputs.validation), outputs)
 
 
 def prediction_table(

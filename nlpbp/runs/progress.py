@@ -42,7 +42,7 @@ class Progress:
 
     num_micro_batches: int
     step: int = 0
-    best_score: float | None = None
+    best_score: float | None = None  # None: of no evaluation yet, or undefined in all of them
     best_step: int = 0
     worse: int = 0  # evaluations in a row without a better score
     num_items: int = 0

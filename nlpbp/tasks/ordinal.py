@@ -21,7 +21,7 @@ from nlpbp.core.errors import ConfigError
 from nlpbp.core.losses import LossOptions, mean_over_labels
 from nlpbp.data.labels import as_number
 from nlpbp.evaluation.metrics import Floats
-from nlpbp.tasks.single_label import class_frequencies
+from nlpbp.tasks.single_label import class_frequencies, log_frequencies
 from nlpbp.tasks.task import Array, Metric, Predict, Task
 
 
@@ -41,6 +41,8 @@ def _loss(logits: Tensor, labels: Tensor, options: LossOptions) -> Tensor:
     """Sum the binary cross-entropies of the k - 1 questions, and average over the batch; -100 is no label."""
     if options.focal_gamma:
         raise ValueError("a focal loss is not defined for ordered classes")
+    if options.asymmetric is not None:
+        raise ValueError("an asymmetric loss is for several labels an example")
     truth = (labels.unsqueeze(-1) > torch.arange(logits.shape[-1] - 1, device=labels.device)).float()
     smoothed = truth * (1.0 - options.label_smoothing) + 0.5 * options.label_smoothing
     loss = F.binary_cross_entropy_with_logits(cumulative_logits(logits), smoothed, reduction="none").sum(dim=-1)
@@ -139,9 +141,10 @@ TASK = Task(
     fit_linear=_fit_linear,
     chance_loss=_chance_loss,
     usage=_usage,
+    initial_bias=log_frequencies,
     constant_name="median",
     constant_words="the median class",
-    unsupported=("focal_gamma",),
+    unsupported=("focal_gamma", "asymmetric"),
     check_labels=_check_labels,
     is_ordered=True,
 )

@@ -17,6 +17,7 @@ def task_loss(
     label_smoothing: float = 0.0,
     class_weights: Tensor | None = None,
     focal_gamma: float = 0.0,
+    asymmetric: tuple[float, float, float] | None = None,
 ) -> Tensor:
     """Compute a task's mean loss from `logits` [batch, labels], always in fp32; options as in `LossOptions`.
 
@@ -26,7 +27,7 @@ def task_loss(
     >>> task_loss(torch.tensor([[1e4, -1e4]]), torch.tensor([0]), task="single_label").item()
     0.0
     """
-    return get_task(task).loss(logits, labels, LossOptions(label_smoothing, class_weights, focal_gamma))
+    return get_task(task).loss(logits, labels, LossOptions(label_smoothing, class_weights, focal_gamma, asymmetric))
 
 
 def classifier_loss(
@@ -35,13 +36,14 @@ def classifier_loss(
     label_smoothing: float = 0.0,
     class_weights: Tensor | None = None,
     focal_gamma: float = 0.0,
+    asymmetric: tuple[float, float, float] | None = None,
     value_range: tuple[float, float] | None = None,
 ) -> LossFn:
     """Make the loss function of a model whose output has `logits`, for `train_steps` or any other loop; options as in `task_loss`.
 
     With a `value_range` a regression's logits are taken into it first, by `scaled_sigmoid` without a margin.
     """
-    loss, options = get_task(task).loss, LossOptions(label_smoothing, class_weights, focal_gamma)
+    loss, options = get_task(task).loss, LossOptions(label_smoothing, class_weights, focal_gamma, asymmetric)
 
     def loss_fn(model: nn.Module, batch: Batch) -> Tensor:
         if batch.labels is None:

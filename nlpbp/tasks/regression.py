@@ -67,5 +67,5 @@ TASK = Task(
     chance_loss=_chance_loss,
     usage=_usage,
     constant_words="the mean of the training values",
-    unsupported=("label_smoothing", "focal_gamma", "class_weights"),
+    unsupported=("label_smoothing", "focal_gamma", "asymmetric", "class_weights"),
 )

@@ -17,7 +17,8 @@ def task_metrics(
     """Measure a model's outputs with the metrics of its task; a metric that is undefined on this data is None.
 
     - `single_label`: targets int [n], probabilities [n, k] -> accuracy, macro_f1, log_loss (nats), ece
-    - `multi_label`: targets {0, 1} [n, k], probabilities [n, k], thresholds [k] (one half) -> micro_f1, macro_f1
+    - `multi_label`: targets {0, 1} [n, k], probabilities [n, k], thresholds [k] (one half) -> micro_f1, macro_f1; from 50 labels on
+      also lrap (label ranking average precision), precision_at_1 and precision_at_5
     - `regression`: targets [n], outputs [n] -> mae, rmse, spearman (None if targets or outputs are constant)
     - `ordinal`: targets int [n], probabilities [n, k] -> mae (in classes), qwk (quadratic weighted kappa), accuracy
 
@@ -82,6 +83,6 @@ def decide(task: str, outputs: np.ndarray, thresholds: np.ndarray | None = None)
     [[False, True], [True, True]]
     """
     outputs, found = checked_outputs(task, outputs), get_task(task)
-    if thresholds is not None and found.tune_thresholds is None:
+    if thresholds is not None and found.choose_thresholds is None:
         raise ValueError(f"thresholds belong to multi_label, not to {task}")
     return found.decide(outputs, thresholds)

@@ -47,6 +47,19 @@ def class_frequencies(targets: Array, num_labels: int) -> Array:
     return shares
 
 
+def log_frequencies(targets: Array, num_labels: int) -> Array:
+    """Return the log of each class's share among targets [m], [num_labels]: the logits of the best constant answer.
+
+    Each class counts half an example more than it has, so that one that never occurs has a logarithm too.
+
+    >>> log_frequencies(np.array([0, 2, 2, 2]), 3).round(2).tolist()
+    [-1.3, -2.4, -0.45]
+    """
+    counts = np.bincount(targets, minlength=num_labels) + 0.5
+    logs: Array = np.log(counts / counts.sum())
+    return logs
+
+
 def _fit_linear(features: Any, targets: Array, num_labels: int, seed: int) -> Predict:
     from nlpbp.evaluation.linear import fit_logistic  # scikit-learn: a second that `--help` need not wait
 
@@ -78,4 +91,6 @@ TASK = Task(
     fit_linear=_fit_linear,
     chance_loss=_chance_loss,
     usage=_usage,
+    initial_bias=log_frequencies,
+    unsupported=("asymmetric",),
 )

@@ -15,6 +15,7 @@ from nlpbp.core.errors import ConfigError
 from nlpbp.core.losses import LogitsLoss
 from nlpbp.core.task import TASKS, TargetType, problem_type, target_type
 from nlpbp.evaluation.metrics import Floats
+from nlpbp.evaluation.thresholds import Thresholds
 
 Array = np.ndarray[Any, Any]
 Predict = Callable[[Any], Array]  # features of examples [n, d] -> outputs in the shape of a model's
@@ -39,8 +40,9 @@ class Task:
     how often each example counts [r, n]. `constant` is the best answer without looking at an example, from training targets and
     the number of labels; `fit_linear` fits a linear model on features, targets, number of labels and seed.
     `chance_loss` is the loss of the best constant answer to training targets, infinite where a loss has no such scale.
-    `tune_thresholds` finds thresholds [k] from validation targets and outputs, where decisions have any. `usage` are lines of
-    Python for the model card: with a pipeline `classify`, they make of a call and its options the run's own `answer`.
+    `initial_bias` is the output bias [k] whose answer is `constant`, from training targets and the number of labels; None where
+    that is 0. `choose_thresholds` finds thresholds [k] from validation targets and outputs, where decisions have any. `usage` are
+    lines of Python for the model card: with a pipeline `classify`, they make of a call and its options the run's own `answer`.
     `constant_name` is the constant baseline's name in `result.json`, `constant_words` what a person calls it.
     `unsupported` are settings of the optimizer's section that have no meaning for the task. `check_labels` raises `ConfigError` for
     labels that cannot be the task's; with them goes whether their order was given. `is_ordered` says that it learns this order.
@@ -57,7 +59,8 @@ class Task:
     fit_linear: Callable[[Any, Array, int, int], Predict]
     chance_loss: Callable[[Array], float]
     usage: Callable[[str, str], list[str]]
-    tune_thresholds: Callable[[Array, Array], Array] | None = None
+    initial_bias: Callable[[Array, int], Array] | None = None
+    choose_thresholds: Callable[[Array, Array], Thresholds] | None = None
     constant_name: str = "majority"
     constant_words: str = "the most frequent answer"
     unsupported: tuple[str, ...] = ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -28,7 +28,7 @@ from nlpbp.runs.fit import Metrics, Snapshots, Validation, fit
 from nlpbp.runs.folder import Run
 from nlpbp.runs.lr_finder import found_lr
 from nlpbp.runs.model_folder import send_to_hub
-from nlpbp.runs.predictions import decision_thresholds
+from nlpbp.runs.predictions import chosen_thresholds, decision_thresholds
 from nlpbp.runs.progress import Learner, Progress, Provenance, Stage
 from nlpbp.runs.result import RunResult
 from nlpbp.runs.results import finish
@@ -204,6 +204,13 @@ def _examine(shared: Classification, model: nn.Module) -> tuple[dict[str, Any], 
             logits.clear()
     logits |= {part: shared.logits(model, parts[part]) for part in inputs.scored if part not in logits}
     outputs = {part: shared.outputs(logits[part]) for part in inputs.scored}
+    thresholds = chosen_thresholds(inputs, outputs["validation"])
+    if thresholds is not None:
+        run.say(f"thresholds: {thresholds}")
+        records["thresholds.json"] = {
+            **asdict(thresholds),
+            "values": dict(zip(inputs.labels, thresholds.values.tolist(), strict=True)),
+        }
     if task.has_probabilities:
         records["errors.json"] = shared.modality.errors(
             outputs["validation"], lambda examples: task_outputs(shared.logits(model, examples), task=task.name).numpy()

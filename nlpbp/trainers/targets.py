@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,7 @@ from nlpbp.data.parts import Inputs, targets_of
 from nlpbp.data.windows import of_windows
 from nlpbp.runs.folder import Run
 from nlpbp.tasks import classifier_loss, get_task
+from nlpbp.tasks.task import Array
 
 
 @dataclass(frozen=True)
@@ -44,14 +46,51 @@ def make_objective(run: Run[ClassifierSettings], inputs: Inputs, model: nn.Modul
     output = output_layer(model, num_outputs=max(1, len(fields.labels)))
     outside = outside_range(model, value_range)
     targets, scale, shift = standardised(inputs, can_shift=output.bias is not None, value_range=value_range)
+    begin_with_constant_(output, initial_bias(run.settings, inputs))
     loss_fn = classifier_loss(
         task=fields.task,
         label_smoothing=optim.label_smoothing,
         class_weights=weights_of_classes(inputs, optim.class_weights, device=run.accelerator.device),
         focal_gamma=optim.focal_gamma,
+        asymmetric=optim.asymmetric,
         value_range=outside,
     )
     return Objective(output, targets, scale, shift, outside, mix(loss_fn))
+
+
+def initial_bias(settings: ClassifierSettings, inputs: Inputs) -> Array | None:
+    """Return the bias [k] with which a new output layer's answers begin at the best constant one; None where that is 0.
+
+    Classes that are weighted or drawn alike are as frequent as each other to the loss, and so begin at 0. Label smoothing, which
+    moves the best constant answer a little towards even, is left out of account.
+    """
+    optim, targets, value_range = settings.optim, targets_of(inputs.train), settings.data.value_range
+    if value_range is not None:
+        low, high = widened(*value_range)
+        share = (float(targets.mean()) - low) / (high - low)
+        return np.array([math.log(share / (1.0 - share))])
+    find = get_task(inputs.fields.task).initial_bias
+    if find is None or optim.class_weights is not None or settings.data.balanced_sampling:
+        return None
+    return find(targets, len(inputs.fields.labels))
+
+
+@torch.no_grad()
+def begin_with_constant_(output: nn.Linear, bias: Array | None) -> None:
+    """Give a new output layer this bias [k]: the first steps then go into what tells examples apart, not into how frequent labels
+    are (Lin et al. 2017, section 4.1).
+
+    A layer without a bias stays as it is, and so does one whose bias is not 0 everywhere: it has been trained.
+
+    >>> layer = nn.Linear(4, 2)
+    >>> _ = nn.init.zeros_(layer.bias)
+    >>> begin_with_constant_(layer, np.array([-2.0, 1.0]))
+    >>> begin_with_constant_(layer, np.array([5.0, 5.0]))  # not new any more
+    >>> layer.bias.tolist()
+    [-2.0, 1.0]
+    """
+    if bias is not None and output.bias is not None and not output.bias.any():
+        output.bias.copy_(torch.from_numpy(bias))
 
 
 def refuse_settings(settings: ClassifierSettings, inputs: Inputs, *, num_stages: int) -> None:

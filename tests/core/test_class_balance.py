@@ -96,6 +96,45 @@ def test_two_unequal_parts_of_a_batch_add_up_to_the_whole(task: str, gamma: floa
         assert abs(together - F.cross_entropy(logits, labels, weight=weights)) > 0.05
 
 
+def test_asymmetric_losses_by_hand() -> None:
+    # p = 0.75 and 0.5. The true label: 0.25 * log(4 / 3). The false one, above a margin of 0.25: 0.25 ** 2 * log(4 / 3).
+    logits, labels = torch.tensor([[math.log(3.0), 0.0]]), torch.tensor([[1.0, 0.0]])
+    loss = task_loss(logits, labels, task="multi_label", asymmetric=(1.0, 2.0, 0.25))
+    assert loss.item() == pytest.approx((0.25 + 0.0625) * math.log(4 / 3) / 2)
+    weighted = task_loss(logits, labels, task="multi_label", asymmetric=(1.0, 2.0, 0.25), class_weights=torch.tensor([3.0, 9.0]))
+    assert weighted.item() == pytest.approx((3 * 0.25 + 0.0625) * math.log(4 / 3) / 2)
+    below = task_loss(torch.tensor([[-4.0]]), torch.tensor([[0.0]]), task="multi_label", asymmetric=(0.0, 1.0, 0.05))
+    assert below.item() == pytest.approx(0.0, abs=1e-30)  # p = 0.018
+
+
+def test_an_asymmetric_loss_without_asymmetry_is_the_cross_entropy() -> None:
+    torch.manual_seed(0)
+    logits, labels = torch.randn(5, 3), TASKS["multi_label"]
+    plain = task_loss(logits, labels, task="multi_label").item()
+    assert task_loss(logits, labels, task="multi_label", asymmetric=(0.0, 0.0, 0.0)).item() == pytest.approx(plain, rel=1e-6)
+    assert task_loss(logits, labels, task="multi_label", asymmetric=(0.0, 4.0, 0.05)).item() < 0.9 * plain
+
+
+@pytest.mark.parametrize("asymmetric", [(0.0, 0.0, 0.0), (0.0, 4.0, 0.05), (0.5, 0.5, 0.0), (1.0, 4.0, 0.2)])
+@pytest.mark.parametrize("logit", [1e4, 0.0, -1e4])
+def test_an_asymmetric_loss_and_its_gradient_are_finite(asymmetric: tuple[float, float, float], logit: float) -> None:
+    logits = torch.full((1, 2), logit, requires_grad=True)
+    loss = task_loss(logits, torch.tensor([[1.0, 0.0]]), task="multi_label", asymmetric=asymmetric)
+    loss.backward()
+    assert loss.isfinite()
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("task", ["single_label", "ordinal", "regression"])
+def test_an_asymmetric_loss_is_for_several_labels(task: str) -> None:
+    with pytest.raises(ValueError, match="asymmetric"):
+        task_loss(torch.zeros(2, 1), torch.zeros(2, dtype=torch.int64), task=task, asymmetric=(0.0, 4.0, 0.05))
+    for more in ({"focal_gamma": 1.0}, {"label_smoothing": 0.1}):
+        with pytest.raises(ValueError, match="asymmetric"):
+            task_loss(torch.zeros(1, 2), torch.zeros(1, 2), task="multi_label", asymmetric=(0.0, 4.0, 0.05), **more)
+
+
 def test_what_cannot_be_weighed_or_focused_is_refused() -> None:
     numbers = torch.zeros(2, 1), torch.zeros(2)
     with pytest.raises(ValueError, match="regression"):

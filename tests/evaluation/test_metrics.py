@@ -13,7 +13,7 @@ from sklearn.metrics import f1_score, log_loss, mean_absolute_error, root_mean_s
 
 from nlpbp.core.errors import NumericError
 from nlpbp.core.task import TASKS
-from nlpbp.evaluation.metrics import expected_calibration_error, tune_thresholds
+from nlpbp.evaluation.metrics import expected_calibration_error
 from nlpbp.tasks import decide, task_metrics, weighted_metrics
 from nlpbp.tasks.task import get_task, metric_of
 
@@ -135,40 +135,6 @@ def test_calibration_error_at_its_ends():
         expected_calibration_error(np.array([0, 1]), certain, num_bins=0)
 
 
-@pytest.mark.parametrize(
-    ("targets", "outputs", "threshold"),
-    [
-        ([0, 0, 1, 1], [0.125, 0.25, 0.5, 0.75], 0.375),  # separable: the middle of 0.25 and 0.5
-        ([0, 0, 0], [0.25, 0.5, 0.75], 0.5),  # no positive
-        ([1, 1], [0.5, 0.75], 0.25),  # only positives: anything below 0.5
-        ([1, 0, 1], [0.25, 0.5, 0.75], 0.125),  # all: 4/5, the last alone: 2/3
-        ([1, 1, 0], [0.0, 0.0, 0.0], 0.5),  # nothing can be above 0 here: every threshold is as bad
-        # Above 0.75: 1 of 2 found, none wrong: F1 2/3. All: both found, 2 wrong: 2/3. [0.75, 0.875) is narrower than [0, 0.25).
-        ([1, 0, 0, 1], [0.25, 0.5, 0.75, 0.875], 0.125),
-        ([0, 1], [1.0, 1.0], 0.5),  # a plateau up to the end
-    ],
-)
-def test_tuned_thresholds_by_hand(targets, outputs, threshold):
-    found = tune_thresholds(np.array(targets)[:, np.newaxis], np.array(outputs)[:, np.newaxis])
-    assert found.tolist() == [threshold]
-
-
-def test_no_threshold_does_better_than_the_tuned_one():
-    targets, outputs = labels(num_examples=60)
-    outputs = outputs.round(2)
-    tuned = tune_thresholds(targets, outputs)
-    for label, threshold in enumerate(tuned):
-        scores = [f1_score(targets[:, label], outputs[:, label] > t) for t in np.linspace(0, 0.995, 200)]
-        assert f1_score(targets[:, label], outputs[:, label] > threshold) == pytest.approx(max(scores), abs=1e-12)
-
-
-def test_a_threshold_between_neighbouring_floats_still_separates():
-    low = 0.3
-    high = np.nextafter(low, 1)
-    targets, outputs = np.array([[0], [1]]), np.array([[low], [high]])
-    assert decide("multi_label", outputs, tune_thresholds(targets, outputs)).tolist() == [[False], [True]]
-
-
 def test_decisions():
     assert decide("single_label", np.array([[0.5, 0.5], [0.1, 0.9]])).tolist() == [0, 1]
     assert decide("multi_label", np.array([[0.5, 0.51]])).tolist() == [[False, True]]
@@ -211,7 +177,10 @@ def test_outputs_that_are_not_finite_are_no_decision(value):
 
 def test_every_metric_has_a_direction():
     better = {metric.name for task in TASKS for metric in get_task(task).metrics if metric.higher_is_better}
-    assert better == {"accuracy", "macro_f1", "micro_f1", "spearman", "qwk"}
+    assert better == {
+        *("accuracy", "macro_f1", "micro_f1", "spearman", "qwk"),
+        *("lrap", "precision_at_1", "precision_at_5"),
+    }
     with pytest.raises(ValueError, match="unknown metric 'acuracy'"):
         metric_of("single_label", "acuracy")
 

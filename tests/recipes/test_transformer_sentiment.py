@@ -80,6 +80,26 @@ def test_the_same_reviews_train_the_same_model_from_every_kind_of_source(tmp_pat
     assert results["folder"].metrics["test"]["accuracy"] is not None
 
 
+def tagged(num: int, tags: list[str], *, start: int) -> list[dict[str, Any]]:
+    rng = np.random.default_rng(start)
+    chosen = [[tag for tag in tags if rng.random() < 0.3] for _ in range(num)]
+    return [
+        {"text": f"{rng.choice(WORDS['pos' if row else 'neg'])} film {start + i}", "label": row} for i, row in enumerate(chosen)
+    ]
+
+
+def test_validation_texts_without_any_label_leave_a_score_undefined_and_nothing_else(tmp_path: Path) -> None:
+    tags, given = ["pos", "neg"], {"label": "label", "task": "multi_label"}
+    parts = {"validation": tagged(20, [], start=100), "test": tagged(20, tags, start=200)}
+    result = run(tmp_path, tagged(60, tags, start=0), epochs=2, optim=sections.Optim(asymmetric=(0.0, 2.0, 0.05)), **parts, **given)
+    written = json.loads((result.out / "result.json").read_text())
+    assert result.metrics["validation"]["micro_f1"] is None
+    assert written["stages"][0]["best"] is None
+    assert written["best_step"] > 0  # something was kept
+    assert written["baselines"]["majority"]["test"]["micro_f1"] == 0.0  # no label holds for more than half
+    assert set(json.loads((result.out / "thresholds.json").read_text())["values"].values()) == {0.5}
+
+
 def test_multi_label_cells_train_with_thresholds_from_validation(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     tags = [[word for word in ("pos", "neg") if rng.random() < 0.6] for _ in range(240)]
@@ -90,6 +110,8 @@ def test_multi_label_cells_train_with_thresholds_from_validation(tmp_path: Path)
     assert result.metrics["test"]["micro_f1"] > 0.1 + result.baselines["majority"]["test"]["micro_f1"]
     model = AutoModelForSequenceClassification.from_pretrained(result.out / "model")
     assert len(model.config.decision_thresholds) == 2
+    thresholds = json.loads((result.out / "thresholds.json").read_text())
+    assert list(thresholds["values"].values()) == model.config.decision_thresholds
     predictions = pq.read_table(result.out / "predictions.parquet").to_pydict()
     assert all(isinstance(labels, list) for labels in predictions["prediction"])
     classify = pipeline("text-classification", model=str(result.out / "model"), top_k=None)

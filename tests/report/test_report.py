@@ -177,6 +177,8 @@ def test_other_tasks_have_reports_and_are_compared(tmp_path: Path, task: str) ->
     runs = [make_run(tmp_path / name) for name in ("a", "b")]
     for run, answer in zip(runs, answers, strict=True):
         columns = {"id": [0, 1, 2], "reference": ["x"] * 3, "label": targets, "prediction": answer}
+        if task == "multi_label":
+            columns |= {f"probability_{label}": [float(label in each) for each in answer] for label in "ab"}
         pq.write_table(pa.table(columns), run / "predictions.parquet")
         result = json.loads((run / "result.json").read_text())
         result |= {"task": task, "metrics": {"test": {metric: 0.5}}, "intervals": {"test": {metric: [0.4, 0.6]}}}

@@ -122,10 +122,12 @@ def test_a_head_for_other_labels_is_begun_anew(tmp_path: Path, before: list[str]
     name = str(tiny_bert(tmp_path / "bert"))
     tokenizer = load_tokenizer(name)
     trained = load_classifier(name, config=load_config(name, task="single_label", labels=before), tokenizer=tokenizer)
+    torch.nn.init.ones_(trained.classifier.bias)
     trained.save_pretrained(tmp_path / "trained")
     again = str(tmp_path / "trained")
     model = load_classifier(again, config=load_config(again, task="single_label", labels=after), tokenizer=tokenizer)
     assert torch.equal(model.classifier.weight, trained.classifier.weight) == is_kept
+    assert bool(model.classifier.bias.any()) == is_kept
     assert torch.equal(model.bert.pooler.dense.weight, trained.bert.pooler.dense.weight)
 
 
