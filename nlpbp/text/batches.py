@@ -120,6 +120,7 @@ def _encode(
     with_types = pairs is not None and "token_type_ids" in tokenizer.model_input_names
     clipped = [i for i, parts in enumerate(zip(texts, pairs or texts, strict=True)) if max(map(len, parts)) > limit]
     rows: list[Any] = []
+    nothing = [stand_in(tokenizer)]
     owners: list[int] = []
     truncated: list[int] = []
     with truncating(tokenizer, max_length=max_length, cut=cut) as backend:
@@ -133,7 +134,11 @@ def _encode(
                 if len(read) < len(parts):
                     truncated.append(index)
                 rows += [
-                    (np.array(p.ids, dtype=np.int32), np.array(p.type_ids, dtype=np.uint8) if with_types else None) for p in read
+                    (
+                        np.array(p.ids or nothing, dtype=np.int32),
+                        np.array(p.type_ids or [0], dtype=np.uint8) if with_types else None,
+                    )
+                    for p in read
                 ]
                 owners += [index] * len(read)
     return Encoded(
@@ -144,6 +149,15 @@ def _encode(
         truncated=np.array(truncated, dtype=np.int64),
         owners=np.array(owners, dtype=np.int64) if cut == "windows" else None,
     )
+
+
+def stand_in(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return the token that a text without any is read as, where the tokenizer puts none at its ends: the end of a text.
+
+    Without one token, the text would have no state to pool, and a decoder no position to answer at.
+    """
+    names = ("eos_token_id", "sep_token_id", "bos_token_id", "unk_token_id", "pad_token_id")
+    return int(next((found for name in names if (found := getattr(tokenizer, name, None)) is not None), 0))
 
 
 def _head_tail(heads: Encoded, tails: Encoded, *, num_head: int) -> Encoded:
@@ -216,7 +230,7 @@ def truncating(tokenizer: PreTrainedTokenizerBase, *, max_length: int, cut: Cut 
 def _content_key(
     texts: Sequence[str], pairs: Sequence[str] | None, *, tokenizer: PreTrainedTokenizerBase, max_length: int, cut: Cut
 ) -> str:
-    digest = hashlib.sha256(f"2/{max_length}/{cut}/{tokenizer.model_input_names}/{pairs is not None}".encode())
+    digest = hashlib.sha256(f"3/{max_length}/{cut}/{tokenizer.model_input_names}/{pairs is not None}".encode())
     digest.update(tokenizer.backend_tokenizer.to_str().encode())
     for text in chain(texts, pairs or ()):
         data = text.encode("utf-8", "surrogatepass")

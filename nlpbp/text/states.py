@@ -26,7 +26,7 @@ class HeadInputs(nn.Module):
 
     def forward(self, **inputs: Tensor) -> SimpleNamespace:
         """Return `logits` [batch, sum of widths]: one state after the other, as `widths` says afterwards."""
-        output = output_layer(self.model, num_outputs=self.model.num_labels)
+        output = output_layer(self.model, num_outputs=self.model.config.num_labels)
         seen: dict[str, Tensor] = {}
         handles = [output.register_forward_pre_hook(lambda module, given: seen.update(own=given[0]))]
         if self.poolings:
