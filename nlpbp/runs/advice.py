@@ -32,7 +32,7 @@ class Facts:
     `settings` are the run's under dotted names, `recipes` those that can be typed, `against` as in `result.json`. `num_per_class`
     is the mean number of training examples of a label, None where a number is predicted. On the validation set: `spread` is how far
     outputs vary over the examples, as a share of how far a linear model's do; `only_answer` is the one that all examples get,
-    though they have others; `never_answered` are labels that examples have and none gets; `standard_error` is that of the main metric.
+    though they have others; `never_answered` are labels that examples have and none gets. `standard_error` is of the main metric.
     """
 
     task: str
@@ -86,7 +86,7 @@ def texts_are_cut(facts: Facts) -> Finding | None:
     ways = [f"--data.max_length {length}, {whole}"] if length is not None and length > reading.max_length else []
     cuts = ("tail",) if reading.is_pair else ("tail", "head_tail", "windows")
     others = [cut for cut in cuts if cut != reading.truncation]
-    ways += [f"--data.truncation {' or '.join(others)}, which read other parts of them or all"] if others else []
+    ways += [f"--data.truncation {_listed(others, 'or')}, which read other parts of them or all"] if others else []
     return Finding("D6", "warning", "config.yaml: data", said, f"give {'; or '.join(ways)}") if ways else None
 
 
@@ -163,10 +163,10 @@ def label_is_never_answered(facts: Facts) -> Finding | None:
     """Find labels that validation examples have and that none of them is given."""
     names = facts.never_answered
     ways = [f"--{name}" for name in _for_balance(facts)] if names else []
-    if not ways:
+    if not ways or same_answers(facts):
         return None
-    shown = ", ".join(names[:MAX_NAMES]) + (f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else "")
-    said = f"no validation example is given the label {shown}, though some have it"
+    more = [f"{len(names) - MAX_NAMES} more"] if len(names) > MAX_NAMES else []
+    said = f"no validation example is given the label {_listed([*names[:MAX_NAMES], *more], 'or')}, which some have"
     return Finding("D4", "warning", "result.json: metrics", said, f"let rare labels count more: {' or '.join(ways)}")
 
 
@@ -253,6 +253,10 @@ def _for_balance(facts: Facts) -> list[str]:
     if facts.settings.get("data.balanced_sampling") is False and task.target_type == "multiclass":
         flags.append("data.balanced_sampling")
     return flags
+
+
+def _listed(names: Sequence[str], word: str) -> str:
+    return f" {word} ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def _share(value: float) -> str:
