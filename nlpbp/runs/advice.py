@@ -190,8 +190,10 @@ def advise(facts: Facts) -> list[Finding]:
 def closing_lines(result: Record, against: Sequence[str], advice: Sequence[Finding], *, out: str, max_others: int = 2) -> list[str]:
     """Return the last lines of a run: how it stands beside its baselines, and what to do now."""
     lines = [*against]
+    if against and "test" not in result["metrics"]:
+        lines.append("all this is of the validation set, which chose the weights: slightly too optimistic")
     if advice:
-        lines += [f"advice: {_line(advice[0])}", *(f"also: {_line(one)}" for one in advice[1 : 1 + max_others])]
+        lines += [f"advice: {in_words(advice[0])}", *(f"also: {in_words(one)}" for one in advice[1 : 1 + max_others])]
     elif _may_be_as_good(result):
         lines.append(f"next: read the errors in {out}/report.html; train longer, on more data, or use the baseline")
     elif result.get("task") == LANGUAGE_MODEL:
@@ -203,7 +205,8 @@ def closing_lines(result: Record, against: Sequence[str], advice: Sequence[Findi
     return lines
 
 
-def _line(finding: Finding) -> str:
+def in_words(finding: Finding) -> str:
+    """Return a finding as two sentences: what is, and what to do."""
     return f"{finding.message}. {finding.fix[0].upper()}{finding.fix[1:]}."
 
 

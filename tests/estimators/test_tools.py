@@ -204,6 +204,9 @@ def test_a_notebook_shows_the_verdict_the_scores_and_the_report(fitted: TextClas
     assert f'href="file://{fitted.run_.path.resolve()}/report.html"' in page
     assert shown["text/plain"] == repr(fitted)
     report = fitted.report()
+    advice = fitted.run_.result()["advice"]
+    assert fitted.advice_ == [f"{one['message']}. {one['fix'][0].upper()}{one['fix'][1:]}." for one in advice]
+    assert not hasattr(TextClassifier(), "advice_")
     assert Path(report) == report.path == fitted.run_.path / "report.html"
     assert report.html.lower().startswith("<!doctype html>")
     assert report._repr_html_().startswith("<iframe srcdoc=") and "<script" not in report._repr_html_()
