@@ -187,8 +187,13 @@ def advise(facts: Facts) -> list[Finding]:
     return [found for one in ADVICE if (found := one(facts)) is not None]
 
 
-def closing_lines(result: Record, against: Sequence[str], advice: Sequence[Finding], *, out: str, max_others: int = 2) -> list[str]:
-    """Return the last lines of a run: how it stands beside its baselines, and what to do now."""
+def closing_lines(
+    result: Record, against: Sequence[str], advice: Sequence[Finding], *, out: str, warning: str = "", max_others: int = 2
+) -> list[str]:
+    """Return the last lines of a run: how it stands beside its baselines, and what to do now.
+
+    `warning` is one of the task that was trained, if there is any.
+    """
     lines = [*against]
     if against and "test" not in result["metrics"]:
         lines.append("all this is of the validation set, which chose the weights: slightly too optimistic")
@@ -202,7 +207,7 @@ def closing_lines(result: Record, against: Sequence[str], advice: Sequence[Findi
         lines.append(f"next: a classifier that starts from it: nlpbp finetune {start} --data.train labelled.csv")
     else:
         lines.append(f"next: nlpbp predict {out} --data new.csv")
-    return lines
+    return [*lines, f"warning: {warning}"] if warning else lines
 
 
 def in_words(finding: Finding) -> str:

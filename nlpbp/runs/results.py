@@ -98,8 +98,8 @@ def close(run: Run[Any], result: RunResult, progress: Progress, *, warning: str 
     """
     announce(run, result, progress)
     leave_report(run)
-    lines = closing_lines(vars(result), against_sentences(vars(result)), result.advice, out=str(run.out))
-    run.say("\n" + "\n".join([*lines, *([f"warning: {warning}"] if warning else [])]))
+    said = against_sentences(vars(result))
+    run.say("\n" + "\n".join(closing_lines(vars(result), said, result.advice, out=str(run.out), warning=warning)))
 
 
 def announce(run: Run[Any], result: RunResult, progress: Progress) -> None:

@@ -224,10 +224,12 @@ def test_what_is_shown_is_escaped(fitted: TextClassifier, tmp_path: Path) -> Non
     result["baselines"] = {bad: result["baselines"]["majority"]}
     for kind in ("metrics", "intervals"):
         result[kind]["validation"][bad] = result[kind]["validation"]["accuracy"]
+    result["advice"] = [{"practice": "D4", "level": "note", "module": "result.json", "message": bad, "fix": "remove it"}]
     (folder / "result.json").write_text(json.dumps(result))
+    assert TextClassifier.load(folder).advice_ == [f"{bad}. Remove it."]
     page = fitted_html(repr(TextClassifier(model="<i>")), folder)
     assert "<script" not in page and "<b>" not in page and "<i>" not in page
-    assert page.count("&lt;script&gt;alert(1)&lt;/script&gt;") >= 2
+    assert page.count("&lt;script&gt;alert(1)&lt;/script&gt;") >= 3
 
 
 def test_a_folder_that_has_gone_is_told_but_not_in_a_notebook(reviews: Reviews, tiny: dict[str, Any], tmp_path: Path) -> None:

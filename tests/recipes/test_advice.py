@@ -72,6 +72,19 @@ def test_a_run_without_faults_is_advised_nothing_and_told_what_comes_next() -> N
     assert advised() == []
     result = {"task": "single_label", "metrics": {"test": {}}, "against": FINE.against}
     assert closing_lines(result, ["better than a baseline"], [], out="runs/a")[-1] == "next: nlpbp predict runs/a --data new.csv"
+    chosen_by = {**result, "metrics": {"validation": {}}}
+    lines = closing_lines(chosen_by, ["better than a baseline"], [], out="runs/a", warning="the labels are odd")
+    assert "which chose the weights" in lines[1]
+    assert lines[-1] == "warning: the labels are odd"
+
+
+def test_a_run_that_is_not_better_without_a_known_reason_is_sent_to_its_errors() -> None:
+    result = {"task": "single_label", "metrics": {"test": {}}, "against": {"tfidf": beside("unclear")}}
+    assert closing_lines(result, ["no better"], [], out="runs/a")[-1].startswith("next: read the errors in runs/a/report.html")
+    perfect = {**result, "against": {"tfidf": beside("unclear", model=1.0)}}
+    assert closing_lines(perfect, ["no better"], [], out="runs/a")[-1].startswith("next: nlpbp predict")
+    language = {"task": "language_model", "recipe": "lm_awd_lstm", "metrics": {"test": {}}}
+    assert "nlpbp finetune ulmfit --lm.init runs/a/model --lm.steps 0" in closing_lines(language, [], [], out="runs/a")[-1]
 
 
 def test_answers_that_do_not_depend_on_the_text_are_told_with_the_answer() -> None:
@@ -223,7 +236,10 @@ def train(out: Path, **data: Any) -> RunResult:
     return transformer_sentiment.run(dataclasses.replace(config, data=given))
 
 
-def test_a_tokenizer_that_does_not_know_the_texts_stops_the_run_before_it_trains(tmp_path: Path) -> None:
+def test_a_tokenizer_that_does_not_know_the_texts_stops_the_run_before_it_trains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NLPBP_REPORT", raising=False)  # with an audit, which is taken back too
     with pytest.raises(ConfigError) as error:
         train(tmp_path / "run")
     said = str(error.value)
