@@ -135,9 +135,12 @@ def test_few_labels_name_the_recipe_for_them_where_it_can_be_typed() -> None:
 def test_a_better_probe_is_started_from_where_there_is_a_setting_for_it() -> None:
     worse = {"probe": beside("worse")}
     assert advised(against=worse) == []
-    (said,) = advised(against=worse, settings=SETTINGS | {"optim.probe": None})
-    assert said.endswith("Fix: start from it: --optim.probe auto")
-    assert advised(against={"probe": beside("unclear")}, settings=SETTINGS | {"optim.probe": None}) == []
+    with_probe = SETTINGS | {"optim.probe": "auto"}
+    (said,) = advised(against=worse, settings=with_probe)
+    assert said.endswith("Fix: start from it: --optim.probe always")
+    (lost,) = advised(against=worse, settings=with_probe, num_train=90, recipes=())
+    assert "began there and lost it" in lost
+    assert advised(against={"probe": beside("unclear")}, settings=with_probe) == []
 
 
 @pytest.mark.parametrize(
