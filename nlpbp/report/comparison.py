@@ -49,8 +49,7 @@ def compare_runs(first: RunFolder, second: RunFolder, *, num_resamples: int = 10
     """
     _refuse_other_data(first, second)
     targets, (one, two) = _aligned(first, second)
-    given = Answers(two), {"first": Answers(one)}
-    metrics = paired_differences(first.task, targets, *given, num_resamples=num_resamples, seed=seed)["first"]
+    metrics = paired_differences(first.task, targets, two, {"first": one}, num_resamples=num_resamples, seed=seed)["first"]
     gained, lost = _flips(first, second)
     exact = stats.binomtest(len(gained), len(gained) + len(lost)).pvalue if gained or lost else 1.0
     p_value = None if target_type(first.task) == "continuous" else float(exact)
@@ -87,18 +86,27 @@ def _refuse_other_data(first: RunFolder, second: RunFolder) -> None:
         )
 
 
-def _aligned(first: RunFolder, second: RunFolder) -> tuple[Array, tuple[Array, Array]]:
-    """Return the targets and both runs' outputs, as `nlpbp.tasks.task_metrics` takes them."""
+def _aligned(first: RunFolder, second: RunFolder) -> tuple[Array, tuple[Answers, Answers]]:
+    """Return the targets, and both runs' outputs and decisions."""
     labels = list(first.result["data"]["labels"])
-    target, (one, two) = first.predictions["label"], (first.predictions, second.predictions)
-    kind = target_type(first.task)
+    target, kind = first.predictions["label"], target_type(first.task)
+    one, two = (_answers(run, labels) for run in (first, second))
     if kind == "continuous":
-        return np.array(target, dtype=np.float64), (np.array(one["prediction"]), np.array(two["prediction"]))
-    if kind == "multilabel-indicator":  # decided answers in place of probabilities: each run has thresholds of its own
-        return _indicators(target, labels), (_indicators(one["prediction"], labels), _indicators(two["prediction"], labels))
-    columns = [f"probability_{label}" for label in labels]
-    probabilities = (np.array([one[name] for name in columns]).T, np.array([two[name] for name in columns]).T)
-    return np.array([labels.index(label) for label in target]), probabilities
+        return np.array(target, dtype=np.float64), (one, two)
+    if kind == "multilabel-indicator":
+        return _indicators(target, labels), (one, two)
+    return np.array([labels.index(label) for label in target]), (one, two)
+
+
+def _answers(run: RunFolder, labels: Sequence[str]) -> Answers:
+    """Return a run's answers; those on several labels as they were decided: each run has thresholds of its own."""
+    kind = target_type(run.task)
+    if kind == "continuous":
+        return Answers(np.array(run.predictions["prediction"]))
+    if kind == "multilabel-indicator":
+        decided = _indicators(run.predictions["prediction"], labels)
+        return Answers(decided, decisions=decided)
+    return Answers(np.array([run.predictions[f"probability_{label}"] for label in labels]).T)
 
 
 def _indicators(answers: Sequence[Sequence[str]], labels: Sequence[str]) -> Floats:

@@ -12,10 +12,10 @@ from typing import Any, Literal
 import numpy as np
 
 from nlpbp.evaluation.intervals import resample_weights
-from nlpbp.evaluation.metrics import Floats
+from nlpbp.evaluation.metrics import Floats, checked_targets
 from nlpbp.evaluation.run_folder import Record, at, finite, section
-from nlpbp.tasks.scores import weighted_metrics
-from nlpbp.tasks.task import Metric, is_known, metric_of
+from nlpbp.tasks.scores import decide
+from nlpbp.tasks.task import Metric, get_task, is_known, metric_of
 
 Array = np.ndarray[Any, Any]
 Verdict = Literal["better", "unclear", "worse"]
@@ -23,10 +23,14 @@ Verdict = Literal["better", "unclear", "worse"]
 
 @dataclass(frozen=True)
 class Answers:
-    """Outputs as `nlpbp.tasks.task_metrics` takes them, and the thresholds [k] that decide them, where a task has some."""
+    """Outputs as `nlpbp.tasks.task_metrics` takes them, and the thresholds [k] that decide them, where a task has some.
+
+    Where the thresholds are not known, `decisions` are those that were made: class ids [n], labels that hold [n, k].
+    """
 
     outputs: Array
     thresholds: Array | None = None
+    decisions: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -53,11 +57,12 @@ def paired_differences(
     (0.25, (0.0, 0.75))
     """
 
-    def measured(weights: Floats) -> tuple[dict[str, Floats], dict[str, dict[str, Floats]]]:
-        def of(answers: Answers) -> dict[str, Floats]:
-            return weighted_metrics(task, targets, answers.outputs, weights, thresholds=answers.thresholds)
+    targets = checked_targets(task, targets, second.outputs)
+    decided = _decided(task, second), {name: _decided(task, first) for name, first in firsts.items()}
 
-        return of(second), {name: of(first) for name, first in firsts.items()}
+    def measured(weights: Floats) -> tuple[dict[str, Floats], dict[str, dict[str, Floats]]]:
+        measure, (mine, others) = get_task(task).measure, decided
+        return measure(targets, *mine, weights), {name: measure(targets, *one, weights) for name, one in others.items()}
 
     ours, theirs = measured(np.ones((1, len(targets))))
     drawn: dict[str, dict[str, list[Floats]]] = {name: {metric: [] for metric in ours} for name in firsts}
@@ -73,6 +78,12 @@ def paired_differences(
         }
         for name, changes in drawn.items()
     }
+
+
+def _decided(task: str, answers: Answers) -> tuple[Floats, Array]:
+    """Return outputs and decisions, both checked."""
+    decisions = decide(task, answers.outputs, answers.thresholds) if answers.decisions is None else answers.decisions
+    return np.asarray(answers.outputs, dtype=np.float64), decisions
 
 
 def _difference(first: float, second: float, changes: Floats, *, num: int) -> Difference:
