@@ -7,15 +7,16 @@ whose data are missing are skipped.
 from __future__ import annotations
 
 import filecmp
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from statistics import fmean, median
 
 from nlpbp.checks.findings import Finding, Level
 from nlpbp.core.errors import escape
-from nlpbp.evaluation.run_folder import Record, at, finite, read_config, read_records, read_result, section
-from nlpbp.tasks.task import is_known, metric_of
+from nlpbp.evaluation.run_folder import Record, finite, read_config, read_records, read_result, section
+from nlpbp.tasks.differences import beside_baselines
+from nlpbp.tasks.task import metric_of
 
 PARTS = ("train", "validation", "test")
 WHY_NOT = {
@@ -37,13 +38,30 @@ def check_run(folder: Path) -> list[Finding]:
     """
     config, result, records = read_config(folder), read_result(folder), read_records(folder)
     return [
+        *stored_advice(result),
         *same_data_for_two_parts(config),
         *no_test_part(result),
         *not_better_than_baseline(result),
         *clipped_every_step(records),
         *constant_rate(config),
         *plain_cell_without_clipping(config),
-        *overfit(records),
+        *(() if "advice" in result else overfit(records)),  # of which the advice tells with what to do about it
+    ]
+
+
+def stored_advice(result: Record) -> list[Finding]:
+    """Return what a finished run was advised, the first thing to do first; runs of earlier versions were advised nothing."""
+    given = result.get("advice")
+    told = [one for one in given if isinstance(one, Mapping)] if isinstance(given, list) else []
+    return [
+        Finding(
+            str(one.get("practice")),
+            "warning" if one.get("level") == "warning" else "note",
+            str(one.get("module")),
+            str(one.get("message")),
+            str(one.get("fix")),
+        )
+        for one in told
     ]
 
 
@@ -86,38 +104,26 @@ def no_test_part(result: Record) -> list[Finding]:
 
 
 def not_better_than_baseline(result: Record) -> list[Finding]:
-    """Find a main score that is no better than a baseline's, or whose confidence interval includes the baseline's (D4).
+    """Find a main score that is worse than a baseline's, or no better by more than luck (D4).
 
     For a perfect score it is a note: the baseline is just as good, and costs less.
 
-    >>> scores = {"metrics": {"test": {"accuracy": 0.8}}, "intervals": {"test": {"accuracy": [0.7, 0.9]}}, "task": "single_label"}
+    >>> scores = {"metrics": {"test": {"accuracy": 0.8}}, "intervals": {"test": {"accuracy": [0.7, 0.82]}}, "task": "single_label"}
     >>> print(not_better_than_baseline(scores | {"baselines": {"tfidf": {"test": {"accuracy": 0.85}}}})[0].message)
     test accuracy is 0.8, and 0.85 for the tfidf baseline: the model is worse
     """
-    task = str(result.get("task"))
     part = "test" if "test" in section(result, "metrics") else "validation"
-    name = metric_of(task).name if is_known(task) else None
-    score = _number(result, "metrics", part, name)
-    if name is None or score is None:
-        return []
-    better = 1.0 if metric_of(task, name).higher_is_better else -1.0
-    interval = at(result, "intervals", part, name)
-    bounds = [bound for bound in map(finite, interval) if bound is not None] if isinstance(interval, list) else []
-    low, high = bounds if len(bounds) == 2 else (score, score)
     findings = []
-    for kind in section(result, "baselines"):
-        baseline = _number(result, "baselines", kind, part, name)
-        if baseline is None or better * baseline < min(better * low, better * high):
+    for kind, one in beside_baselines(result).items():
+        name, score, baseline = str(one["metric"]), finite(one["model"]), finite(one["baseline"])
+        if one["verdict"] == "better" or score is None or baseline is None:
             continue
-        if better * score < better * baseline:
-            verdict = "the model is worse"
-        elif score == baseline:
-            verdict = "the model is not better"
-        else:
-            verdict = f"within its interval [{low:.4g}, {high:.4g}], so the difference may be chance"
-        said = f"{part} {name} is {score:.4g}, and {baseline:.4g} for the {escape(str(kind))} baseline: {verdict}"
+        why = "the model is worse" if one["verdict"] == "worse" else "the difference may be luck"
+        why = "the model is not better" if score == baseline else why
+        said = f"{part} {name} is {score:.4g}, and {baseline:.4g} for the {escape(kind)} baseline: {why}"
         fix = "look at the errors and at the model's inputs; train longer, on more data, or use the baseline"
-        level: Level = "note" if score == (1.0 if better > 0 else 0.0) else "warning"  # a perfect score cannot be beaten
+        perfect = 1.0 if metric_of(str(result["task"]), name).higher_is_better else 0.0  # which cannot be beaten
+        level: Level = "note" if score == perfect else "warning"
         findings.append(Finding("D4", level, f"result.json: metrics.{part}", said, fix))
     return findings
 
@@ -224,7 +230,3 @@ def _is_same_data(source: str, other: str) -> bool:
     except (OSError, ValueError):  # names that no file system allows
         return False
     return source == other and bool(first.suffix)
-
-
-def _number(data: Record, *names: str | None) -> float | None:
-    return finite(at(data, *names))

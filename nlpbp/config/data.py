@@ -72,6 +72,9 @@ class Data:
     truncation: Cut = "head"
     """What is kept of longer texts: the head; the tail; head_tail, a quarter from the head and the rest from the tail; or windows:
     all of it in windows that overlap by half. Each window is a training example, and predictions are averaged over windows."""
+    allow_unknown: bool = False
+    """Train although the tokenizer does not know more than a fifth of the tokens, which it cannot tell apart. Without it such a run
+    stops before it trains, and says which models would fit."""
     allow_change: bool = False
     """Resume an unfinished run although its data have changed; the result then mixes both."""
 

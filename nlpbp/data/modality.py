@@ -61,6 +61,23 @@ class StageData:
 
 
 @dataclass(frozen=True)
+class Reading:
+    """How much of the training texts a model does not read or know: the shares that are `truncated`, and `unknown` of their tokens.
+
+    Of a longer text `max_length` tokens are read, after `truncation`. `enough` tokens would hold nine of ten texts whole, `limit`
+    is the most that the model reads, None where there is no end.
+    """
+
+    truncated: float
+    unknown: float
+    max_length: int
+    truncation: str
+    enough: int
+    limit: int | None
+    is_pair: bool = False
+
+
+@dataclass(frozen=True)
 class Modality:
     """How examples of one kind become batches, and what else depends on their kind.
 
@@ -71,6 +88,7 @@ class Modality:
     `identity` names what a checkpoint belongs to. `save` writes a model, with these weights and this card, as a folder that
     `pipeline` loads. `errors` makes errors.json from the validation set's probabilities and what asks for more of them.
     `baselines` returns the outputs of linear models, by the model's name and by part. A micro-batch has `min_examples` or more.
+    `reading` tells how much of the training texts is read; None where examples are not cut.
     """
 
     kind: str
@@ -85,6 +103,7 @@ class Modality:
     baselines: Callable[[], dict[str, dict[str, Array]]]
     card: Card
     min_examples: int = 1
+    reading: Callable[[], Reading] | None = None
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
+from nlpbp.checks.run import stored_advice
 from nlpbp.config import files as config_files
 from nlpbp.core.errors import ConfigError, DataError, NlpbpError, escape
 from nlpbp.data.columns import Examples
@@ -29,6 +30,7 @@ from nlpbp.estimators.targets import Target
 from nlpbp.evaluation.run_folder import read_result
 from nlpbp.inference import predict
 from nlpbp.inference.trained import Classifier
+from nlpbp.runs.advice import in_words
 from nlpbp.runs.report import REPORT, write_report
 from nlpbp.train.setup import start
 from nlpbp.train.signals import EXIT_INTERRUPTED, Stopped
@@ -114,6 +116,12 @@ class Estimator(BaseEstimator):
         estimator.run_ = kept
         estimator._know_classes(_recorded_classes(kept.path))
         return estimator
+
+    @property
+    def advice_(self) -> list[str]:
+        """What the run suggests to do next, the first thing first; nothing where it found nothing to repair."""
+        check_is_fitted(self, "run_")
+        return [in_words(one) for one in stored_advice(self.run_.result())]
 
     def report(self) -> Report:
         """Return the run's report: `.path` and `.html`; in a notebook it shows itself. It is made when it is first asked for.

@@ -7,8 +7,10 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from nlpbp.checks.run import stored_advice
 from nlpbp.evaluation.run_folder import RunFolder, read_run
 from nlpbp.report.results import baselines, scores, verdict
+from nlpbp.runs.advice import in_words
 from nlpbp.runs.report import REPORT
 
 CELL = "padding: 0.15em 0.8em; text-align: right"
@@ -47,7 +49,7 @@ def fitted_html(name: str, folder: Path) -> str:
     Raises `ConfigError` for a folder that holds no finished run.
     """
     run = read_run(folder)
-    headline, *rest = (escape(sentence) for sentence in verdict(run))
+    headline, *rest = (escape(sentence) for sentence in [*verdict(run), *map(in_words, stored_advice(run.result))])
     tables = "".join(_table(run, part) for part in run.result["metrics"])
     report = folder / REPORT
     link = escape(report.resolve().as_uri()) if report.is_file() else ""

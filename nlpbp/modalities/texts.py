@@ -9,10 +9,10 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from nlpbp import config as sections
 from nlpbp.core.batch import Batch, LossFn
@@ -28,7 +28,7 @@ from nlpbp.data.parts import Inputs, targets_of
 from nlpbp.data.readers import Table
 from nlpbp.data.sources import read_source
 from nlpbp.data.windows import of_windows
-from nlpbp.modalities.encoding import EncodedTexts, encode_part
+from nlpbp.modalities.encoding import EncodedTexts, encode_part, reading_of
 from nlpbp.runs.diagnosis import error_record
 from nlpbp.runs.folder import Run
 from nlpbp.runs.inputs import Loaded
@@ -37,7 +37,7 @@ from nlpbp.tasks.task import get_task
 from nlpbp.text.augment import NEGATIONS, POLICIES, Augment, augmented_steps, label_words, read_synonyms
 from nlpbp.text.batches import Cut, Encoded, batched_steps, collate, encode
 from nlpbp.text.mixup import mixup_loss
-from nlpbp.text.transformer import load_tokenizer, load_trained
+from nlpbp.text.transformer import length_limit, load_tokenizer, load_trained
 
 EVALUATION_TOKENS = 8192  # a batch of new texts
 VIEWS: dict[str, Cut] = {"windows": "windows", "head_tail": "head_tail"}  # what is read of new texts, by the name of the view
@@ -58,7 +58,7 @@ def text_modality(
     `names` are what checkpoints belong to, where that is more than the data and the tokenizer; `base_model` is for the card.
     `probe` holds the outputs of a linear probe, by part: one more baseline.
     """
-    settings, tokenizer = run.settings, texts.tokenizer
+    settings, tokenizer, config = run.settings, texts.tokenizer, cast(PreTrainedConfig, model.config)
     if settings.augment.mixup:
         refuse_mixup_of_recurrent(model)
     augment = augmentation(settings.augment, inputs, tokenizer)
@@ -74,6 +74,7 @@ def text_modality(
         errors=partial(_errors, run, inputs, texts),
         baselines=lambda: {"tfidf": tfidf(inputs)} | ({"probe": dict(probe)} if probe else {}),
         card=text_card(inputs, texts, base_model=base_model, model=model, value_range=settings.data.value_range),
+        reading=partial(reading_of, inputs, texts, limit=length_limit(config, tokenizer)),
     )
 
 

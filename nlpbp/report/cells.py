@@ -12,6 +12,7 @@ from nlpbp.tasks.task import all_metrics, get_task
 BASELINES = {
     "tfidf": "TF-IDF with a linear model",
     "pixels": "a linear model of the pixels",
+    "probe": "a linear probe of the frozen model",
     "unigram": "token frequencies alone",
     "before": "the model before training",
 }

@@ -11,24 +11,13 @@ from scipy import stats
 
 from nlpbp.core.errors import ConfigError
 from nlpbp.core.task import target_type
-from nlpbp.evaluation.intervals import resample_weights
-from nlpbp.evaluation.metrics import Floats, checked_outputs
+from nlpbp.evaluation.metrics import Floats
 from nlpbp.evaluation.run_folder import RunFolder
-from nlpbp.tasks.scores import decide
+from nlpbp.report.cells import baseline_words
+from nlpbp.tasks.differences import Answers, Difference, beside_baselines, paired_differences, verdict
 from nlpbp.tasks.task import Metric, get_task
 
 Array = np.ndarray[Any, Any]
-Answers = tuple[Floats, Array]  # outputs and decisions
-
-
-@dataclass(frozen=True)
-class Difference:
-    """A metric of the first and of the second run; `change` is second minus first, `interval` its 95 %, None where undefined."""
-
-    first: float | None
-    second: float | None
-    change: float | None
-    interval: tuple[float, float] | None
 
 
 @dataclass(frozen=True)
@@ -59,18 +48,21 @@ def compare_runs(first: RunFolder, second: RunFolder, *, num_resamples: int = 10
     task.
     """
     _refuse_other_data(first, second)
-    targets, answers = _aligned(first, second)
-    metrics = _differences(first.task, targets, answers, num_resamples=num_resamples, seed=seed)
+    targets, (one, two) = _aligned(first, second)
+    metrics = paired_differences(first.task, targets, two, {"first": one}, num_resamples=num_resamples, seed=seed)["first"]
     gained, lost = _flips(first, second)
     exact = stats.binomtest(len(gained), len(gained) + len(lost)).pvalue if gained or lost else 1.0
     p_value = None if target_type(first.task) == "continuous" else float(exact)
     main = get_task(first.task).main
-    better = _better(main, metrics[main.name])
+    agree = first.predictions["prediction"] == second.predictions["prediction"]
+    better = None if agree else {"better": 2, "worse": 1, "unclear": None}[verdict(main, metrics[main.name])]
     num = len(first.predictions["id"])
-    verdict = _verdict(main, metrics[main.name], better, where=f"{num:,} {first.part} examples")
-    if p_value is not None:
-        verdict += f" {len(gained):,} answers became right and {len(lost):,} wrong (McNemar's exact p = {p_value:.2g})."
-    return Comparison(first.part, main.name, num, metrics, gained, lost, p_value, better, verdict)
+    where = f"{num:,} {first.part} examples"
+    said = f"No difference: the answers agree on all {where}." if agree else _verdict(main, metrics[main.name], better, where=where)
+    if p_value is not None and not agree:
+        said += f" {len(gained):,} answers became right and {len(lost):,} wrong (McNemar's exact p = {p_value:.2g})."
+    said = " ".join([said, *_both_beside_baselines(first, second)])
+    return Comparison(first.part, main.name, num, metrics, gained, lost, p_value, better, said)
 
 
 def _refuse_other_data(first: RunFolder, second: RunFolder) -> None:
@@ -107,44 +99,18 @@ def _aligned(first: RunFolder, second: RunFolder) -> tuple[Array, tuple[Answers,
 
 
 def _answers(run: RunFolder, labels: Sequence[str]) -> Answers:
-    """Return a run's outputs and decisions; those on several labels as they were made: each run has thresholds of its own."""
+    """Return a run's answers; those on several labels as they were decided: each run has thresholds of its own."""
     kind = target_type(run.task)
     if kind == "continuous":
-        outputs = np.array(run.predictions["prediction"])
-    else:
-        outputs = np.array([run.predictions[f"probability_{label}"] for label in labels]).T
-    decided = _indicators(run.predictions["prediction"], labels) if kind == "multilabel-indicator" else decide(run.task, outputs)
-    return checked_outputs(run.task, outputs), decided
+        return Answers(np.array(run.predictions["prediction"]))
+    probabilities = np.array([run.predictions[f"probability_{label}"] for label in labels]).T
+    if kind == "multilabel-indicator":
+        return Answers(probabilities, decisions=_indicators(run.predictions["prediction"], labels))
+    return Answers(probabilities)
 
 
 def _indicators(answers: Sequence[Sequence[str]], labels: Sequence[str]) -> Floats:
     return np.array([[float(label in answer) for label in labels] for answer in answers])
-
-
-def _differences(
-    task: str, targets: Array, answers: tuple[Answers, Answers], *, num_resamples: int, seed: int
-) -> dict[str, Difference]:
-    once = np.ones((1, len(targets)))
-    measure = get_task(task).measure
-    first, second = (measure(targets, *each, once) for each in answers)
-    drawn: dict[str, list[Floats]] = {name: [] for name in first}
-    for weights in resample_weights(len(targets), num_resamples=num_resamples, seed=seed):
-        one, two = (measure(targets, *each, weights) for each in answers)
-        for name, changes in drawn.items():
-            changes.append(two[name] - one[name])
-    return {name: _difference(first[name][0], second[name][0], np.concatenate(drawn[name])) for name in first}
-
-
-def _difference(first: float, second: float, changes: Floats) -> Difference:
-    defined = changes[np.isfinite(changes)]
-    if not np.isfinite([first, second]).all() or not len(defined):
-        return Difference(_defined(first), _defined(second), None, None)
-    low, high = np.quantile(defined, [0.025, 0.975])
-    return Difference(float(first), float(second), float(second - first), (float(low), float(high)))
-
-
-def _defined(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
 
 
 def _flips(first: RunFolder, second: RunFolder) -> tuple[list[int], list[int]]:
@@ -156,17 +122,24 @@ def _flips(first: RunFolder, second: RunFolder) -> tuple[list[int], list[int]]:
     return gained, [number for number, label, before, after in rows if before == label and after != label]
 
 
-def _better(metric: Metric, difference: Difference) -> int | None:
-    if difference.interval is None or difference.interval[0] <= 0.0 <= difference.interval[1]:
-        return None
-    return 2 if (difference.interval[0] > 0.0) == metric.higher_is_better else 1
-
-
 def _verdict(metric: Metric, difference: Difference, better: int | None, *, where: str) -> str:
     name = metric.words
     if difference.change is None or difference.interval is None:
-        return f"The {name} is undefined on these {where}."
+        return f"The {name} cannot be compared on these {where}."
     low, high = difference.interval
     numbers = f"{name} {difference.first:.4g} and {difference.second:.4g} on the same {where}, a change of {difference.change:+.4f}"
     begins = {None: "The two runs cannot be told apart", 1: "The second run is worse", 2: "The second run is better"}[better]
     return f"{begins}: {numbers} [{low:+.4f}, {high:+.4f}]."
+
+
+def _both_beside_baselines(first: RunFolder, second: RunFolder) -> list[str]:
+    """Say which baselines neither run beats: the better of two runs may still be worthless."""
+    one, two = beside_baselines(first.result), beside_baselines(second.result)
+    said = {kind: {str(one[kind]["verdict"]), str(two[kind]["verdict"])} for kind in one.keys() & two.keys()}
+    names = {kind: baseline_words(first.task, kind) for kind in one if kind in said}
+    worse = [name for kind, name in names.items() if said[kind] == {"worse"}]
+    unclear = [name for kind, name in names.items() if "better" not in said[kind] and said[kind] != {"worse"}]
+    return [
+        *([f"Both are worse than the baseline {' and than '.join(worse)}."] if worse else []),
+        *([f"Neither is better than the baseline {' or than '.join(unclear)} by more than luck."] if unclear else []),
+    ]

@@ -22,6 +22,7 @@ from nlpbp.core.errors import ConfigError, NlpbpError, escape
 from nlpbp.evaluation.run_folder import RunFolder, read_run
 from nlpbp.report import results as answers
 from nlpbp.report import training
+from nlpbp.report.against import is_better
 from nlpbp.report.cells import MAX_TEXT, Cell, number, words
 from nlpbp.report.comparison import Comparison, compare_runs
 
@@ -48,7 +49,7 @@ def run_report(folder: Path, *, defaults: Mapping[str, Any] | None = None) -> st
         title=run.path.resolve().name,
         recipe=run.result.get("recipe"),
         part=run.part,
-        is_better=part("result.json", answers.is_better, run),
+        is_better=part("result.json", is_better, run.result),
         scores=part("result.json", answers.scores, run),
         baselines=answers.baselines(run),
         findings=check_run(folder),

@@ -15,6 +15,7 @@ from typing import Any
 from nlpbp.core.task import TASKS, target_type
 from nlpbp.evaluation.run_folder import RunFolder, at, finite
 from nlpbp.report import plots
+from nlpbp.report.against import against_sentences
 from nlpbp.report.cells import MAX_TEXT, Cell, Drawing, Table, baseline_words, number, words
 from nlpbp.tasks.task import LANGUAGE_MODEL, all_metrics, metric_of
 
@@ -65,20 +66,8 @@ def verdict(run: RunFolder) -> list[str]:
     held = f" (95 % interval {shown(metric, interval[0])} to {shown(metric, interval[1])})" if interval else ""
     measured = f"{shown(metric, value)} of the answers are right" if metric == "accuracy" else f"the {words(metric)} is {value:.3g}"
     said = [f"{where}, {measured}{held}."]
-    said += [line for line in (_beside_baseline(run, metric, value, interval or [value, value]),) if line]
+    said += [f"{line[0].upper()}{line[1:]}." for line in against_sentences(run.result)]
     return said + [line for line in (_kept(run), _calibrated(run), _worst_slice(run)) if line]
-
-
-def is_better(run: RunFolder) -> bool | None:
-    """Tell whether the model is better than its best baseline; None where the interval holds that one, or there is none."""
-    metric = metric_of(run.task).name
-    value, interval = (at(run.result, kind, run.part, metric) for kind in ("metrics", "intervals"))
-    best = _best_baseline(run, metric)
-    if value is None or best is None:
-        return None
-    sign = 1.0 if metric_of(run.task, metric).higher_is_better else -1.0
-    low, high = sorted(sign * bound for bound in interval or [value, value])
-    return None if low <= sign * best[1] <= high else sign * best[1] < low
 
 
 def scores(run: RunFolder) -> dict[str, list[Score]]:
@@ -234,29 +223,6 @@ def _score(run: RunFolder, part: str, metric: str) -> Score:
     start, end = (start, end) if is_share else (start - 0.05 * (end - start), end + 0.05 * (end - start) or end + 1.0)
     place = [round(100 * (each - start) / ((end - start) or 1.0), 2) for each in seen]
     return Score(words(metric), cells, f"{low:.4f} to {high:.4f}", Strip(place[0], place[1], place[2], place[3:]))
-
-
-def _best_baseline(run: RunFolder, metric: str) -> tuple[str, float] | None:
-    found = [
-        (kind, value)
-        for kind, by_part in run.result["baselines"].items()
-        if (value := finite(at(by_part, run.part, metric))) is not None
-    ]
-    direction = 1.0 if metric_of(run.task, metric).higher_is_better else -1.0
-    return max(found, key=lambda one: direction * one[1], default=None)
-
-
-def _beside_baseline(run: RunFolder, metric: str, value: float, interval: Sequence[float]) -> str:
-    best = _best_baseline(run, metric)
-    if best is None:
-        return ""
-    name, theirs = baseline_words(run.task, best[0]), shown(metric, best[1])
-    better = is_better(run)
-    if better is None:
-        return f"It cannot be told apart from the best baseline, {name} ({theirs}), which lies within the interval."
-    if not better:
-        return f"That is worse than the best baseline, {name} ({theirs})."
-    return f"That is better than the best baseline, {name} ({theirs})."
 
 
 def _kept(run: RunFolder) -> str:

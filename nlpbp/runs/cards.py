@@ -11,6 +11,7 @@ from nlpbp.data.corpus import Corpus
 from nlpbp.data.exports import code_span
 from nlpbp.data.modality import Modality
 from nlpbp.data.parts import Inputs
+from nlpbp.report.against import against_sentences
 from nlpbp.report.cells import baseline_words
 from nlpbp.runs.result import RunResult
 from nlpbp.tasks import get_task
@@ -113,6 +114,8 @@ def model_card(result: RunResult, *, inputs: Inputs, modality: Modality) -> str:
             "## How good it is",
             "",
             *_scores(result, inputs),
+            "",
+            *[f"- {line[0].upper()}{line[1:]}." for line in against_sentences(vars(result))],
             "",
             f"{chosen} The intervals do not cover the choice of random seed.",
             "",

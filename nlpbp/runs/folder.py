@@ -167,6 +167,7 @@ def _remove_if_nothing_happened(folder: Path) -> None:
         ".lock",
         ENVIRONMENT,
         f"{ENVIRONMENT}.tmp",
+        "audit.json",
     }:
         for file in folder.iterdir():
             file.unlink()

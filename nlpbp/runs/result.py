@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import resource
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from nlpbp.checks.findings import Finding
 from nlpbp.runs.fit import Metrics
 from nlpbp.runs.progress import Progress
 
@@ -22,7 +23,10 @@ Intervals = Mapping[str, list[float] | None]
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a finished run found; `out` is its folder. `metrics`, `intervals` and `baselines` are as in `result.json`."""
+    """What a finished run found; `out` is its folder. `metrics`, `intervals` and `baselines` are as in `result.json`.
+
+    `against` says by baseline how the main score of the last part does beside it, `advice` what to do next.
+    """
 
     recipe: str
     out: Path
@@ -34,6 +38,8 @@ class RunResult:
     train_seconds: float
     samples_per_second: float
     peak_rss_mib: float
+    against: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+    advice: Sequence[Finding] = ()
 
 
 def samples_per_second(progress: Progress) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -18,7 +19,10 @@ from nlpbp.config.secrets import redact
 from nlpbp.data.fields import pack_fields
 from nlpbp.data.modality import Modality
 from nlpbp.data.parts import Inputs, targets_of
+from nlpbp.report.against import against_sentences
+from nlpbp.runs.advice import advise, closing_lines
 from nlpbp.runs.cards import closing_table, model_card
+from nlpbp.runs.facts import classifier_facts, facts_of
 from nlpbp.runs.fit import Metrics, clean_up
 from nlpbp.runs.folder import Run, write_text
 from nlpbp.runs.held_out import begin_test_uses
@@ -28,6 +32,7 @@ from nlpbp.runs.report import leave_report
 from nlpbp.runs.result import Array, Intervals, RunResult, peak_rss_mib, samples_per_second
 from nlpbp.tasks import bootstrap_intervals, task_metrics
 from nlpbp.tasks.baselines import constant_baseline
+from nlpbp.tasks.differences import Answers, against_record, paired_differences
 from nlpbp.tasks.task import get_task
 from nlpbp.train.weights import full_state
 
@@ -53,18 +58,22 @@ def finish(
     if run.accelerator.is_main_process:
         thresholds = decision_thresholds(inputs, outputs["validation"])
         metrics, intervals = score(inputs, outputs, thresholds=thresholds)
+        baselines = baseline_answers(inputs, modality.baselines())
         result = RunResult(
             recipe=run.recipe,
             out=run.out,
             task=inputs.fields.task,
             metrics=metrics,
             intervals=intervals,
-            baselines=score_baselines(inputs, modality.baselines()),
+            baselines=score_baselines(inputs, baselines),
             num_parameters=sum(p.numel() for p in model.parameters()),
             train_seconds=sum(stage["seconds"] for stage in progress.stages),
             samples_per_second=samples_per_second(progress),
             peak_rss_mib=peak_rss_mib(),
+            against=compare_with_baselines(inputs, outputs, baselines, thresholds=thresholds),
         )
+        more = classifier_facts(inputs, modality, Answers(outputs["validation"], thresholds), baselines)
+        result = replace(result, advice=advise(replace(facts_of(run, result), **more)))
         plain = run.accelerator.unwrap_model(model)
         plain.config.decision_thresholds = None if thresholds is None else thresholds.tolist()
         plain.config.nlpbp_task = inputs.fields.task
@@ -74,13 +83,23 @@ def finish(
         for name, record in records.items():
             write_text(run.out / name, json.dumps(redact(dict(record)), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
         write_result(result, inputs=inputs, progress=progress, outputs=outputs, thresholds=thresholds)
-        announce(run, result, progress)
-        leave_report(run)
+        close(run, result, progress, warning=getattr(inputs.fields, "task_warning", ""))
         answer = [result]
     broadcast_object_list(answer)
     clean_up(run)
     assert answer[0] is not None, "the main process has sent its result"
     return answer[0]
+
+
+def close(run: Run[Any], result: RunResult, progress: Progress, *, warning: str = "") -> None:
+    """Print the closing table and where everything is, leave the report, and say last what the scores mean.
+
+    `warning` is one of the task that was trained, if there is any.
+    """
+    announce(run, result, progress)
+    leave_report(run)
+    said = against_sentences(vars(result))
+    run.say("\n" + "\n".join(closing_lines(vars(result), said, result.advice, out=str(run.out), warning=warning)))
 
 
 def announce(run: Run[Any], result: RunResult, progress: Progress) -> None:
@@ -100,6 +119,8 @@ def training_record(result: RunResult, progress: Progress) -> dict[str, Any]:
         "metrics": result.metrics,
         "intervals": result.intervals,
         "baselines": result.baselines,
+        "against": dict(result.against),
+        "advice": [asdict(one) for one in result.advice],
         "num_parameters": result.num_parameters,
         "train_seconds": round(result.train_seconds, 3),
         "samples_per_second": round(result.samples_per_second, 3),
@@ -126,24 +147,41 @@ def score(
     return metrics, intervals
 
 
-def score_baselines(inputs: Inputs, linear: Mapping[str, Mapping[str, Array]]) -> dict[str, dict[str, Metrics]]:
-    """Measure the best constant answer and the outputs of linear models, by name and part, on the same parts."""
+def baseline_answers(inputs: Inputs, linear: Mapping[str, Mapping[str, Array]]) -> dict[str, dict[str, Answers]]:
+    """Return by name and part what the best constant answer and linear models answer, from the outputs of these.
+
+    They are decided as the model's outputs are: thresholds are tuned on the validation set.
+    """
     task, num_labels, parts = get_task(inputs.fields.task), len(inputs.fields.labels), inputs.scored
     train_targets = targets_of(inputs.train)
     constant = {
         name: constant_baseline(task.name, train_targets, num_examples=len(part), num_labels=num_labels)
         for name, part in parts.items()
     }
+    outputs = {task.constant_name: constant, **linear}
+    thresholds = {kind: decision_thresholds(inputs, by_part["validation"]) for kind, by_part in outputs.items()}
+    return {kind: {name: Answers(by_part[name], thresholds[kind]) for name in parts} for kind, by_part in outputs.items()}
+
+
+def score_baselines(inputs: Inputs, baselines: Mapping[str, Mapping[str, Answers]]) -> dict[str, dict[str, Metrics]]:
+    """Measure what baselines answer, by name and part, on the same parts as the model."""
     return {
-        kind: {name: _baseline_metrics(inputs, by_part, name) for name in parts}
-        for kind, by_part in ((task.constant_name, constant), *linear.items())
+        kind: {
+            name: task_metrics(inputs.fields.task, targets_of(part), by_part[name].outputs, thresholds=by_part[name].thresholds)
+            for name, part in inputs.scored.items()
+        }
+        for kind, by_part in baselines.items()
     }
 
 
-def _baseline_metrics(inputs: Inputs, outputs: Mapping[str, Array], name: str) -> Metrics:
-    """Score a baseline as the model is scored: thresholds are tuned on the validation set."""
-    thresholds = decision_thresholds(inputs, outputs["validation"])
-    return task_metrics(inputs.fields.task, targets_of(inputs.scored[name]), outputs[name], thresholds=thresholds)
+def compare_with_baselines(
+    inputs: Inputs, outputs: Mapping[str, Array], baselines: Mapping[str, Mapping[str, Answers]], *, thresholds: Array | None
+) -> dict[str, dict[str, Any]]:
+    """Say by baseline how the model's main score of the last part does beside it, as `result.json` has it."""
+    name, part = list(inputs.scored.items())[-1]
+    others, main = {kind: by_part[name] for kind, by_part in baselines.items()}, get_task(inputs.fields.task).main
+    found = paired_differences(inputs.fields.task, targets_of(part), Answers(outputs[name], thresholds), others)
+    return {kind: against_record(main, differences[main.name]) for kind, differences in found.items()}
 
 
 def write_result(

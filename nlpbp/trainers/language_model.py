@@ -28,15 +28,17 @@ from nlpbp.core.schedules import Schedule
 from nlpbp.data.corpus import Corpus
 from nlpbp.data.order import micro_seed, stage_seed
 from nlpbp.evaluation.intervals import mean_interval
+from nlpbp.runs.advice import advise
 from nlpbp.runs.cards import language_model_card
+from nlpbp.runs.facts import facts_of
 from nlpbp.runs.fit import NO_AVERAGING, Averaging, Metrics, Validation, clean_up, fit
 from nlpbp.runs.folder import Run, write_text
 from nlpbp.runs.lr_finder import SWEEP, SWEPT, found_lr
 from nlpbp.runs.model_folder import save_language_model, send_to_hub
 from nlpbp.runs.progress import Learner, Progress, Provenance, Stage
-from nlpbp.runs.report import leave_report
 from nlpbp.runs.result import RunResult, peak_rss_mib
-from nlpbp.runs.results import announce, training_record
+from nlpbp.runs.results import close, training_record
+from nlpbp.tasks.differences import beside_baselines
 from nlpbp.tasks.task import LANGUAGE_MODEL, metric_of
 from nlpbp.text.batches import Encoded
 from nlpbp.text.lm_data import CarriedState, StreamShape, count_targets, evaluation_blocks, num_windows, stream_windows
@@ -335,6 +337,8 @@ def finish_language_model(
         peak_rss_mib=peak_rss_mib(),
     )
     if run.accelerator.is_main_process:
+        result = replace(result, against=beside_baselines(vars(result)))
+        result = replace(result, advice=advise(facts_of(run, result)))
         card = language_model_card(result, corpus, base_model=base_model, import_line=reading.recurrent)
         plain = run.accelerator.unwrap_model(model)
         save_language_model(plain, data.tokenizer, state, folder=run.out / "model", card=card)
@@ -343,8 +347,7 @@ def finish_language_model(
             "tokens": {name: len(part.tokens) for name, part in encoded.items()},
         }
         write_text(run.out / "result.json", json.dumps(redact(record), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-        announce(run, result, progress)
-        leave_report(run)
+        close(run, result, progress)
     clean_up(run)
     send_to_hub(run)
     return result

@@ -23,7 +23,7 @@ from nlpbp.data.parts import load_inputs
 from nlpbp.data.readers import Table, read_table
 from nlpbp.modalities.texts import tfidf
 from nlpbp.runs.result import RunResult
-from nlpbp.runs.results import score_baselines
+from nlpbp.runs.results import baseline_answers, score_baselines
 from recipes import gru_classifier
 
 
@@ -126,7 +126,7 @@ def rows(target: str, *, num: int = 400, seed: int = 0) -> list[dict[str, Any]]:
 def bag_of_words(given: list[dict[str, Any]], **data: Any) -> float:
     """Return the test accuracy of a linear model over words and pieces of words."""
     inputs = load_inputs(dataclasses.replace(gru_classifier.tiny().data, train=given, **data))
-    return score_baselines(inputs, {"tfidf": tfidf(inputs)})["tfidf"]["test"]["accuracy"]
+    return score_baselines(inputs, baseline_answers(inputs, {"tfidf": tfidf(inputs)}))["tfidf"]["test"]["accuracy"]
 
 
 @pytest.fixture(scope="module")

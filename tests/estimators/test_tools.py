@@ -204,6 +204,9 @@ def test_a_notebook_shows_the_verdict_the_scores_and_the_report(fitted: TextClas
     assert f'href="file://{fitted.run_.path.resolve()}/report.html"' in page
     assert shown["text/plain"] == repr(fitted)
     report = fitted.report()
+    advice = fitted.run_.result()["advice"]
+    assert fitted.advice_ == [f"{one['message']}. {one['fix'][0].upper()}{one['fix'][1:]}." for one in advice]
+    assert not hasattr(TextClassifier(), "advice_")
     assert Path(report) == report.path == fitted.run_.path / "report.html"
     assert report.html.lower().startswith("<!doctype html>")
     assert report._repr_html_().startswith("<iframe srcdoc=") and "<script" not in report._repr_html_()
@@ -221,10 +224,12 @@ def test_what_is_shown_is_escaped(fitted: TextClassifier, tmp_path: Path) -> Non
     result["baselines"] = {bad: result["baselines"]["majority"]}
     for kind in ("metrics", "intervals"):
         result[kind]["validation"][bad] = result[kind]["validation"]["accuracy"]
+    result["advice"] = [{"practice": "D4", "level": "note", "module": "result.json", "message": bad, "fix": "remove it"}]
     (folder / "result.json").write_text(json.dumps(result))
+    assert TextClassifier.load(folder).advice_ == [f"{bad}. Remove it."]
     page = fitted_html(repr(TextClassifier(model="<i>")), folder)
     assert "<script" not in page and "<b>" not in page and "<i>" not in page
-    assert page.count("&lt;script&gt;alert(1)&lt;/script&gt;") >= 2
+    assert page.count("&lt;script&gt;alert(1)&lt;/script&gt;") >= 3
 
 
 def test_a_folder_that_has_gone_is_told_but_not_in_a_notebook(reviews: Reviews, tiny: dict[str, Any], tmp_path: Path) -> None:

@@ -77,6 +77,10 @@ def test_the_run_folder_holds_the_result(recipe: ModuleType, finished: RunResult
         assert result["metrics"]["test"]["perplexity"] < result["baselines"]["unigram"]["test"]["perplexity"]
     else:
         assert result["metrics"]["test"]["accuracy"] > result["baselines"]["majority"]["test"]["accuracy"]
+    assert set(result["against"]) == set(result["baselines"]) - {"before"}
+    assert result["against"].popitem()[1]["metric"] == metric_of(result["task"]).name
+    if result["recipe"] == "image_classifier":  # a run in order is advised nothing
+        assert result["advice"] == []
     assert sum(stage["steps"] for stage in result["stages"]) == result["steps"]
     assert config_files.load(recipe.Config, finished.out / "config.yaml").out == str(finished.out)
 

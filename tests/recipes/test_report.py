@@ -60,7 +60,7 @@ def test_the_script_makes_it_again_and_compares(
     assert (tmp_path / "again.html").read_text(encoding="utf-8") == before
     monkeypatch.chdir(tmp_path)
     script.report([str(run), str(run)])
-    assert "The two runs cannot be told apart" in capsys.readouterr().out
+    assert "No difference: the answers agree on all" in capsys.readouterr().out
     assert (tmp_path / "comparison.html").is_file()
     with pytest.raises(ConfigError, match=r"has no config\.yaml"):
         script.report([str(tmp_path)])

@@ -11,13 +11,14 @@ import pytest
 
 from nlpbp.core.errors import ConfigError
 from nlpbp.evaluation.run_folder import read_run
+from nlpbp.report import against
 from nlpbp.report import page as report
 from nlpbp.report import results as report_results
 from nlpbp.report.cells import MAX_TEXT
 from nlpbp.report.page import comparison_report, run_report
 from report_pages import PAYLOADS, Page, dangers, make_language_model_run, make_run
 
-SECTIONS = ["verdict", "scores", "findings", "errors", "slices", "confusion", "calibration", "data", "audit", "settings"]
+SECTIONS = ["verdict", "findings", "scores", "errors", "slices", "confusion", "calibration", "data", "audit", "settings"]
 SECTIONS += ["stages", "training", "rates", "evaluations", "cost"]
 
 
@@ -57,16 +58,17 @@ def test_its_numbers_are_those_of_the_result(folder: Path, page: str) -> None:
     assert wanted <= exact
     text = Page(page).text
     assert "On 40 test examples, 95.0% of the answers are right (95 % interval 90.0% to 99.0%)." in text
-    assert "That is better than the best baseline, TF-IDF with a linear model (80.1%)" in text
+    assert "Better than TF-IDF with a linear model: accuracy 0.950 against 0.801, +0.149 [+0.099, +0.189]." in text
+    assert "Better than the most frequent answer: accuracy 0.950 against 0.500" in text
     assert "0.9000 to 0.9900" in text
 
 
 def test_the_verdict_follows_the_interval(tmp_path: Path) -> None:
     for num_wrong, is_better in ((2, True), (8, None), (12, False)):
         run = read_run(make_run(tmp_path / str(num_wrong), wrong=range(num_wrong)))
-        assert report_results.is_better(run) is is_better
-        (line,) = [line for line in report_results.verdict(run) if "baseline" in line]
-        assert line.startswith({True: "That is better", None: "It cannot be told", False: "That is worse"}[is_better])
+        assert against.is_better(run.result) is is_better
+        (line,) = [line for line in report_results.verdict(run) if "TF-IDF" in line]
+        assert line.startswith({True: "Better than", None: "No better than", False: "Worse than"}[is_better])
 
 
 def test_a_setting_that_differs_from_the_default_comes_first(page: str) -> None:
@@ -117,7 +119,7 @@ def test_a_language_model_has_a_report_too(tmp_path: Path) -> None:
     page = run_report(make_language_model_run(tmp_path / "run"))
     assert dangers(page) == []
     assert "On 40 test texts, the perplexity is 12.2 (95 % interval 11 to 13.5)." in Page(page).text
-    assert "better than the best baseline, token frequencies alone (33.1)" in Page(page).text
+    assert "Better than token frequencies alone: loss 2.500 against 3.500, -1.000 [-1.100, -0.900]." in Page(page).text
     assert set(Page(page).sections()) == {"verdict", "scores", "data", "settings", "stages", "training", "evaluations", "cost"}
 
 
@@ -186,8 +188,9 @@ def test_other_tasks_have_reports_and_are_compared(tmp_path: Path, task: str) ->
         result["data"] |= {"labels": ["a", "b"] if task == "multi_label" else []}
         (run / "result.json").write_text(json.dumps(result))
     better = task == "multi_label"  # there a higher value is
-    line = "That is better than" if better else "That is worse than"
-    assert f"{line} the best baseline, TF-IDF with a linear model (0.3)" in Page(run_report(runs[0])).text
+    line = "Better than" if better else "Worse than"
+    words = {"rmse": "root mean squared error", "micro_f1": "micro F1"}[metric]
+    assert f"{line} TF-IDF with a linear model: {words} 0.500 against 0.300" in Page(run_report(runs[0])).text
     found, page = comparison_report(*runs)
     expected = {"rmse": (0.5, (0.25 / 3) ** 0.5), "micro_f1": (0.8, 6 / 7)}[metric]  # by hand
     assert (found.metrics[metric].first, found.metrics[metric].second) == pytest.approx(expected)
@@ -201,6 +204,18 @@ def test_runs_that_cannot_be_told_apart_are_not(tmp_path: Path) -> None:
     assert found.verdict.startswith("The two runs cannot be told apart")
     same, _ = comparison_report(tmp_path / "a", tmp_path / "a")
     assert (same.better, same.p_value, same.metrics["accuracy"].interval) == (None, 1.0, (0.0, 0.0))
+    assert same.verdict == "No difference: the answers agree on all 40 test examples."
+
+
+def test_the_better_of_two_worthless_runs_is_not_all_that_is_said(tmp_path: Path) -> None:
+    found, page = comparison_report(make_run(tmp_path / "a", wrong=range(24)), make_run(tmp_path / "b", wrong=range(14)))
+    assert found.better == 2
+    assert found.verdict.endswith("Both are worse than the baseline TF-IDF with a linear model.")  # the second beats a constant
+    assert found.verdict in Page(page).text
+    unclear, _ = comparison_report(make_run(tmp_path / "c", wrong=range(8)), tmp_path / "b")
+    assert unclear.verdict.endswith("Neither is better than the baseline TF-IDF with a linear model by more than luck.")
+    fine, _ = comparison_report(make_run(tmp_path / "d", wrong=(0,)), make_run(tmp_path / "e", wrong=(1,)))
+    assert "baseline" not in fine.verdict
 
 
 def test_runs_of_other_data_are_not_compared(tmp_path: Path) -> None:
