@@ -12,6 +12,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -48,8 +49,10 @@ class Cell:
         """Whether a text may have several labels."""
         return target_type(self.task) == "multilabel-indicator"
 
-    def answers(self, outputs: Floats) -> Targets:
-        """Turn probabilities [n, labels] into the labels of each text."""
+    def answers(self, outputs: Floats, known: Sequence[int] | None = None) -> Targets:
+        """Turn probabilities [n, labels] into the labels of each text; with `known` they are of these labels only, [n, known]."""
+        if known is not None:
+            return [[known[index] for index in row] for row in self.answers(outputs)]
         if self.is_multi_label:
             return [np.flatnonzero(row > 0.5).tolist() for row in outputs]
         return [[int(row.argmax())] for row in outputs]
@@ -59,6 +62,10 @@ class Cell:
         if self.is_multi_label:
             return indicators(self.train_targets, len(self.labels))
         return np.array([row[0] for row in self.train_targets])
+
+    def known(self) -> list[int]:
+        """Return the labels that have a training example: a user knows no others."""
+        return sorted({label for row in self.train_targets for label in row})
 
 
 def work(folder: Path) -> None:
@@ -91,13 +98,11 @@ def ours(cell: Cell, folder: Path) -> dict[str, Targets]:
     accelerator = start(seed=cell.seed, precision="fp32", threads=cell.threads)
     run = load_run(result.out, accelerator=accelerator)
     texts = Examples("test", cell.test_texts, None, None, [f"test:{index}" for index in range(len(cell.test_texts))])
-    known = predict_outputs(run, texts, accelerator=accelerator)
-    places = [cell.labels.index(label) for label in run.fields.labels]
-    outputs = np.zeros((len(known), len(cell.labels)))  # a label without a training example has no chance
-    outputs[:, places] = known
-    found = {"answers": cell.answers(outputs)}
+    outputs = predict_outputs(run, texts, accelerator=accelerator)
+    known = [cell.labels.index(label) for label in run.fields.labels]
+    found = {"answers": cell.answers(outputs, known)}
     if run.thresholds is not None:
-        found["own_answers"] = [[places[index] for index in np.flatnonzero(row > run.thresholds)] for row in known]
+        found["own_answers"] = [[known[index] for index in np.flatnonzero(row > run.thresholds)] for row in outputs]
     return found
 
 
@@ -117,11 +122,11 @@ def trainer(cell: Cell, folder: Path) -> dict[str, Targets]:
 
     torch.set_num_threads(cell.threads)
     set_seed(cell.seed)
-    path = model_folder(cell)
+    path, known = model_folder(cell), cell.known()
     tokenizer = load_tokenizer(path)
     model = AutoModelForSequenceClassification.from_pretrained(
         path,
-        num_labels=len(cell.labels),
+        num_labels=len(known),
         problem_type="multi_label_classification" if cell.is_multi_label else "single_label_classification",
         dtype="float32",
     )
@@ -130,7 +135,8 @@ def trainer(cell: Cell, folder: Path) -> dict[str, Targets]:
         encoded = tokenizer(texts, truncation=True, max_length=cell.max_length)
         return [{name: values[index] for name, values in encoded.items()} for index in range(len(texts))]
 
-    targets = cell.targets().astype(np.float32 if cell.is_multi_label else np.int64)
+    whole = cell.targets()
+    targets = whole[:, known].astype(np.float32) if cell.is_multi_label else np.searchsorted(known, whole)
     arguments = TrainingArguments(
         output_dir=str(folder / "trainer"), seed=cell.seed, use_cpu=True, save_strategy="no", report_to="none", disable_tqdm=True
     )
@@ -143,7 +149,7 @@ def trainer(cell: Cell, folder: Path) -> dict[str, Targets]:
     )
     made.train()
     logits = made.predict(tokens(cell.test_texts)).predictions  # type: ignore[arg-type]  # a list will do
-    return {"answers": cell.answers(expit(logits))}  # the order of classes is that of their logits
+    return {"answers": cell.answers(expit(logits), known)}  # the order of classes is that of their logits
 
 
 def tfidf(cell: Cell, folder: Path) -> dict[str, Targets]:
