@@ -256,7 +256,7 @@ def helptexts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         found[name] = run_script("finetune", name, "--help", cwd=folder, COLUMNS="200").stdout
     for name in ("predict", "audit", "check", "report", "lr_find"):
         found[name] = run_script(name, "--help", cwd=folder, COLUMNS="200").stdout
-    for name in ("transformer", "recurrent", "transfer", "finder", "images"):
+    for name in ("outcome", "transformer", "recurrent", "transfer", "finder", "images"):
         found[f"benchmark {name}"] = run_script("benchmark", name, "--help", cwd=folder, COLUMNS="200").stdout
     return found
 
@@ -274,7 +274,7 @@ def test_every_flag_that_a_page_names_exists(helptexts: dict[str, str]) -> None:
 
 def test_the_flags_of_a_benchmark_are_its_own(helptexts: dict[str, str]) -> None:
     found = [command for command in commands() if command[0] == "benchmark"]
-    assert {command[1] for command in found} == {"transformer", "recurrent", "transfer", "finder", "images"}
+    assert {command[1] for command in found} == {"outcome", "transformer", "recurrent", "transfer", "finder", "images"}
     for _, name, *rest in found:
         assert flags_in(" ".join(rest)) <= flags_in(helptexts[f"benchmark {name}"])
 

@@ -218,9 +218,13 @@ def accuracy_of(answers: np.ndarray[Any, Any], test: Reviews) -> float:
 
 def minilm_features(texts: Sequence[str]) -> np.ndarray[Any, Any]:
     """Return the packaged encoder's mean over tokens, [n, 384], as it was made to be used."""
-    folder = str(packaged_model())
+    return mean_features(texts, str(packaged_model()), max_length=MINILM_LENGTH)
+
+
+def mean_features(texts: Sequence[str], folder: str, *, max_length: int) -> np.ndarray[Any, Any]:
+    """Return the mean over tokens of a pretrained encoder's last states, [n, width]."""
     tokenizer, model = load_tokenizer(folder), AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
-    encoded = encode(texts, tokenizer=tokenizer, max_length=MINILM_LENGTH)
+    encoded = encode(texts, tokenizer=tokenizer, max_length=max_length)
     vectors = np.zeros((len(texts), model.config.hidden_size), dtype=np.float32)
     for ids in evaluation_batches(encoded.padded_lengths, max_tokens=EVALUATION_TOKENS):
         inputs = collate(encoded, ids, tokenizer=tokenizer).inputs

@@ -37,7 +37,7 @@ def run(out: Path, *, num_seeds: int, short: bool) -> None:
             for system in SYSTEMS:
                 trainings[system].append(train_whole(folder, system, seed=seed, num_held_out=prepared["settings"]["held_out"]))
                 write(out, prepared, speed, trainings)
-    say("\n".join(in_words(ratios(speed, trainings))))
+    say("\n".join(in_words(ratios(speed, trainings), times(trainings))))
     say(f"everything measured is in {out}" + ("; it was --short, so these numbers mean nothing" if short else ""))
 
 
@@ -89,9 +89,9 @@ def wilson_interval(num_right: int, num_examples: int, *, confidence: float = 0.
 def ratios(speed: Mapping[str, Sequence[Record]], trainings: Mapping[str, Sequence[Record]]) -> dict[str, dict[str, float | None]]:
     """Compare ours with each other system; None where nothing was measured, or a level was not reached.
 
-    samples_per_second: ours / theirs, the median over pairs of blocks (more than 1: ours is faster). seconds_to_accuracy: their
-    whole training's seconds / ours until it was inside the 95 % interval of their final accuracy. peak_memory: ours / theirs
-    (less than 1: ours needs less). The last two are medians over seeds.
+    samples_per_second: ours / theirs, the median over pairs of blocks (more than 1: ours is faster). seconds_to_accuracy: theirs /
+    ours, by the rule of `time_to_accuracy`. peak_memory: ours / theirs (less than 1: ours needs less). The last two are medians
+    over seeds.
     """
     pairs = {other: list(zip(trainings["ours"], trainings[other], strict=False)) for other in OTHERS}
     return {
@@ -99,9 +99,7 @@ def ratios(speed: Mapping[str, Sequence[Record]], trainings: Mapping[str, Sequen
             other: median([_rate(ours) / _rate(theirs) for ours, theirs in zip(speed["ours"], speed[other], strict=True)])
             for other in OTHERS
         },
-        "seconds_to_accuracy": {
-            other: median([time_to_accuracy(ours, theirs)["ratio"] for ours, theirs in pairs[other]]) for other in OTHERS
-        },
+        "seconds_to_accuracy": {other: median([one["ratio"] for one in found]) for other, found in times(trainings).items()},
         "peak_memory": {
             other: median([ours["peak_memory_mib"] / theirs["peak_memory_mib"] for ours, theirs in pairs[other]])
             for other in OTHERS
@@ -109,21 +107,26 @@ def ratios(speed: Mapping[str, Sequence[Record]], trainings: Mapping[str, Sequen
     }
 
 
-def time_to_accuracy(ours: Record, theirs: Record) -> Record:
-    """Say when ours was as good as their whole training: inside the interval of its accuracy, and (strict) at that accuracy.
+def times(trainings: Mapping[str, Sequence[Record]]) -> dict[str, list[Record]]:
+    """Return for each other system and seed how long ours and the other took, to the accuracy that Trainer's defaults end with."""
+    return {
+        other: [
+            time_to_accuracy(ours, theirs, level=defaults["accuracy"])
+            for ours, theirs, defaults in zip(trainings["ours"], trainings[other], trainings["defaults"], strict=False)
+        ]
+        for other in OTHERS
+    }
 
-    `theirs_reached` are the training seconds after which the other itself first was that good: it, too, could have stopped there.
+
+def time_to_accuracy(ours: Record, theirs: Record, *, level: float) -> Record:
+    """Say after how many training seconds each of two was first as good as `level`: one rule for both.
+
+    Both are evaluated at the same points of their training, and the time of evaluating counts for neither. `ratio` is theirs /
+    ours (more than 1: ours is sooner), None if one of them never was as good.
     """
-    result: Record = {"seed": ours["seed"]}
-    for prefix, level in (("", theirs["interval"][0]), ("strict_", theirs["accuracy"])):
-        reached = first_reached(ours["curve"], level)
-        result |= {
-            f"{prefix}level": level,
-            f"{prefix}ours_reached": reached,
-            f"{prefix}theirs_reached": first_reached(theirs["curve"], level),
-            f"{prefix}ratio": None if reached is None else theirs["seconds"] / reached,
-        }
-    return result
+    mine, other = first_reached(ours["curve"], level), first_reached(theirs["curve"], level)
+    ratio = None if mine is None or other is None else other / mine
+    return {"seed": ours["seed"], "level": level, "ours_seconds": mine, "theirs_seconds": other, "ratio": ratio}
 
 
 def first_reached(curve: Sequence[Record], level: float) -> float | None:
@@ -149,23 +152,31 @@ def write(out: Path, prepared: Record, speed: dict[str, list[Record]], trainings
             },
         },
         "trainings": trainings,
-        "time_to_accuracy": {
-            other: [time_to_accuracy(*pair) for pair in zip(trainings["ours"], trainings[other], strict=False)] for other in OTHERS
-        },
+        "time_to_accuracy": times(trainings),
     }
     write_json(out, record)
 
 
-def in_words(measured: Mapping[str, Mapping[str, float | None]]) -> list[str]:
-    """Say each ratio in a line."""
+def in_words(measured: Mapping[str, Mapping[str, float | None]], found: Mapping[str, Sequence[Record]]) -> list[str]:
+    """Say each ratio in a line, and the times that the second is of: `found` is what `times` returns."""
     lines = []
     for other, name in OTHERS.items():
         faster, sooner, memory = (measured[key][other] for key in ("samples_per_second", "seconds_to_accuracy", "peak_memory"))
+        mine, theirs = (_median_seconds([one[f"{side}_seconds"] for one in found[other]]) for side in ("ours", "theirs"))
+        compared = "no ratio" if sooner is None else f"the other's time is {sooner:.2f} times ours"
         lines += [
             f"ours trains {faster:.2f} times as many sentences a second as {name}",
-            f"ours never comes within the 95 % interval of the final accuracy of {name}"
-            if sooner is None
-            else f"{name} takes {sooner:.2f} times as long as ours takes to come within the 95 % interval of its final accuracy",
+            f"to the accuracy that Trainer's defaults end with: ours {_seconds(mine)}, {name} {_seconds(theirs)}; {compared}",
             f"ours needs {memory:.2f} times the peak memory of {name}",
         ]
     return lines
+
+
+def _median_seconds(seconds: Sequence[float | None]) -> float | None:
+    """Return the median of times, never being the longest."""
+    found = median([None if one is None else -one for one in seconds])
+    return None if found is None else -found
+
+
+def _seconds(seconds: float | None) -> str:
+    return "never" if seconds is None else f"{seconds:.1f} s"

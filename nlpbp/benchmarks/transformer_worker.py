@@ -27,6 +27,7 @@ from nlpbp.text.transformer import faster, load_classifier, load_config, load_to
 
 HELD_OUT_SHARE = 0.25
 EVALUATION_TOKENS = 2048  # a batch at most, padding included: so few that evaluating never sets the peak of memory
+EVALUATIONS = 4  # an epoch, for every system
 WARM_UP_STEPS, BLOCK_STEPS = 5, 40
 SHORT_WARM_UP_STEPS, SHORT_BLOCK_STEPS = 2, 3
 
@@ -199,7 +200,7 @@ def block_watch(given: Work, answer: Answer, per_epoch: int) -> Watch:
 
 
 def curve_watch(given: Work, answer: Answer, per_epoch: int) -> Watch:
-    """Watch a whole training: every half epoch, answer the seconds so far and the accuracy on the sentences held out."""
+    """Watch a whole training: at every quarter of an epoch, answer the seconds so far and the accuracy on what is held out."""
     tokenizer = load_tokenizer(given.model)
     encoded = encode(given.held_out_texts, tokenizer=tokenizer, max_length=given.max_length)
     labels = np.array(given.held_out_labels)
@@ -224,7 +225,7 @@ def curve_watch(given: Work, answer: Answer, per_epoch: int) -> Watch:
         )
         return True
 
-    return Watch([per_epoch * half // 2 for half in range(1, 2 * given.epochs + 1)], pause)
+    return Watch([per_epoch * part // EVALUATIONS for part in range(1, EVALUATIONS * given.epochs + 1)], pause)
 
 
 def train_ours(given: Work, watch: Watch, *, seed: int) -> None:

@@ -90,7 +90,7 @@ def test_a_whole_training_sees_every_sentence_once_an_epoch(
     (training,) = short_run[0]["trainings"][system]
     assert (training["seed"], training["samples"], training["tokens"]) == (0, 2 * 180, 2 * encoded.lengths.sum())
     assert training["padded_tokens"] >= training["tokens"]
-    assert [point["epoch"] for point in training["curve"]] == pytest.approx([0.5, 1.0, 1.5, 2.0], abs=0.1)
+    assert [point["epoch"] for point in training["curve"]] == pytest.approx([part / 4 for part in range(1, 9)], abs=0.1)
     assert [point["seconds"] for point in training["curve"]] == sorted(point["seconds"] for point in training["curve"])
     assert training["curve"][-1]["seconds"] == training["seconds"]
     assert training["curve"][-1]["accuracy"] == training["accuracy"]
@@ -103,7 +103,7 @@ def test_every_block_and_every_evaluation_is_told(short_run: tuple[dict[str, Any
     lines = short_run[1].splitlines()
     for system in SYSTEMS:
         assert sum(f", {system}: " in line for line in lines if line.startswith("block ")) == 5
-        assert sum(line.startswith(f"{system}, seed 0, epoch ") for line in lines) == 4
+        assert sum(line.startswith(f"{system}, seed 0, epoch ") for line in lines) == 8
     assert sum("times as many sentences a second as Trainer" in line for line in lines) == 2
 
 
@@ -135,34 +135,29 @@ def test_ratios_are_medians_over_pairs_of_blocks_and_over_seeds() -> None:
     ours = training([0.5, 0.8, 0.9, 0.85], interval=[0.8, 0.9], seconds=40.0, memory=600.0)
     slow = training([0.6, 0.7, 0.82], interval=[0.79, 0.85], seconds=120.0, memory=1200.0)
     good = training([0.94, 0.95], interval=[0.92, 0.98], seconds=100.0, memory=400.0)
-    measured = transformer.ratios(speed, {"ours": [ours] * 3, "defaults": [slow] * 3, "best": [good] * 3})
+    trainings = {"ours": [ours] * 3, "defaults": [slow] * 3, "best": [good] * 3}
+    measured = transformer.ratios(speed, trainings)
     assert measured == {
         "samples_per_second": {"defaults": 4.0, "best": 0.9},
-        "seconds_to_accuracy": {"defaults": 120.0 / 20.0, "best": None},  # 0.8 after 20 s is inside [0.79, 0.85]
+        "seconds_to_accuracy": {"defaults": 120.0 / 30.0, "best": 50.0 / 30.0},  # to 0.82, the last of the defaults
         "peak_memory": {"defaults": 0.5, "best": 1.5},
     }
-    words = transformer.in_words(measured)
+    words = transformer.in_words(measured, transformer.times(trainings))
     assert words[0] == "ours trains 4.00 times as many sentences a second as Trainer's defaults"
-    assert words[1] == (
-        "Trainer's defaults takes 6.00 times as long as ours takes to come within the 95 % interval of its final accuracy"
-    )
-    assert words[4] == "ours never comes within the 95 % interval of the final accuracy of Trainer at its best"
+    name = "Trainer's defaults"
+    assert words[1] == f"to the accuracy that {name} end with: ours 30.0 s, {name} 120.0 s; the other's time is 4.00 times ours"
 
 
-def test_the_strict_time_to_accuracy_asks_for_the_final_accuracy_itself() -> None:
-    ours = training([0.5, 0.8, 0.9, 0.85], interval=[0.8, 0.9], seconds=40.0, memory=600.0)
-    theirs = training([0.6, 0.8, 0.82], interval=[0.79, 0.85], seconds=120.0, memory=1200.0)
-    assert transformer.time_to_accuracy(ours, theirs) == {
-        "seed": 0,
-        "level": 0.79,
-        "ours_reached": 20.0,
-        "theirs_reached": 80.0,
-        "ratio": 6.0,
-        "strict_level": 0.82,
-        "strict_ours_reached": 30.0,
-        "strict_theirs_reached": 120.0,
-        "strict_ratio": 4.0,
-    }
+def test_the_time_to_an_accuracy_is_taken_by_one_rule_for_both_sides() -> None:
+    one = training([0.5, 0.8, 0.9, 0.85], interval=[0.8, 0.9], seconds=40.0, memory=600.0)
+    other = training([0.6, 0.8, 0.82], interval=[0.79, 0.85], seconds=120.0, memory=1200.0)
+    found = transformer.time_to_accuracy(one, other, level=0.8)
+    assert found == {"seed": 0, "level": 0.8, "ours_seconds": 20.0, "theirs_seconds": 80.0, "ratio": 4.0}
+    exchanged = transformer.time_to_accuracy(other, one, level=0.8)
+    assert (exchanged["ours_seconds"], exchanged["theirs_seconds"], exchanged["ratio"]) == (80.0, 20.0, 0.25)
+    assert transformer.time_to_accuracy(one, one, level=0.8)["ratio"] == 1.0  # nobody is ahead of an equal
+    never = transformer.time_to_accuracy(other, one, level=0.9)
+    assert (never["ours_seconds"], never["theirs_seconds"], never["ratio"]) == (None, 30.0, None)
 
 
 def test_a_run_that_is_interrupted_leaves_what_it_has_measured(tmp_path: Path) -> None:
