@@ -107,7 +107,7 @@ def _fine_tune(run: Run[Config]) -> RunResult:
     )
     texts = encode_parts(run, inputs, tokenizer, max_length=max_length)
     head = choose_head(run, inputs, texts, model, is_settled=is_settled)
-    begin_head_(run, head, wanted=config.optim.probe, num_texts=len(inputs.train))
+    begin_head_(run, inputs, head, wanted=config.optim.probe)
     model = faster(head.model, compile=config.model.compile)
     for stage in config.stages:
         check_length(stage.max_length or max_length, limit=limit, column="stages.max_length")

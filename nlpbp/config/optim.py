@@ -110,8 +110,8 @@ class Optim(ClassifierOptim):
     warmup_ratio: float = 0.1
     """Fraction of a stage's steps for linear warm-up; one_cycle, slanted_triangular and warm_restarts do not use it."""
     probe: Literal["auto", "always", "never"] = "auto"
-    """Begin the head at the weights of a linear probe of the frozen model (LP-FT). auto: with fewer than 200 training texts; with
-    more it makes no difference."""
+    """Begin the head at the weights of a linear probe of the frozen model (LP-FT). auto: with fewer than 64 training texts of a
+    label on average (of a number: fewer than 200); with more it makes no difference."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -78,6 +78,14 @@ def targets_of(part: Part) -> np.ndarray[Any, Any]:
     return part.examples.targets
 
 
+def examples_per_label(inputs: Inputs) -> float | None:
+    """Return the mean number of training examples of a class or label; None where a number is predicted."""
+    if not inputs.labels:
+        return None
+    targets = targets_of(inputs.train)
+    return float(targets.sum() if targets.ndim == 2 else len(targets)) / len(inputs.labels)
+
+
 def load_inputs(data: Data | Images, *, read: Read | None = None) -> Inputs:
     """Read the sources in `data` and split missing parts off the training data; `read` defaults to `read_source`.
 

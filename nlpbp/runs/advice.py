@@ -104,7 +104,8 @@ def probe_is_better(facts: Facts) -> Finding | None:
     if _verdicts(facts).get("probe") != "worse" or not facts.has(PROBE):
         return None
     said = "a linear model over the pretrained model's features, untrained, is better than the trained model"
-    begins = facts.settings[PROBE] == "always" or (facts.settings[PROBE] == "auto" and facts.num_train < FEW)
+    are_few = (facts.num_per_class or facts.num_train) < FEW_PER_CLASS
+    begins = facts.settings[PROBE] == "always" or (facts.settings[PROBE] == "auto" and are_few)
     lost = "training began there and lost it: train less, or at a lower rate (--optim.lr)"
     return Finding("T1", "warning", "result.json: against.probe", said, lost if begins else f"start from it: --{PROBE} always")
 

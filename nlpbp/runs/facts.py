@@ -11,7 +11,7 @@ import numpy as np
 
 from nlpbp.config.files import asdict
 from nlpbp.data.modality import Modality
-from nlpbp.data.parts import Inputs, targets_of
+from nlpbp.data.parts import Inputs, examples_per_label, targets_of
 from nlpbp.evaluation.run_folder import read_records
 from nlpbp.report.cells import flat
 from nlpbp.runs.advice import Facts
@@ -48,13 +48,12 @@ def classifier_facts(
     """
     task, targets = get_task(inputs.fields.task), targets_of(inputs.validation)
     decisions = decide(task.name, answers.outputs, answers.thresholds)
-    counts = _label_counts(targets_of(inputs.train), len(inputs.labels))
     linear = [by_part["validation"].outputs for kind, by_part in baselines.items() if kind != task.constant_name]
     widest = max([_spread(outputs) for outputs in linear], default=0.0)
     return {
         "kind": modality.kind,
         "num_train": len(inputs.train),
-        "num_per_class": float(counts.mean()) if len(counts) else None,
+        "num_per_class": examples_per_label(inputs),
         "spread": _spread(answers.outputs) / widest if widest else None,
         "only_answer": _only_answer(decisions, targets, inputs),
         "never_answered": _never_answered(decisions, targets, inputs.labels),
