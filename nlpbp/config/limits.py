@@ -160,7 +160,9 @@ def refuse_settings_of_stages(config: Any) -> None:
         "optim.head_lr",
         "optim.label_smoothing",
         "optim.focal_gamma",
+        "optim.asymmetric",
         "optim.class_weights",
+        "optim.probe",
         "cycles.cycle_len",
         "cycles.snapshots",
         "finder.stop_after_stage",
@@ -170,7 +172,7 @@ def refuse_settings_of_stages(config: Any) -> None:
     ):
         given, default = config, usual
         for part in name.split("."):
-            given, default = getattr(given, part), getattr(default, part)
+            given, default = getattr(given, part, None), getattr(default, part, None)
         if given != default:
             raise ConfigError("has no effect here: pairs are balanced, and the head is fitted", column=name, hint="leave it out")
 

@@ -7,6 +7,7 @@ use, and RoBERTa's the first token. Here it is a choice: `import nlpbp.text` reg
 
 from __future__ import annotations
 
+import copy
 import inspect
 import json
 from pathlib import Path
@@ -151,7 +152,9 @@ def width_of(config: PreTrainedConfig) -> int:
 
 def pooled_config(config: PreTrainedConfig, *, pooling: Pooling) -> PooledConfig:
     """Return the config of a pooled classifier over a model of `config`, with its labels, its task and its dropout."""
-    text = config.text_config if isinstance(config, PooledConfig) else config
+    # A copy, for a config that is made a part of another one loses its kind of attention.
+    text: Any = copy.deepcopy(config.text_config if isinstance(config, PooledConfig) else config)
+    text._name_or_path = ""  # where the body came from is a path of this machine
     dropouts = [getattr(config, name, None) for name in ("head_dropout", *DROPOUT_NAMES)]
     made = PooledConfig(
         text_config=text,
