@@ -50,7 +50,7 @@ class Config(sections.TextClassifierSettings):
     """Train a classifier on few labelled texts: contrastive learning on their pairs, then a linear head (as SetFit does)."""
 
     model: Model = field(default_factory=Model)
-    optim: sections.Optim = field(default_factory=lambda: sections.Optim(lr=2e-5, layer_decay=1.0))
+    optim: sections.Optim = field(default_factory=sections.Optim)
     steps: int | None = None
     """Number of steps, each of half as many pairs as batch.size has texts. Default: 40 pairs for each training text, at most 300
     steps."""
@@ -75,11 +75,13 @@ def run(config: Config) -> RunResult:
     """
     check_limits(config)
     refuse_settings_of_stages(config)
+    if config.optim.lr == "auto":
+        raise ConfigError("the learning-rate finder is for classifiers", column="optim.lr", hint="give a number, such as 2e-5")
     with open_run(NAME, config) as run:
-        return _train(run, _settled(config.optim.lr))
+        return _train(run)
 
 
-def _train(run: Run[Config], lr: float) -> RunResult:
+def _train(run: Run[Config]) -> RunResult:
     config = run.settings
     inputs = read_inputs(run, config.data)
     check_pairs(run, inputs)
@@ -102,17 +104,10 @@ def _train(run: Run[Config], lr: float) -> RunResult:
         )
     model = cast(PooledForSequenceClassification, faster(head.model))
     tell_how_weights_are_chosen(run, inputs)
-    progress = train_on_pairs(run, inputs, texts, config.optim, model=model, lr=lr, steps=config.steps)
-    fit_head_(run, inputs, texts, model)
+    progress = train_on_pairs(run, inputs, texts, config.optim, model=model, steps=config.steps, l2=head.probe.l2)
+    fit_head_(run, inputs, texts, model, l2=head.probe.l2)
     modality = text_modality(run, inputs, texts, model=model, base_model=config.model.name, probe=head.outputs)
     return train_classifier(run, inputs, model=model, plans=(), modality=modality, before=progress, first_stage=1)
-
-
-def _settled(lr: sections.Rate) -> float:
-    """Return the learning rate; a sweep would have to look for the lowest loss of pairs, which is not the best classifier."""
-    if lr == "auto" or lr is None:
-        raise ConfigError("the learning-rate finder is for classifiers", column="optim.lr", hint="give a number, such as 2e-5")
-    return float(lr)
 
 
 def _pooling(run: Run[Config], name: str) -> Pooling:

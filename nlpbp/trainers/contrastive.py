@@ -29,6 +29,7 @@ from nlpbp.data.pairs import Classes, draw_pairs, group_by_class
 from nlpbp.data.parts import Inputs, targets_of
 from nlpbp.data.windows import of_windows
 from nlpbp.modalities.encoding import EncodedTexts
+from nlpbp.modalities.pretrained import default_lr
 from nlpbp.modalities.texts import identity
 from nlpbp.runs.fit import Averaging, Validation, fit
 from nlpbp.runs.folder import Run
@@ -150,13 +151,13 @@ def train_on_pairs(
     optim: Optim,
     *,
     model: PooledForSequenceClassification,
-    lr: float,
     steps: int | None,
+    l2: float,
 ) -> Progress:
     """Train the body of `model` on pairs of the training texts, as the only stage of a run; return its end.
 
     A step has `batch.size` texts, half as many pairs. Weights are chosen as everywhere, by the validation score, of a head that is
-    fitted on the states for each evaluation. The head of `model` is not that of its body afterwards.
+    fitted on the states for each evaluation with the penalty `l2`. The head of `model` is not that of its body afterwards.
     """
     accelerator, settings, encoded = run.accelerator, run.settings, texts.parts["train"]
     size = max(1, settings.batch.size // 2)
@@ -164,6 +165,8 @@ def train_on_pairs(
     total = steps or default_steps(len(encoded), size=size)
     encoder = TextEncoder(model)
     groups = layer_groups(encoder, body=encoder.body)
+    lr = optim.lr or default_lr(encoder)
+    assert not isinstance(lr, str), "there is no sweep over pairs"
     trained, optimizer = prepare_again(accelerator, encoder, transformer_optimizer(optim, lr=lr)(encoder, groups))
     loop = PairLoop(
         accelerator,
@@ -184,7 +187,7 @@ def train_on_pairs(
         Learner(trained, optimizer, groups),
         Stage("contrastive", 0, total, min(total, math.ceil(len(encoded) / (2 * size))), is_only=True),
         validation=Validation(
-            partial(validate_head, run, inputs, texts, model),
+            partial(validate_head, run, inputs, texts, model, l2=l2),
             get_task(inputs.fields.task).main,
             eval_steps=settings.eval_steps,
             epochs=epochs_between_evaluations(inputs),

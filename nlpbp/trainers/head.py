@@ -106,19 +106,24 @@ def settle_pooling(
     return (None if same else cast(Pooling, wanted)), True
 
 
-def fit_head_(run: Run[TextClassifierSettings], inputs: Inputs, texts: EncodedTexts, model: PreTrainedModel) -> Probe:
-    """Fit a linear probe on the states of the training texts as they are now, give `model` its weights, and return it."""
+def fit_head_(run: Run[TextClassifierSettings], inputs: Inputs, texts: EncodedTexts, model: PreTrainedModel, *, l2: float) -> Probe:
+    """Fit a linear probe on the states of the training texts as they are now, give `model` its weights, and return it.
+
+    `l2` is the penalty that cross-validation chose before the states had seen the labels.
+    """
     rows, targets = _probed(inputs, texts.parts["train"])
     states = _states(run, texts, model, texts.parts["train"], rows=rows)[OWN]
-    probe = fit_probe(inputs.fields.task, states, targets, num_outputs=max(1, len(inputs.labels)))
+    probe = fit_probe(inputs.fields.task, states, targets, num_outputs=max(1, len(inputs.labels)), l2=l2)
     begin_at_probe_(model, probe)
     return probe
 
 
-def validate_head(run: Run[TextClassifierSettings], inputs: Inputs, texts: EncodedTexts, model: PreTrainedModel) -> Metrics:
+def validate_head(
+    run: Run[TextClassifierSettings], inputs: Inputs, texts: EncodedTexts, model: PreTrainedModel, *, l2: float
+) -> Metrics:
     """Score the validation set, or the sample of it by which training decides, with a head fitted on the states as they are."""
     task, encoded, part = inputs.fields.task, texts.parts["validation"], inputs.while_training()
-    probe = fit_head_(run, inputs, texts, model)
+    probe = fit_head_(run, inputs, texts, model, l2=l2)
     rows, _ = chosen_windows(len(encoded), encoded.owners, inputs.eval_ids)
     (outputs,) = probe_outputs(task, probe, [_states(run, texts, model, encoded, rows=rows)[OWN]])
     return task_metrics(task, targets_of(part.validation), outputs, thresholds=decision_thresholds(part, outputs))
