@@ -74,9 +74,9 @@ def run(config: Config) -> RunResult:
     Raises `NlpbpError` (with the place and the fix) for whatever a user can repair.
     """
     check_limits(config)
-    refuse_settings_of_stages(config)
     if config.optim.lr == "auto":
         raise ConfigError("the learning-rate finder is for classifiers", column="optim.lr", hint="give a number, such as 2e-5")
+    refuse_settings_of_stages(config)
     with open_run(NAME, config) as run:
         return _train(run)
 

@@ -1,7 +1,7 @@
 """A sentence encoder learns from pairs of few labelled texts which of them belong together, and a linear head is fitted on top.
 
-The idea is SetFit's (Tunstall et al. 2022, "Efficient Few-Shot Learning Without Prompts"): n texts make n² pairs, so few labels go
-a longer way than in a classifier that is trained on one text after the other.
+The idea is SetFit's (Tunstall et al. 2022, "Efficient Few-Shot Learning Without Prompts"): n texts make n² pairs, and the
+head is as simple as it can be.
 """
 
 from __future__ import annotations
@@ -112,21 +112,22 @@ def default_steps(num_texts: int, *, size: int) -> int:
     return min(MAX_STEPS, math.ceil(PAIRS_PER_TEXT * num_texts / size))
 
 
-def labels_per_class(inputs: Inputs) -> float:
-    """Return how many training texts a class has on average; of several labels, how many texts have a label.
+def few_labels(inputs: Inputs) -> tuple[bool, float]:
+    """Tell whether the training texts have few labels, and how many a class has on average; of several labels, each counts.
 
-    A number to predict has no classes: infinitely many.
+    A number to predict has no classes, and never few.
     """
     if inputs.fields.target_type == "continuous":
-        return math.inf
+        return False, math.inf
     targets = targets_of(inputs.train)
-    return float(targets.sum() if targets.ndim > 1 else len(targets)) / max(1, len(inputs.labels))
+    per_class = float(targets.sum() if targets.ndim > 1 else len(targets)) / max(1, len(inputs.labels))
+    return per_class < FEW_LABELS or len(targets) < FEW_TEXTS, per_class
 
 
 def suggest_fewshot(run: Run[TextClassifierSettings], inputs: Inputs) -> None:
     """Say that there is a recipe for few labels, where there are few."""
-    per_class = labels_per_class(inputs)
-    if per_class < FEW_LABELS or (per_class < math.inf and len(inputs.train) < FEW_TEXTS):
+    are_few, per_class = few_labels(inputs)
+    if are_few:
         run.say(f"few labels ({per_class:.0f} a class): the recipe fewshot is made for so few, see nlpbp finetune fewshot --help")
 
 
@@ -137,8 +138,8 @@ def check_pairs(run: Run[TextClassifierSettings], inputs: Inputs) -> None:
             "a number to predict has no classes to make pairs of", column="data.task", hint="use the recipe transformer_sentiment"
         )
     group_by_class(targets_of(inputs.train))
-    per_class = labels_per_class(inputs)
-    if per_class > FEW_LABELS:
+    are_few, per_class = few_labels(inputs)
+    if not are_few:
         run.say(
             f"{per_class:,.0f} labels a class are many: fewshot is made for {FEW_LABELS} or fewer, transformer_sentiment for more"
         )
