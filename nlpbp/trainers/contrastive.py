@@ -29,7 +29,6 @@ from nlpbp.data.pairs import Classes, draw_pairs, group_by_class
 from nlpbp.data.parts import Inputs, targets_of
 from nlpbp.data.windows import of_windows
 from nlpbp.modalities.encoding import EncodedTexts
-from nlpbp.modalities.pretrained import default_lr
 from nlpbp.modalities.texts import identity
 from nlpbp.runs.fit import Averaging, Validation, fit
 from nlpbp.runs.folder import Run
@@ -152,6 +151,7 @@ def train_on_pairs(
     optim: Optim,
     *,
     model: PooledForSequenceClassification,
+    lr: float,
     steps: int | None,
     l2: float,
 ) -> Progress:
@@ -166,8 +166,6 @@ def train_on_pairs(
     total = steps or default_steps(len(encoded), size=size)
     encoder = TextEncoder(model)
     groups = layer_groups(encoder, body=encoder.body)
-    lr = optim.lr or default_lr(encoder)
-    assert not isinstance(lr, str), "there is no sweep over pairs"
     trained, optimizer = prepare_again(accelerator, encoder, transformer_optimizer(optim, lr=lr)(encoder, groups))
     loop = PairLoop(
         accelerator,
