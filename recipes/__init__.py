@@ -14,6 +14,7 @@ RECIPES = {
         "recipes.transformer_sentiment",
         "fine-tune a pretrained transformer on labelled texts (the default)",
     ),
+    "fewshot": ("recipes.fewshot", "few labelled texts: pairs of them teach a sentence encoder, then a linear head is fitted"),
     "ulmfit": ("recipes.ulmfit", "a language model on your texts, then a recurrent classifier unfrozen step by step"),
     "gru_classifier": ("recipes.gru_classifier", "a small recurrent classifier from scratch"),
     "image_classifier": ("recipes.image_classifier", "a small residual net on your images, from scratch"),

@@ -24,6 +24,7 @@ from nlpbp.runs.progress import Progress
 from nlpbp.runs.result import RunResult
 from nlpbp.text.transformer import faster, length_limit, load_classifier, load_config, load_masked_lm, load_tokenizer
 from nlpbp.trainers.classifier import train_classifier
+from nlpbp.trainers.contrastive import suggest_fewshot
 from nlpbp.trainers.head import begin_head_, choose_head, settle_pooling
 from nlpbp.trainers.masked_lm import adapt, copy_body_, with_unlabelled
 from nlpbp.trainers.plans import transformer_plan
@@ -92,6 +93,7 @@ def run(config: Config) -> RunResult:
 def _fine_tune(run: Run[Config]) -> RunResult:
     config = run.settings
     inputs = read_inputs(run, config.data)
+    suggest_fewshot(run, inputs)
     name, fields = model_path(config.model.name), inputs.fields
     tokenizer = load_tokenizer(name)
     model_config = load_config(name, task=fields.task, labels=fields.labels, dropout_scale=config.dropout.scale)

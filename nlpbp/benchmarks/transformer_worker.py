@@ -23,6 +23,7 @@ from torch import nn
 from nlpbp.benchmarks.workers import answers, cpu_name, peak_memory_mib
 from nlpbp.data.order import evaluation_batches, steps_per_epoch, training_plan
 from nlpbp.text.batches import batched_steps, collate, encode
+from nlpbp.text.pooled import sentence_pooling
 from nlpbp.text.transformer import faster, load_classifier, load_config, load_tokenizer
 
 HELD_OUT_SHARE = 0.25
@@ -243,7 +244,8 @@ def train_ours(given: Work, watch: Watch, *, seed: int) -> None:
     accelerator = start(seed=seed, precision=config.precision, threads=given.threads)
     tokenizer = load_tokenizer(given.model)
     model_config = load_config(given.model, task="single_label", labels=given.label_names, dropout_scale=config.dropout.scale)
-    model: nn.Module = faster(load_classifier(given.model, config=model_config, tokenizer=tokenizer))
+    pooling = sentence_pooling(given.model)
+    model: nn.Module = faster(load_classifier(given.model, config=model_config, tokenizer=tokenizer, pooling=pooling))
     encoded = encode(given.train_texts, tokenizer=tokenizer, max_length=given.max_length)
     groups = parameter_groups(
         layer_groups(model),

@@ -162,6 +162,30 @@ def refuse_classifier_settings(config: Any) -> None:
         )
 
 
+def refuse_settings_of_stages(config: Any) -> None:
+    """Raise `ConfigError` where a recipe whose head is fitted, not trained, is told how a classifier is trained in stages."""
+    usual = type(config)()
+    for name in (
+        "optim.head_lr",
+        "optim.label_smoothing",
+        "optim.focal_gamma",
+        "optim.asymmetric",
+        "optim.class_weights",
+        "optim.probe",
+        "cycles.cycle_len",
+        "cycles.snapshots",
+        "finder.stop_after_stage",
+        "data.balanced_sampling",
+        "data.value_range",
+        "augment",
+    ):
+        given, default = config, usual
+        for part in name.split("."):
+            given, default = getattr(given, part, None), getattr(default, part, None)
+        if given != default:
+            raise ConfigError("has no effect here: pairs are balanced, and the head is fitted", column=name, hint="leave it out")
+
+
 def _numbers(config: Any, *, prefix: str) -> Iterator[tuple[str, float]]:
     for field in dataclasses.fields(config):
         value, name = getattr(config, field.name), f"{prefix}{field.name}"

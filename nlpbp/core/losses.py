@@ -135,6 +135,21 @@ def squared_error(logits: Tensor, labels: Tensor, options: LossOptions = PLAIN) 
     return F.mse_loss(logits.float().squeeze(-1), labels)
 
 
+def cosine_similarity_loss(first: Tensor, second: Tensor, similarity: Tensor) -> Tensor:
+    """Compute the mean squared difference of the cosine of vectors [pairs, width] and their wanted `similarity` [pairs], in fp32.
+
+    1 for two of a class and 0 for two of different classes is the loss of SetFit (Tunstall et al. 2022). A vector of zeros has a
+    cosine of 0 with any other.
+
+    >>> first, second = torch.tensor([[1.0, 0.0], [1.0, 0.0]]), torch.tensor([[2.0, 0.0], [0.0, 5.0]])
+    >>> cosine_similarity_loss(first, second, torch.tensor([1.0, 0.0])).item()
+    0.0
+    >>> cosine_similarity_loss(first, second, torch.tensor([0.0, 0.0])).item()
+    0.5
+    """
+    return F.mse_loss(F.cosine_similarity(first.float(), second.float(), dim=-1), similarity)
+
+
 PROBLEM_LOSSES: dict[str, LogitsLoss] = {
     "single_label_classification": cross_entropy,
     "multi_label_classification": binary_cross_entropy,

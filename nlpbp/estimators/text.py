@@ -83,7 +83,7 @@ class TextClassifier(TextEstimator, LabelEstimator):
 
     Arguments left out are the recipe's own defaults; `fit` checks them.
 
-    - recipe: transformer_sentiment, ulmfit, gru_classifier or transformers_trainer.
+    - recipe: transformer_sentiment, fewshot, ulmfit, gru_classifier or transformers_trainer.
     - model: a hub id, a folder, or `demo:minilm`. epochs: passes over the data. lr: the base rate, or "auto".
     - batch_size: texts a step. max_length: tokens a text at most. random_state: the seed; an int gives the same weights again.
     - config: more settings by their names, {"threads": 1, "data.task": "multi_label", "out": "runs/mine"}; or a recipe's whole

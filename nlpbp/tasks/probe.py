@@ -41,8 +41,10 @@ class Probe:
         return torch.from_numpy(np.asarray(states, dtype=np.float32)) @ self.weight.T + self.bias
 
 
-def fit_probe(task: str, states: Array, targets: Array, *, num_outputs: int, seed: int = 0) -> Probe:
+def fit_probe(task: str, states: Array, targets: Array, *, num_outputs: int, seed: int = 0, l2: float | None = None) -> Probe:
     """Fit a linear head on states [n, width] for a task's targets: its loss with an L2 penalty that cross-validation chooses.
+
+    Give the penalty `l2` for states that were trained on these targets: held-out examples would be none there.
 
     Logistic regression for classes and labels, ridge regression for numbers, by L-BFGS from zero weights. Targets as in
     `task_metrics`; a class without examples is never answered. Raises `ValueError` without examples.
@@ -59,8 +61,10 @@ def fit_probe(task: str, states: Array, targets: Array, *, num_outputs: int, see
     scale = float((x - mean).square().mean().sqrt()) or 1.0
     x = (x - mean) / scale
     y = torch.from_numpy(np.asarray(targets, dtype=np.int64 if target_type(task) == "multiclass" else np.float32))
-    loss, l2 = _choose_l2(task, x, y, num_outputs=num_outputs, seed=seed)
-    weight, bias = _path(task, x, y, num_outputs=num_outputs, l2=[one for one in L2 if one >= l2])[-1]
+    loss = float("inf")
+    if l2 is None:
+        loss, l2 = _choose_l2(task, x, y, num_outputs=num_outputs, seed=seed)
+    weight, bias = _path(task, x, y, num_outputs=num_outputs, l2=[*(one for one in L2 if one > l2), l2])[-1]
     weight = weight / scale
     return Probe(weight, bias - weight @ mean, l2, loss)
 

@@ -1,4 +1,4 @@
-"""The frozen states of a pretrained model: what a classifier's head reads, before anything is fine-tuned."""
+"""The states of a pretrained model that a classifier's head reads: frozen ones, before anything is fine-tuned, or to be trained."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from nlpbp.core.layers import output_layer
 from nlpbp.core.pooling import Pooling, pool
-from nlpbp.text.pooled import encoder_of
+from nlpbp.text.pooled import PooledForSequenceClassification, encoder_of, takes_mask
 
 
 class HeadInputs(nn.Module):
@@ -42,6 +42,21 @@ class HeadInputs(nn.Module):
         made += [pool(seen["states"], mask, kind=kind) for kind in self.poolings]
         self.widths = [state.shape[1] for state in made]
         return SimpleNamespace(logits=torch.cat([state.float() for state in made], dim=1))
+
+
+class TextEncoder(nn.Module):
+    """The body of a pooled classifier, which it shares: texts become vectors, without the head and the dropout before it."""
+
+    def __init__(self, model: PooledForSequenceClassification) -> None:
+        super().__init__()
+        self.body: Any = model.body
+        self.pooling: Pooling = model.config.pooling
+
+    def forward(self, **inputs: Tensor) -> Tensor:
+        """Return the pooled states [batch, width] of texts [batch, length]; `attention_mask` is 0 at padding."""
+        mask = inputs["attention_mask"]
+        given = {name: value for name, value in inputs.items() if name != "attention_mask" or takes_mask(self.body)}
+        return pool(self.body(**given, return_dict=True).last_hidden_state, mask, kind=self.pooling)
 
 
 def _behind(logits: Tensor, given: Tensor, mask: Tensor, *, output: nn.Linear) -> Tensor:

@@ -50,6 +50,7 @@ from nlpbp.trainers.stages import (
     orders_of,
     prepare_again,
     prepare_examples,
+    tell_how_weights_are_chosen,
 )
 from nlpbp.trainers.targets import Objective, make_objective, refuse_settings
 
@@ -94,13 +95,12 @@ def train_classifier(
     """Train `model` on the training set, choose by the validation set, score the test set once, and save everything.
 
     `plans` are gone through one after the other, each from the weights that the one before ended with; the best weights of all are
-    kept. `modality` is what the examples are. `first_stage` is not 0 where the run has made something else before, a language
-    model for instance; `before` is how that ended, unless a later stage has left it behind.
+    kept. Without plans the model is taken as it is. `modality` is what the examples are. `first_stage` is not 0 where the run has
+    made something else before, a language model for instance; `before` is how that ended, unless a later stage has left it behind.
     """
     refuse_settings(run.settings, inputs, num_stages=first_stage + len(plans))
-    if epochs_between_evaluations(inputs) is None and run.settings.eval_steps is None:
-        so = "the last ones are kept" + (", and patience has no effect" if run.settings.patience else "")
-        run.say(f"{len(inputs.validation):,} validation examples are too few to choose weights by: {so}")
+    if plans:
+        tell_how_weights_are_chosen(run, inputs)
     train = modality.parts["train"]
     num_micro_batches = check_micro_batches(run, num_examples=len(train), size=run.settings.batch.size)
     epoch_length(run, inputs, train, min_examples=modality.min_examples)  # refuses what cannot be balanced

@@ -25,12 +25,15 @@ from nlpbp.core.errors import ConfigError
 from nlpbp.core.layers import output_layer
 from nlpbp.core.pooling import Pooling
 from nlpbp.data.order import Ints, evaluation_batches
-from nlpbp.data.parts import SPLIT_SEED, Inputs, examples_per_label
+from nlpbp.data.parts import SPLIT_SEED, Inputs, examples_per_label, targets_of
 from nlpbp.data.pretrained import from_pretrained
 from nlpbp.data.splits import nested_sample
-from nlpbp.data.windows import means_of_windows
+from nlpbp.data.windows import chosen_windows, means_of_windows
 from nlpbp.modalities.encoding import EncodedTexts
+from nlpbp.runs.fit import Metrics
 from nlpbp.runs.folder import Run, write_text
+from nlpbp.runs.predictions import decision_thresholds
+from nlpbp.tasks import task_metrics
 from nlpbp.tasks.probe import Probe, fit_probe, probe_outputs
 from nlpbp.text.batches import Encoded, collate
 from nlpbp.text.pooled import PooledConfig, sentence_pooling
@@ -104,6 +107,29 @@ def settle_pooling(
         return None, wanted == "model" or is_trained
     same = isinstance(saved, PooledConfig) and saved.pooling == wanted and is_trained
     return (None if same else cast(Pooling, wanted)), True
+
+
+def fit_head_(run: Run[TextClassifierSettings], inputs: Inputs, texts: EncodedTexts, model: PreTrainedModel, *, l2: float) -> Probe:
+    """Fit a linear probe on the states of the training texts as they are now, give `model` its weights, and return it.
+
+    `l2` is the penalty that cross-validation chose before the states had seen the labels.
+    """
+    rows, targets = _probed(inputs, texts.parts["train"])
+    states = _states(run, texts, model, texts.parts["train"], rows=rows)[OWN]
+    probe = fit_probe(inputs.fields.task, states, targets, num_outputs=max(1, len(inputs.labels)), l2=l2)
+    begin_at_probe_(model, probe)
+    return probe
+
+
+def validate_head(
+    run: Run[TextClassifierSettings], inputs: Inputs, texts: EncodedTexts, model: PreTrainedModel, *, l2: float
+) -> Metrics:
+    """Score the validation set, or the sample of it by which training decides, with a head fitted on the states as they are."""
+    task, encoded, part = inputs.fields.task, texts.parts["validation"], inputs.while_training()
+    probe = fit_head_(run, inputs, texts, model, l2=l2)
+    rows, _ = chosen_windows(len(encoded), encoded.owners, inputs.eval_ids)
+    (outputs,) = probe_outputs(task, probe, [_states(run, texts, model, encoded, rows=rows)[OWN]])
+    return task_metrics(task, targets_of(part.validation), outputs, thresholds=decision_thresholds(part, outputs))
 
 
 def _probed(inputs: Inputs, encoded: Encoded) -> tuple[Ints, np.ndarray[Any, Any]]:

@@ -104,6 +104,13 @@ def epochs_between_evaluations(inputs: Inputs) -> int | None:
     return math.ceil(len(inputs.validation) / max(1, len(inputs.train)))
 
 
+def tell_how_weights_are_chosen(run: Run[ClassifierSettings], inputs: Inputs) -> None:
+    """Say where the validation set is too small to choose weights by."""
+    if epochs_between_evaluations(inputs) is None and run.settings.eval_steps is None:
+        so = "the last ones are kept" + (", and patience has no effect" if run.settings.patience else "")
+        run.say(f"{len(inputs.validation):,} validation examples are too few to choose weights by: {so}")
+
+
 @dataclass(frozen=True)
 class StageLoop:
     """The training loop of a stage; `orders` yields which examples are in which micro-batch, `batches` makes batches of them."""

@@ -70,7 +70,9 @@ def test_the_run_folder_holds_the_result(recipe: ModuleType, finished: RunResult
             low, high = result["intervals"][part][name]
             assert low <= high
             assert isinstance(value, float)
-            baselines = {kind: by_part[part].keys() for kind, by_part in result["baselines"].items() if kind != "before"}
+            baselines = {
+                kind: by_part[part].keys() for kind, by_part in result["baselines"].items() if kind not in ("before", "probe")
+            }
             linear = "pixels" if sees_images(finished) else "tfidf"
             assert baselines == dict.fromkeys(BASELINES.get(result["task"], ("majority", linear)), metrics.keys())
     if result["task"] == "language_model":
@@ -164,7 +166,7 @@ def test_the_model_card_tells_the_score_the_data_and_the_limits(finished: RunRes
     shown = "{perplexity:.1f} a token [" if finished.task == "language_model" else "{accuracy:.3f} ["
     assert shown.format(**finished.metrics["test"]) in card
     config = json.loads((finished.out / "model" / "config.json").read_text())
-    assert ("import nlpbp.text" in card) == (config["model_type"] == "awd_lstm")
+    assert ("import nlpbp.text" in card) == (config["model_type"] in ("awd_lstm", "nlpbp_pooled"))
     assert ("import nlpbp.vision" in card) == (config["model_type"] == "nlpbp_residual")
     assert "## Limits" in card
 
