@@ -29,7 +29,7 @@ from nlpbp.trainers.head import choose_head, fit_head_
 from nlpbp.trainers.stages import tell_how_weights_are_chosen
 
 NAME = "fewshot"
-LR = 3e-5  # of the top layer; at 1e-4, a classifier's rate, a validation set of 200 was 3 points worse from 128 labels
+LR = 3e-5  # of the top layer: with a classifier's 1e-4, 128 labels gave .620 on 853 test texts and not .665 (one seed)
 
 
 @dataclass(frozen=True)
@@ -79,10 +79,10 @@ def run(config: Config) -> RunResult:
         raise ConfigError("the learning-rate finder is for classifiers", column="optim.lr", hint=f"give a number, such as {LR:g}")
     refuse_settings_of_stages(config)
     with open_run(NAME, config) as run:
-        return _train(run)
+        return _train(run, lr=config.optim.lr or LR)
 
 
-def _train(run: Run[Config]) -> RunResult:
+def _train(run: Run[Config], *, lr: float) -> RunResult:
     config = run.settings
     inputs = read_inputs(run, config.data)
     check_pairs(run, inputs)
@@ -105,9 +105,7 @@ def _train(run: Run[Config]) -> RunResult:
         )
     model = cast(PooledForSequenceClassification, faster(head.model))
     tell_how_weights_are_chosen(run, inputs)
-    progress = train_on_pairs(
-        run, inputs, texts, config.optim, model=model, lr=cast(float, config.optim.lr or LR), steps=config.steps, l2=head.probe.l2
-    )
+    progress = train_on_pairs(run, inputs, texts, config.optim, model=model, lr=lr, steps=config.steps, l2=head.probe.l2)
     fit_head_(run, inputs, texts, model, l2=head.probe.l2)
     modality = text_modality(run, inputs, texts, model=model, base_model=config.model.name, probe=head.outputs)
     return train_classifier(run, inputs, model=model, plans=(), modality=modality, before=progress, first_stage=1)

@@ -12,6 +12,7 @@ from nlpbp.core.errors import ConfigError
 
 LIMITS: dict[str, tuple[float, float, str]] = {
     "epochs": (1, math.inf, "1 or more"),
+    "min_steps": (0, math.inf, "0 or more"),
     "patience": (1, math.inf, "1 or more"),
     "eval_steps": (1, math.inf, "1 or more"),
     "threads": (1, math.inf, "1 or more"),
@@ -162,23 +163,26 @@ def refuse_classifier_settings(config: Any) -> None:
         )
 
 
+NOT_OF_A_FITTED_HEAD = (
+    "optim.head_lr",
+    "optim.label_smoothing",
+    "optim.focal_gamma",
+    "optim.asymmetric",
+    "optim.class_weights",
+    "optim.probe",
+    "cycles.cycle_len",
+    "cycles.snapshots",
+    "finder.stop_after_stage",
+    "data.balanced_sampling",
+    "data.value_range",
+    "augment",
+)
+
+
 def refuse_settings_of_stages(config: Any) -> None:
     """Raise `ConfigError` where a recipe whose head is fitted, not trained, is told how a classifier is trained in stages."""
     usual = type(config)()
-    for name in (
-        "optim.head_lr",
-        "optim.label_smoothing",
-        "optim.focal_gamma",
-        "optim.asymmetric",
-        "optim.class_weights",
-        "optim.probe",
-        "cycles.cycle_len",
-        "cycles.snapshots",
-        "finder.stop_after_stage",
-        "data.balanced_sampling",
-        "data.value_range",
-        "augment",
-    ):
+    for name in NOT_OF_A_FITTED_HEAD:
         given, default = config, usual
         for part in name.split("."):
             given, default = getattr(given, part, None), getattr(default, part, None)

@@ -75,7 +75,7 @@ def draw_pairs(classes: Classes, *, size: int, seed: int, step: int) -> Pairs:
     A pair of one class is two of its examples, or where it has but one that example twice, which differ by dropout alone (Gao et
     al. 2021, SimCSE). The second of a pair of different classes is drawn from another class, all equally likely. Of several labels,
     a pair with one in common is similar; one without is looked for `TRIES` times, and where that fails the pair counts as what it
-    is. A step costs as much as its pairs, whatever the number of examples, and needs none of the steps before it.
+    is. A step costs as much as its pairs and classes, whatever the number of examples, and needs none before it.
 
     >>> classes = group_by_class(np.array([0, 0, 0, 1]))
     >>> pairs = draw_pairs(classes, size=4, seed=0, step=7)

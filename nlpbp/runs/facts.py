@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from nlpbp.config.files import asdict
+from nlpbp.config.limits import NOT_OF_A_FITTED_HEAD
 from nlpbp.data.modality import Modality
 from nlpbp.data.parts import Inputs, examples_per_label, targets_of
 from nlpbp.evaluation.run_folder import read_records
 from nlpbp.report.cells import flat
-from nlpbp.runs.advice import Facts
+from nlpbp.runs.advice import FEWSHOT, Facts
 from nlpbp.runs.folder import Run
 from nlpbp.runs.predictions import answer_names
 from nlpbp.runs.result import Array, RunResult
@@ -27,12 +28,13 @@ ENOUGH = 5  # validation examples with a label, of which one should be given it
 
 def facts_of(run: Run[Any], result: RunResult) -> Facts:
     """Gather what is known of any run: its settings, how it stands beside its baselines, and its evaluations."""
+    refused = NOT_OF_A_FITTED_HEAD if run.recipe == FEWSHOT else ()
     interval = result.intervals.get("validation", {}).get(metric_of(result.task).name)
     return Facts(
         task=result.task,
         recipe=run.recipe,
         recipes=recipe_names(),
-        settings=flat(asdict(run.settings)),
+        settings={name: value for name, value in flat(asdict(run.settings)).items() if name not in refused},
         against=result.against,
         records=read_records(run.out),
         standard_error=None if interval is None else (interval[1] - interval[0]) / 4,  # of a 95 % interval

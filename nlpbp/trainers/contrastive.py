@@ -81,14 +81,9 @@ class PairLoop:
         """Return this process's micro-batches of a step: the first texts of its pairs, then their second ones."""
         rank, world_size = self.accelerator.process_index, self.accelerator.num_processes
         pairs = draw_pairs(self.classes, size=self.size, seed=self.seed, step=step)
-        num = min(num_micro_batches, self.size // world_size * world_size)
-        return [
-            self._batch(pairs.first[part], pairs.second[part], pairs.similarity[part])
-            for part in self._parts(num)[rank::world_size]
-        ]
-
-    def _parts(self, num: int) -> list[Ints]:
-        return micro_batches(np.arange(self.size), num=num)
+        parts = micro_batches(np.arange(self.size), num=min(num_micro_batches, self.size // world_size * world_size))
+        mine = parts[rank::world_size]
+        return [self._batch(pairs.first[part], pairs.second[part], pairs.similarity[part]) for part in mine]
 
     def _batch(self, first: Ints, second: Ints, similarity: np.ndarray[Any, Any]) -> Batch:
         made = collate(self.texts.parts["train"], np.concatenate([first, second]), tokenizer=self.texts.tokenizer)

@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -27,6 +27,7 @@ from nlpbp.runs import lr_finder as finder
 from nlpbp.runs import progress as saving
 from nlpbp.train import loop
 from nlpbp.train.signals import Stopped
+from nlpbp.trainers import stages
 from recipes import RECIPES, gru_classifier, lm_awd_lstm, transformer_sentiment, ulmfit
 
 ARTEFACTS = ("model/model.safetensors", "metrics.jsonl", "predictions.parquet", "language_model/model.safetensors")
@@ -34,6 +35,15 @@ ARTEFACTS = ("model/model.safetensors", "metrics.jsonl", "predictions.parquet", 
 
 class Killed(BaseException):
     """Ends a run as a kill does: nothing of the product catches it."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_runs_are_not_spared() -> Iterator[None]:
+    """Evaluate and save at the end of each epoch, as runs do that are longer than these."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stages, "MIN_TO_CHOOSE", 0)
+        patch.setattr(fit, "WORTH_SAVING", 0.0)
+        yield
 
 
 @pytest.fixture(scope="module", params=[name for name in RECIPES if name != "transformers_trainer"])  # which does not resume
