@@ -92,7 +92,7 @@ class Optim(ClassifierOptim):
 
     lr: Rate = None
     """Learning rate of the top layer of the encoder (with `similarity`: of the head); auto: from the learning-rate finder (practice
-    L1). Default: 1e-4 for models below 50 million parameters, 3e-5 above."""
+    L1). Default: 3e-4 for models below 50 million parameters, 3e-5 above."""
     head_lr: float | None = None
     """Learning rate of the new head. If lr is auto, give it relative to an lr of 1e-4. Default: lr."""
     layer_decay: float = 0.9
@@ -110,8 +110,8 @@ class Optim(ClassifierOptim):
     warmup_ratio: float = 0.1
     """Fraction of a stage's steps for linear warm-up; one_cycle, slanted_triangular and warm_restarts do not use it."""
     probe: Literal["auto", "always", "never"] = "auto"
-    """Begin the head at the weights of a linear probe of the frozen model (LP-FT). auto: with fewer than 64 training texts of a
-    label on average (of a number: fewer than 200); with more it makes no difference."""
+    """Begin the head at the weights of a linear probe of the frozen model (LP-FT). auto: with fewer than 128 training texts; with
+    more a head that begins at random ends as well or better."""
 
 
 @dataclasses.dataclass(frozen=True)

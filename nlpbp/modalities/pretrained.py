@@ -21,7 +21,7 @@ def model_path(name: str) -> str:
 
 def default_lr(model: nn.Module) -> float:
     """Return the learning rate of a model whose config says nothing of it: large ones want a lower one."""
-    return 3e-5 if sum(p.numel() for p in model.parameters()) > LARGE_MODEL else 1e-4
+    return 3e-5 if sum(p.numel() for p in model.parameters()) > LARGE_MODEL else 3e-4
 
 
 def check_length(max_length: int, *, limit: int, column: str = "data.max_length") -> int:

@@ -21,6 +21,7 @@ MIN_SPREAD = 0.1  # of a linear model's: outputs that vary less over the example
 MOSTLY_CUT = 0.5  # of the training texts
 MANY_UNKNOWN = 0.2  # of the training tokens
 FEW, FEW_PER_CLASS = 200, 64  # training examples
+PROBED = 128  # training examples: with fewer, a head begins at the probe
 FEWSHOT, PROBE = "fewshot", "optim.probe"
 MAX_NAMES = 3  # of labels in a sentence
 
@@ -104,8 +105,7 @@ def probe_is_better(facts: Facts) -> Finding | None:
     if _verdicts(facts).get("probe") != "worse" or not facts.has(PROBE):
         return None
     said = "a linear model over the pretrained model's features, untrained, is better than the trained model"
-    are_few = (facts.num_per_class or facts.num_train) < FEW_PER_CLASS
-    begins = facts.settings[PROBE] == "always" or (facts.settings[PROBE] == "auto" and are_few)
+    begins = facts.settings[PROBE] == "always" or (facts.settings[PROBE] == "auto" and facts.num_train < PROBED)
     lost = "training began there and lost it: train less, or at a lower rate (--optim.lr)"
     return Finding("T1", "warning", "result.json: against.probe", said, lost if begins else f"start from it: --{PROBE} always")
 

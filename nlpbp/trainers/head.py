@@ -25,7 +25,7 @@ from nlpbp.core.errors import ConfigError
 from nlpbp.core.layers import output_layer
 from nlpbp.core.pooling import Pooling
 from nlpbp.data.order import Ints, evaluation_batches
-from nlpbp.data.parts import SPLIT_SEED, Inputs, examples_per_label, targets_of
+from nlpbp.data.parts import SPLIT_SEED, Inputs, targets_of
 from nlpbp.data.pretrained import from_pretrained
 from nlpbp.data.splits import nested_sample
 from nlpbp.data.windows import chosen_windows, means_of_windows
@@ -46,7 +46,7 @@ MAX_PROBED = (
     4_000  # training texts that a probe is fitted on: twice as many made it better by a point, and take as long as an epoch
 )
 CANDIDATE: Pooling = "mean"  # what the head of the family is compared with
-FEW_TEXTS, FEW_PER_LABEL = 200, 64  # below, a head that begins at the probe ends better: docs/few-labels.md
+FEW_TEXTS = 128  # below, a head that begins at the probe ends better (docs/transfer-learning.md)
 FILE = "probe.json"
 Start = Literal["auto", "always", "never"]
 OWN = "model"  # the state that the model's own head reads
@@ -205,7 +205,7 @@ def _record(run: Run[Any], probes: dict[str, Probe], chosen: str, *, num_example
 
 
 def begin_head_(run: Run[TextClassifierSettings], inputs: Inputs, head: Head, *, wanted: Start) -> None:
-    """Begin the head at the probe where that is wanted, or left open and examples of a label are few.
+    """Begin the head at the probe where that is wanted, or left open and there are few training texts.
 
     Raises `ConfigError` for a head that has to begin there and cannot.
     """
@@ -220,9 +220,7 @@ def begin_head_(run: Run[TextClassifierSettings], inputs: Inputs, head: Head, *,
     )
     if wanted == "always" and obstacle is not None:
         raise ConfigError(f"the head cannot begin at a probe: {obstacle}", column="optim.probe", hint="leave it out")
-    per_label = examples_per_label(inputs)
-    are_few = len(inputs.train) < FEW_TEXTS if per_label is None else per_label < FEW_PER_LABEL
-    if wanted == "never" or obstacle is not None or (wanted == "auto" and not are_few):
+    if wanted == "never" or obstacle is not None or (wanted == "auto" and len(inputs.train) >= FEW_TEXTS):
         return
     assert head.probe is not None, "that is an obstacle"
     begin_at_probe_(head.model, head.probe)

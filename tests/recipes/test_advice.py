@@ -260,7 +260,7 @@ def test_what_a_run_means_is_printed_last_kept_and_leads_the_report(tmp_path: Pa
     result = train(tmp_path / "run", allow_unknown=True)
     lines = capsys.readouterr().out.strip().splitlines()
     kept = json.loads((result.out / "result.json").read_text(encoding="utf-8"))
-    assert list(kept["against"]) == ["majority", "tfidf"]
+    assert list(kept["against"]) == ["majority", "tfidf", "probe"]
     assert kept["against"]["tfidf"]["difference"] == pytest.approx(
         kept["metrics"]["test"]["accuracy"] - kept["baselines"]["tfidf"]["test"]["accuracy"]
     )
@@ -268,7 +268,7 @@ def test_what_a_run_means_is_printed_last_kept_and_leads_the_report(tmp_path: Pa
     assert any("--data.truncation" in fix for fix in names)
     assert any("ulmfit, whose tokenizer" in fix for fix in names)
     start = next(index for index, line in enumerate(lines) if line.startswith("advice: "))
-    assert lines[start - 2 : start] == against_sentences(kept)
+    assert lines[start - 3 : start] == against_sentences(kept)
     assert lines[start].startswith(f"advice: {kept['advice'][0]['message']}. ")
     assert [finding.fix for finding in check_run(result.out)][: len(names)] == names
     page = Page(run_report(result.out))
