@@ -113,7 +113,7 @@ def _fine_tune(run: Run[Config]) -> RunResult:
     model = faster(head.model, compile=config.model.compile)
     for stage in config.stages:
         check_length(stage.max_length or max_length, limit=limit, column="stages.max_length")
-    lr = default_lr(model)
+    lr = default_lr(model, num_texts=len(inputs.train))
     plans = [
         transformer_plan(run, stage, config.optim, epochs=config.epochs, min_steps=config.min_steps, default_lr=lr)
         for stage in config.stages

@@ -214,7 +214,7 @@ def _train_stage(shown: Shown, stage: sections.Stage, index: int, progress: Prog
     optim, size, num_texts = config.optim, config.batch.size, len(shown.texts.parts["train"])
     groups = layer_groups(model)
     freeze(groups, train_last=stage.train_last)
-    wanted = stage.lr or optim.lr or default_lr(model)
+    wanted = stage.lr or optim.lr or default_lr(model, num_texts=num_texts)
     optimizer = transformer_optimizer(optim, lr=SWEPT if wanted == "auto" else wanted)(model, groups)
     if wanted == "auto":
         set_highest_rate(optimizer, _swept_lr(shown, optimizer, seed=config.seed + index))

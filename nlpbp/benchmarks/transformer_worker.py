@@ -249,7 +249,7 @@ def train_ours(given: Work, watch: Watch, *, seed: int) -> None:
     encoded = encode(given.train_texts, tokenizer=tokenizer, max_length=given.max_length)
     groups = parameter_groups(
         layer_groups(model),
-        lr=default_lr(model),
+        lr=default_lr(model, num_texts=len(encoded)),
         head_lr=optim.head_lr,
         layer_decay=optim.layer_decay,
         weight_decay=optim.weight_decay,

@@ -9,6 +9,7 @@ from nlpbp.data.packaged import packaged_model
 from nlpbp.runs.folder import CACHE
 from nlpbp.text.tiny import tiny_bert
 
+FEW_TEXTS = 128  # below, a small model's head begins at a linear probe, and a high rate leads away from it
 LARGE_MODEL = 50_000_000  # parameters: above, fine-tuning wants a lower rate
 
 
@@ -19,9 +20,11 @@ def model_path(name: str) -> str:
     return str(tiny_bert(CACHE / "tiny-bert")) if name == "tiny:bert" else name
 
 
-def default_lr(model: nn.Module) -> float:
-    """Return the learning rate of a model whose config says nothing of it: large ones want a lower one."""
-    return 3e-5 if sum(p.numel() for p in model.parameters()) > LARGE_MODEL else 3e-4
+def default_lr(model: nn.Module, *, num_texts: int) -> float:
+    """Return the learning rate where the config says nothing of it: large models want a lower one, and so do few training texts."""
+    if sum(p.numel() for p in model.parameters()) > LARGE_MODEL:
+        return 3e-5
+    return 1e-4 if num_texts < FEW_TEXTS else 3e-4
 
 
 def check_length(max_length: int, *, limit: int, column: str = "data.max_length") -> int:

@@ -30,6 +30,7 @@ from nlpbp.data.pretrained import from_pretrained
 from nlpbp.data.splits import nested_sample
 from nlpbp.data.windows import chosen_windows, means_of_windows
 from nlpbp.modalities.encoding import EncodedTexts
+from nlpbp.modalities.pretrained import FEW_TEXTS
 from nlpbp.runs.fit import Metrics
 from nlpbp.runs.folder import Run, write_text
 from nlpbp.runs.predictions import decision_thresholds
@@ -46,7 +47,6 @@ MAX_PROBED = (
     4_000  # training texts that a probe is fitted on: twice as many made it better by a point, and take as long as an epoch
 )
 CANDIDATE: Pooling = "mean"  # what the head of the family is compared with
-FEW_TEXTS = 128  # below, a head that begins at the probe ends better (docs/transfer-learning.md)
 FILE = "probe.json"
 Start = Literal["auto", "always", "never"]
 OWN = "model"  # the state that the model's own head reads
