@@ -38,6 +38,8 @@ class HeadInputs(nn.Module):
             for handle in handles:
                 handle.remove()
         mask = inputs["attention_mask"]
+        if self.poolings and seen["states"].shape[1] != mask.shape[1]:
+            raise ValueError("the model's last states are not one for each token, and cannot be pooled")
         made = [_behind(logits, seen["own"], mask, output=output)]
         made += [pool(seen["states"], mask, kind=kind) for kind in self.poolings]
         self.widths = [state.shape[1] for state in made]

@@ -77,7 +77,11 @@ def choose_head(
         run.say("no linear probe: the model is divided among devices")
         return Head(model, None, {})
     rows, targets = _probed(inputs, texts.parts["train"])
-    states = _states(run, texts, model, texts.parts["train"], rows=rows, poolings=() if is_settled else (CANDIDATE,))
+    try:
+        states = _states(run, texts, model, texts.parts["train"], rows=rows, poolings=() if is_settled else (CANDIDATE,))
+    except ValueError as error:
+        run.say(f"pooling: {OWN}, for {error}")
+        states = _states(run, texts, model, texts.parts["train"], rows=rows)
     task, num_outputs = inputs.fields.task, max(1, len(inputs.labels))
     probes = {kind: fit_probe(task, found, targets, num_outputs=num_outputs) for kind, found in states.items()}
     chosen = _chosen(run, probes)

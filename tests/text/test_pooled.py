@@ -14,6 +14,7 @@ from transformers import (
     AutoModel,
     AutoModelForSequenceClassification,
     BertConfig,
+    FunnelConfig,
     PreTrainedConfig,
     PreTrainedTokenizerFast,
     pipeline,
@@ -115,6 +116,13 @@ def test_the_state_that_a_familys_own_head_reads_is_found(family: str) -> None:
     pooled = with_pooling(model, "mean").eval()
     with torch.no_grad():
         torch.testing.assert_close(pooled.classifier(mean), pooled(**padded(ROWS)).logits, atol=1e-5, rtol=1e-4)
+
+
+def test_states_that_are_fewer_than_the_tokens_cannot_be_pooled() -> None:
+    config = FunnelConfig(vocab_size=64, d_model=16, block_sizes=[1, 1], n_head=2, d_head=8, d_inner=16, num_labels=3)
+    reads = HeadInputs(AutoModelForSequenceClassification.from_config(config).eval(), poolings=("mean",))
+    with pytest.raises(ValueError, match="not one for each token"), torch.no_grad():
+        reads(**padded(ROWS, extra=1))
 
 
 def test_token_types_reach_the_body() -> None:
