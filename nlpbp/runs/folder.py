@@ -168,6 +168,7 @@ def _remove_if_nothing_happened(folder: Path) -> None:
         ENVIRONMENT,
         f"{ENVIRONMENT}.tmp",
         "audit.json",
+        "probe.json",
     }:
         for file in folder.iterdir():
             file.unlink()
