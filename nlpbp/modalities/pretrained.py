@@ -24,7 +24,7 @@ def default_lr(model: nn.Module, *, num_texts: int) -> float:
     """Return the learning rate where the config says nothing of it: large models want a lower one, and so do few training texts."""
     if sum(p.numel() for p in model.parameters()) > LARGE_MODEL:
         return 3e-5
-    return 1e-4 if num_texts < FEW_TEXTS else 3e-4
+    return 1e-4 if num_texts < FEW_TEXTS else 2e-4
 
 
 def check_length(max_length: int, *, limit: int, column: str = "data.max_length") -> int:
