@@ -163,6 +163,23 @@ def test_a_chain_of_kills_ends_in_the_same_result(
     assert artefacts(tmp_path / "run") == artefacts(uninterrupted)
 
 
+def test_a_pooled_head_that_began_at_the_probe_goes_on_bit_for_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny = transformer_sentiment.tiny()
+    optim = dataclasses.replace(tiny.optim, probe="always", swa_start=0.4)
+    changes: dict[str, Any] = {"optim": optim, "model": dataclasses.replace(tiny.model, pooling="mean")}
+    train(transformer_sentiment, tmp_path / "whole", **changes)
+    for step in (1, 12):
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(fit, "log", at_step(step, die))
+            train(transformer_sentiment, tmp_path / "run", **changes)
+    capsys.readouterr()
+    train(transformer_sentiment, tmp_path / "run", **changes)
+    assert capsys.readouterr().out.startswith("resumed from step ")
+    assert artefacts(tmp_path / "run") == artefacts(tmp_path / "whole")
+
+
 def test_a_run_that_decides_by_a_sample_goes_on_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = dataclasses.replace(transformer_sentiment.tiny().data, eval_sample=9)
     sampled: dict[str, Any] = {"data": data, "eval_steps": 5}
