@@ -76,6 +76,7 @@ def choose_head(
     if run.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
         run.say("no linear probe: the model is divided among devices")
         return Head(model, None, {})
+    _refuse_run_of_before(run)
     rows, targets = _probed(inputs, texts.parts["train"])
     try:
         states = _states(run, texts, model, texts.parts["train"], rows=rows, poolings=() if is_settled else (CANDIDATE,))
@@ -187,6 +188,16 @@ def frozen_states(
         made = predict(reads, plan, make_batch, accelerator=accelerator, show_progress=True).logits
     ends = np.cumsum(reads.widths)[:-1]
     return dict(zip((OWN, *poolings), np.split(made, ends, axis=1), strict=True))
+
+
+def _refuse_run_of_before(run: Run[Any]) -> None:
+    """Raise `ConfigError` for an unfinished run of nlpbp 0.1, whose head, rate and number of steps were others."""
+    if (run.out / "checkpoints").is_dir() and not (run.out / FILE).exists():
+        raise ConfigError(
+            f"{run.out} was begun by an earlier version, which trains another head at another rate",
+            column="out",
+            hint="finish it with nlpbp 0.1, or begin another run",
+        )
 
 
 def _chosen(run: Run[Any], probes: dict[str, Probe]) -> str:

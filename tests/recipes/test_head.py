@@ -84,6 +84,12 @@ def test_a_run_that_goes_on_keeps_its_pooling(body: Path, tmp_path: Path, monkey
     assert not isinstance(AutoModelForSequenceClassification.from_pretrained(run.out / "model"), PooledForSequenceClassification)
 
 
+def test_an_unfinished_run_of_an_earlier_version_is_refused(body: Path, tmp_path: Path) -> None:
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(ConfigError, match="was begun by an earlier version"):
+        train(tmp_path / "run", body, num=60)
+
+
 @pytest.mark.parametrize("pooling", ["first", "max", "concat", "last"])
 def test_a_pooling_that_is_asked_for_is_taken(body: Path, tmp_path: Path, pooling: str) -> None:
     run = train(tmp_path / "run", body, pooling=pooling, num=60)
