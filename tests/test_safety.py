@@ -310,6 +310,7 @@ def test_nothing_leaves_the_run_folder(nasty: Path) -> None:
         "test_uses.json",
         "metrics.jsonl",
         "predictions.parquet",
+        "probe.json",
         "report.html",
         "result.json",
         *model,

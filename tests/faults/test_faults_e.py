@@ -175,8 +175,8 @@ def test_more_micro_batches_than_examples_in_a_step(tmp_path: Path) -> None:
 def test_the_metric_to_choose_by_is_one_that_is_produced(task: str) -> None:
     import numpy as np
 
-    targets = {"multi_label": np.eye(2, dtype=int), "regression": np.array([0.5, 1.0])}.get(task, np.array([0, 1]))
-    outputs = {"regression": np.array([0.5, 1.0])}.get(task, np.eye(2))
+    targets = {"multi_label": np.eye(50, dtype=int), "regression": np.array([0.5, 1.0])}.get(task, np.array([0, 1]))
+    outputs = {"multi_label": np.eye(50), "regression": np.array([0.5, 1.0])}.get(task, np.eye(2))
     assert list(task_metrics(task, targets, outputs)) == [metric.name for metric in get_task(task).metrics]
     assert metric_of(task).higher_is_better == (task in ("single_label", "multi_label"))
     with pytest.raises(ValueError, match="f2"):
