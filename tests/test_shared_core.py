@@ -58,6 +58,6 @@ def test_texts_and_images_go_through_the_same_functions(tmp_path: Path, monkeypa
     of_images = image_transfer.run(image)
     assert called == {name: {"texts", "images"} for name in SHARED}
     files = [{path.name for path in result.out.iterdir()} for result in (of_texts, of_images)]
-    assert files[0] == files[1]
+    assert files[0] - {"probe.json"} == files[1]  # a probe is of a pretrained text model
     records = [json.loads((result.out / "result.json").read_text()) for result in (of_texts, of_images)]
     assert records[0].keys() == records[1].keys()
