@@ -66,7 +66,7 @@ def test_a_task_in_one_file_is_trained_scored_shown_and_predicts(tmp_path: Path)
     result = transformer_sentiment.run(dataclasses.replace(tiny, data=data, out=str(tmp_path / "run"), threads=1))
     assert list(result.metrics["test"]) == ["cost"]
     assert result.metrics["test"]["cost"] < result.baselines["always"]["test"]["cost"]
-    assert set(result.baselines) == {"always", "tfidf"}
+    assert set(result.baselines) == {"always", "tfidf", "probe"}
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert "cost" in [line for line in lines if "split" in line][-1]
     page = run_report(tmp_path / "run")

@@ -180,7 +180,7 @@ def test_a_run_has_scores_baselines_and_predictions(finished: RunResult) -> None
     assert result["task"] == "ordinal"
     assert result["data"]["labels"] == ["1", "2", "3", "4", "5"]
     assert list(result["metrics"]["test"]) == ["mae", "qwk", "accuracy"]
-    assert set(result["baselines"]) == {"median", "tfidf"}
+    assert set(result["baselines"]) == {"median", "tfidf", "probe"}
     assert result["metrics"]["test"]["mae"] < result["baselines"]["median"]["test"]["mae"]
     assert all(low <= high for low, high in result["intervals"]["test"].values())
     table = pq.read_table(finished.out / "predictions.parquet").to_pydict()
