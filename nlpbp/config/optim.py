@@ -12,6 +12,8 @@ from nlpbp.core.optim import (
     TRANSFORMER_EPS,
 )
 
+FEW_TEXTS = 128  # for training: below, a head begins at a linear probe, and a small model at a lower rate, which stays near it
+
 Rate = float | Literal["auto"] | None
 
 

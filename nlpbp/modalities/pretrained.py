@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from torch import nn
 
+from nlpbp.config.optim import FEW_TEXTS
 from nlpbp.core.errors import ConfigError
 from nlpbp.data.packaged import packaged_model
 from nlpbp.runs.folder import CACHE
 from nlpbp.text.tiny import tiny_bert
 
-FEW_TEXTS = 128  # below, a small model's head begins at a linear probe, and a high rate leads away from it
 LARGE_MODEL = 50_000_000  # parameters: above, fine-tuning wants a lower rate
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from nlpbp.checks import run as rules
 from nlpbp.checks.findings import Finding
+from nlpbp.config.optim import FEW_TEXTS
 from nlpbp.data.modality import Reading
 from nlpbp.evaluation.run_folder import Record, finite
 from nlpbp.tasks.differences import beside_baselines
@@ -21,7 +22,6 @@ MIN_SPREAD = 0.1  # of a linear model's: outputs that vary less over the example
 MOSTLY_CUT = 0.5  # of the training texts
 MANY_UNKNOWN = 0.2  # of the training tokens
 FEW, FEW_PER_CLASS = 200, 64  # training examples
-PROBED = 128  # training examples: with fewer, a head begins at the probe
 FEWSHOT, PROBE = "fewshot", "optim.probe"
 MAX_NAMES = 3  # of labels in a sentence
 
@@ -105,7 +105,7 @@ def probe_is_better(facts: Facts) -> Finding | None:
     if _verdicts(facts).get("probe") != "worse" or not facts.has(PROBE):
         return None
     said = "a linear model over the pretrained model's features, untrained, is better than the trained model"
-    begins = facts.settings[PROBE] == "always" or (facts.settings[PROBE] == "auto" and facts.num_train < PROBED)
+    begins = facts.settings[PROBE] == "always" or (facts.settings[PROBE] == "auto" and facts.num_train < FEW_TEXTS)
     lost = "training began there and lost it: train less, or at a lower rate (--optim.lr)"
     return Finding("T1", "warning", "result.json: against.probe", said, lost if begins else f"start from it: --{PROBE} always")
 

@@ -92,7 +92,7 @@ def model_card(result: RunResult, *, inputs: Inputs, modality: Modality) -> str:
     base, labels = code_span(redact(modality.card.base_model)), _named(inputs.fields.labels) or "a number"
     sizes = ", ".join(f"{name} {len(p):,}" for name, p in {"train": inputs.train, **inputs.scored}.items())
     kind = f"{'An' if modality.kind[0] in 'aeiou' else 'A'} {modality.kind}"
-    chosen = f"The weights are the best of the run by validation {get_task(result.task).main_metric}."
+    chosen = f"Of the run's evaluations on the validation set, the best by {get_task(result.task).main_metric} gave the weights."
     return "\n".join(
         [
             "---",

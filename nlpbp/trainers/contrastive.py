@@ -30,6 +30,7 @@ from nlpbp.data.parts import Inputs, examples_per_label, targets_of
 from nlpbp.data.windows import of_windows
 from nlpbp.modalities.encoding import EncodedTexts
 from nlpbp.modalities.texts import identity
+from nlpbp.runs.advice import FEW, FEW_PER_CLASS
 from nlpbp.runs.fit import Averaging, Validation, fit
 from nlpbp.runs.folder import Run
 from nlpbp.runs.progress import Learner, Progress, Provenance, Stage
@@ -44,7 +45,6 @@ from nlpbp.trainers.stages import check_micro_batches, epochs_between_evaluation
 
 PAIRS_PER_TEXT = 40  # of SetFit: 20 times a pair of one class and one of two
 MAX_STEPS = 300
-FEW_LABELS, FEW_TEXTS = 64, 200  # a class, and in all
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def few_labels(inputs: Inputs) -> tuple[bool, float]:
     per_class = examples_per_label(inputs)
     if per_class is None:
         return False, math.inf
-    return per_class < FEW_LABELS or len(inputs.train) < FEW_TEXTS, per_class
+    return per_class < FEW_PER_CLASS or len(inputs.train) < FEW, per_class
 
 
 def suggest_fewshot(run: Run[TextClassifierSettings], inputs: Inputs) -> None:
@@ -134,7 +134,7 @@ def check_pairs(run: Run[TextClassifierSettings], inputs: Inputs) -> None:
     are_few, per_class = few_labels(inputs)
     if not are_few:
         run.say(
-            f"{per_class:,.0f} labels a class are many: fewshot is made for {FEW_LABELS} or fewer, transformer_sentiment for more"
+            f"{per_class:,.0f} labels a class are many: fewshot is for {FEW_PER_CLASS} or fewer, transformer_sentiment for more"
         )
 
 

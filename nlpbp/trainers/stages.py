@@ -33,7 +33,7 @@ from nlpbp.train.lr_finder import MakeSweep
 from nlpbp.trainers.targets import classes_to_balance
 
 AS_THE_RUN = StageData()
-MAX_EPOCHS = 20  # that a stage of few examples gets: 64 labels were no better after 50
+MAX_EPOCHS = 20  # that a stage of few examples gets: 64 labels, begun at the probe, were no better after 50
 MIN_TO_CHOOSE = 100  # validation examples: with fewer, a point of accuracy is less than one example, and the best of many is luck
 
 
