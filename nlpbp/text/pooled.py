@@ -35,6 +35,7 @@ SENTENCE_POOLING: dict[str, Pooling] = {  # sentence-transformers' names, the ol
     "max": "max",
     "lasttoken": "last",
 }
+SENTENCE_SETTINGS = "sentence_bert_config.json"  # its settings, which older sentence encoders have without any modules
 
 
 class PooledConfig(PreTrainedConfig):
@@ -171,11 +172,12 @@ def pooled_config(config: PreTrainedConfig, *, pooling: Pooling) -> PooledConfig
 def sentence_pooling(name: str) -> Pooling | None:
     """Return how a sentence encoder, by folder or hub id, pools its states; None for a model that is no sentence encoder.
 
-    sentence-transformers writes it beside the model, in the folder of its pooling module.
+    sentence-transformers writes it beside the model, in the folder of its pooling module; a model that it keeps settings for
+    without modules is one whose mean it takes.
     """
     modules = _json_of(name, "modules.json")
     if not isinstance(modules, list):
-        return None
+        return "mean" if modules is None and isinstance(_json_of(name, SENTENCE_SETTINGS), dict) else None
     folder = next((one.get("path", "") for one in modules if str(one.get("type", "")).endswith("Pooling")), None)
     written = _json_of(name, f"{folder}/config.json") if folder else None
     if not isinstance(written, dict):

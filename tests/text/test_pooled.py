@@ -153,6 +153,13 @@ def test_a_model_without_a_pooling_module_is_no_sentence_encoder(tmp_path: Path)
     assert sentence_pooling(str(tiny_bert(tmp_path / "bert"))) is None
 
 
+def test_settings_of_a_sentence_encoder_without_modules_stand_for_the_mean(tmp_path: Path) -> None:
+    (tmp_path / "sentence_bert_config.json").write_text('{"max_seq_length": 128}')
+    assert sentence_pooling(str(tmp_path)) == "mean"
+    (tmp_path / "modules.json").write_text("[]")
+    assert sentence_pooling(str(tmp_path)) is None
+
+
 def test_a_loaded_pooled_classifier_has_the_bodys_weights_and_a_new_head(tmp_path: Path) -> None:
     name = str(tiny_bert(tmp_path / "bert"))
     tokenizer, config = load_tokenizer(name), load_config(name, task="single_label", labels=("a", "b", "c"), dropout_scale=0.5)
