@@ -16,6 +16,7 @@ from nlpbp.modalities.images import PreparedImages, image_modality, load_images,
 from nlpbp.runs.folder import CACHE, Run, open_run
 from nlpbp.runs.result import RunResult
 from nlpbp.trainers.classifier import train_classifier
+from nlpbp.trainers.frozen import with_probe
 from nlpbp.trainers.plans import image_plans
 from nlpbp.vision.pictures import size_of, with_size
 from nlpbp.vision.pretrained import channels_of, load_image_classifier, load_processor, tiny_residual
@@ -82,7 +83,7 @@ def _fine_tune(run: Run[Config]) -> RunResult:
     say_what_is_seen(run, store, channels=channels, size=size_of(processor))
     lr = LR if sum(p.numel() for p in model.parameters()) > SMALL else SMALL_LR
     images = PreparedImages(run, inputs, store, processor, channels)
-    modality = image_modality(images, model=model, base_model=config.model.name)
+    modality = with_probe(run, inputs, image_modality(images, model=model, base_model=config.model.name), model)
     return train_classifier(run, inputs, model=model, plans=image_plans(config, lr=lr), modality=modality)
 
 

@@ -15,6 +15,10 @@ from nlpbp.core.pooling import Pooling, pool
 from nlpbp.text.pooled import PooledForSequenceClassification, encoder_of, takes_mask
 
 
+class NotPooledError(ValueError):
+    """The last states of a model are not one for each token, so that there is nothing to pool."""
+
+
 class HeadInputs(nn.Module):
     """A classifier that answers with the input of its output layer, and with poolings of its last states, side by side."""
 
@@ -37,10 +41,13 @@ class HeadInputs(nn.Module):
         finally:
             for handle in handles:
                 handle.remove()
-        mask = inputs["attention_mask"]
+        own, mask = seen["own"], inputs.get("attention_mask")  # images have no mask
+        if mask is None:
+            self.widths = [own.shape[1]]
+            return SimpleNamespace(logits=own.float())
         if self.poolings and seen["states"].shape[1] != mask.shape[1]:
-            raise ValueError("the model's last states are not one for each token, and cannot be pooled")
-        made = [_behind(logits, seen["own"], mask, output=output)]
+            raise NotPooledError("the model's last states are not one for each token, and cannot be pooled")
+        made = [_behind(logits, own, mask, output=output)]
         made += [pool(seen["states"], mask, kind=kind) for kind in self.poolings]
         self.widths = [state.shape[1] for state in made]
         return SimpleNamespace(logits=torch.cat([state.float() for state in made], dim=1))

@@ -1,4 +1,4 @@
-"""How a classifier's head begins: which states of the pretrained model it reads, and from the weights of a linear probe.
+"""How a text classifier's head begins: which states of the pretrained model it reads, and from the weights of a linear probe.
 
 One pass over the frozen model gives the states. A linear probe on them is the baseline that fine-tuning has to beat, tells which of
 two poolings knows more of the task, and is where the head may begin (LP-FT; Kumar et al. 2022): a random head first moves the body
@@ -8,28 +8,24 @@ away from what it knew.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, cast
 
 import numpy as np
 import torch
-from accelerate import Accelerator
-from accelerate.utils import DistributedType
 from transformers import AutoConfig, PreTrainedModel
 
 from nlpbp.config import MaskedLM, TextClassifierSettings
 from nlpbp.config.optim import FEW_TEXTS
-from nlpbp.core.batch import Batch
 from nlpbp.core.errors import ConfigError
 from nlpbp.core.layers import output_layer
 from nlpbp.core.pooling import Pooling
-from nlpbp.data.order import Ints, evaluation_batches
-from nlpbp.data.parts import SPLIT_SEED, Inputs, targets_of
+from nlpbp.data.order import Ints
+from nlpbp.data.parts import Inputs, targets_of
 from nlpbp.data.pretrained import from_pretrained
-from nlpbp.data.splits import nested_sample
-from nlpbp.data.windows import chosen_windows, means_of_windows
+from nlpbp.data.windows import chosen_windows
 from nlpbp.modalities.encoding import EncodedTexts
 from nlpbp.runs.fit import Metrics
 from nlpbp.runs.folder import Run, write_text
@@ -38,18 +34,13 @@ from nlpbp.tasks import task_metrics
 from nlpbp.tasks.probe import Probe, fit_probe, probe_outputs
 from nlpbp.text.batches import Encoded, collate
 from nlpbp.text.pooled import PooledConfig, sentence_pooling
-from nlpbp.text.states import HeadInputs
+from nlpbp.text.states import NotPooledError
 from nlpbp.text.transformer import has_trained_head, with_pooling
-from nlpbp.train.evaluate import predict
-from nlpbp.trainers.targets import standardised
+from nlpbp.trainers.frozen import OWN, Floats, frozen_states, is_divided, outputs_by_part, probed
 
-MAX_PROBED = 4_000  # training texts that a probe is fitted on: 2,000 review sentences gave .741, 6,000 gave .760
 CANDIDATE: Pooling = "mean"  # what the head of the family is compared with
 FILE = "probe.json"
 Start = Literal["auto", "always", "never"]
-OWN = "model"  # the state that the model's own head reads
-
-Floats = np.ndarray[Any, np.dtype[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -71,14 +62,13 @@ def choose_head(
 
     What was chosen, and why, is printed and stays in the run folder's probe.json, which a run that goes on obeys.
     """
-    if run.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
-        run.say("no linear probe: the model is divided among devices")
+    if is_divided(run):
         return Head(model, None, {})
     _refuse_run_of_before(run)
-    rows, targets = _probed(inputs, texts.parts["train"])
+    rows, targets = probed(inputs, texts.parts["train"])
     try:
         states = _states(run, texts, model, texts.parts["train"], rows=rows, poolings=() if is_settled else (CANDIDATE,))
-    except ValueError as error:
+    except NotPooledError as error:
         run.say(f"pooling: {OWN}, for {error}")
         states = _states(run, texts, model, texts.parts["train"], rows=rows)
     task, num_outputs = inputs.fields.task, max(1, len(inputs.labels))
@@ -88,10 +78,7 @@ def choose_head(
     if chosen != OWN:
         model = with_pooling(model, CANDIDATE)
     probe = probes[chosen]
-    parts = [_states(run, texts, model, texts.parts[part])[OWN] for part in inputs.scored]
-    _, scale, shift = standardised(inputs, can_shift=True, value_range=None)
-    outputs = [made * scale + shift for made in probe_outputs(task, probe, parts)]
-    return Head(model, probe, dict(zip(inputs.scored, outputs, strict=True)))
+    return Head(model, probe, outputs_by_part(inputs, probe, lambda part: _states(run, texts, model, texts.parts[part])[OWN]))
 
 
 def settle_pooling(
@@ -117,7 +104,7 @@ def fit_head_(run: Run[TextClassifierSettings], inputs: Inputs, texts: EncodedTe
 
     `l2` is the penalty that cross-validation chose before the states had seen the labels.
     """
-    rows, targets = _probed(inputs, texts.parts["train"])
+    rows, targets = probed(inputs, texts.parts["train"])
     states = _states(run, texts, model, texts.parts["train"], rows=rows)[OWN]
     probe = fit_probe(inputs.fields.task, states, targets, num_outputs=max(1, len(inputs.labels)), l2=l2)
     begin_at_probe_(model, probe)
@@ -135,16 +122,6 @@ def validate_head(
     return task_metrics(task, targets_of(part.validation), outputs, thresholds=decision_thresholds(part, outputs))
 
 
-def _probed(inputs: Inputs, encoded: Encoded) -> tuple[Ints, np.ndarray[Any, Any]]:
-    """Return the rows of `encoded` that a probe is fitted on, windows of a text together, and the targets of their texts."""
-    targets, num = standardised(inputs, can_shift=True, value_range=None)[0], len(inputs.train)
-    chosen = np.arange(num)
-    if num > MAX_PROBED:
-        chosen = nested_sample(inputs.train.examples, chosen, share=MAX_PROBED / num, seed=SPLIT_SEED)
-    rows = chosen if encoded.owners is None else np.flatnonzero(np.isin(encoded.owners, chosen))
-    return rows, targets[chosen]
-
-
 def _states(
     run: Run[TextClassifierSettings],
     texts: EncodedTexts,
@@ -154,38 +131,16 @@ def _states(
     rows: Ints | None = None,
     poolings: Sequence[Pooling] = (),
 ) -> dict[str, Floats]:
-    """Return the states of texts, of all or of some rows of `encoded`; those of a text's windows are averaged."""
-    rows = np.arange(len(encoded)) if rows is None else rows
-    batches = evaluation_batches(encoded.padded_lengths[rows], max_tokens=run.settings.batch.evaluation_tokens)
-    states = frozen_states(
+    """Return the states of texts, of all or of some rows of `encoded`."""
+    return frozen_states(
         model,
-        [rows[batch] for batch in batches],
-        partial(collate, encoded, tokenizer=texts.tokenizer),
+        encoded,
+        partial(collate, tokenizer=texts.tokenizer),
         accelerator=run.accelerator,
+        max_cost=run.settings.batch.evaluation_tokens,
+        rows=rows,
         poolings=poolings,
     )
-    owners = None if encoded.owners is None else encoded.owners[rows]
-    return {kind: means_of_windows(values, owners) for kind, values in states.items()}
-
-
-def frozen_states(
-    model: PreTrainedModel,
-    plan: Sequence[Ints],
-    make_batch: Callable[[Ints], Batch],
-    *,
-    accelerator: Accelerator,
-    poolings: Sequence[Pooling] = (),
-) -> dict[str, Floats]:
-    """Return by name the states of the examples in `plan`, [examples, width] each, ascending by id.
-
-    `model` is what the head of `model` reads; with it go further `poolings` of the body's last states. The model is in evaluation
-    mode afterwards, and otherwise unchanged. Every process gets all states.
-    """
-    reads = HeadInputs(model.to(accelerator.device), poolings=poolings)
-    with accelerator.autocast():
-        made = predict(reads, plan, make_batch, accelerator=accelerator, show_progress=True).logits
-    ends = np.cumsum(reads.widths)[:-1]
-    return dict(zip((OWN, *poolings), np.split(made, ends, axis=1), strict=True))
 
 
 def _refuse_run_of_before(run: Run[Any]) -> None:

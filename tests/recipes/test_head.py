@@ -23,7 +23,7 @@ from nlpbp.runs.result import RunResult
 from nlpbp.text.pooled import PooledForSequenceClassification
 from nlpbp.text.tiny import tiny_bert
 from nlpbp.text.transformer import load_tokenizer
-from nlpbp.trainers import head
+from nlpbp.trainers import frozen
 from recipes import transformer_sentiment
 
 
@@ -141,7 +141,7 @@ def test_windows_of_a_text_are_one_state(body: Path, tmp_path: Path) -> None:
 
 
 def test_a_probe_of_many_texts_is_fitted_on_a_sample(body: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(head, "MAX_PROBED", 20)
+    monkeypatch.setattr(frozen, "MAX_PROBED", 20)
     run = train(tmp_path / "run", body, num=60)
     assert json.loads((run.out / "probe.json").read_text())["examples"] in range(19, 22)
 

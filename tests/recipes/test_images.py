@@ -129,7 +129,7 @@ def test_a_net_that_has_seen_other_digits_learns_from_fewer(tmp_path: Path) -> N
     before = dataclasses.replace(image_classifier.Config(), data=data, model=net, epochs=8, out=str(tmp_path / "net"), **options)
     assert image_classifier.run(before).metrics["validation"]["accuracy"] > 0.9
     few = sections.Images(train=str(target), test_share=0.1, validation_share=0.75, train_fraction=0.9)
-    scores: dict[str, list[float]] = {"transfer": [], "scratch": []}
+    scores: dict[str, list[float]] = {"transfer": [], "scratch": [], "probe": []}
     for seed in range(3):
         transfer = dataclasses.replace(
             image_transfer.Config(),
@@ -151,9 +151,12 @@ def test_a_net_that_has_seen_other_digits_learns_from_fewer(tmp_path: Path) -> N
             out=str(tmp_path / f"scratch-{seed}"),
             **options,
         )
-        scores["transfer"].append(image_transfer.run(transfer).metrics["validation"]["accuracy"] or 0.0)
+        result = image_transfer.run(transfer)
+        scores["transfer"].append(result.metrics["validation"]["accuracy"] or 0.0)
+        scores["probe"].append(result.baselines["probe"]["validation"]["accuracy"] or 0.0)
         scores["scratch"].append(image_classifier.run(scratch).metrics["validation"]["accuracy"] or 0.0)
     assert np.mean(scores["transfer"]) > np.mean(scores["scratch"]) + 0.03, scores
+    assert np.mean(scores["probe"]) > 0.5, f"of five classes, by what the frozen net knows of others: {scores}"
 
 
 def test_frozen_layers_and_frozen_norms_keep_their_statistics(tmp_path: Path) -> None:
@@ -216,6 +219,7 @@ def test_any_pretrained_classifier_is_tuned_group_by_group(name: str, tmp_path: 
     config = dataclasses.replace(image_transfer.tiny(), model=image_transfer.Model(folder), threads=1, precision="fp32", epochs=1)
     result = image_transfer.run(dataclasses.replace(config, out=str(tmp_path / "run")))
     stages = json.loads((result.out / "result.json").read_text())["stages"]
+    assert set(result.baselines) == {"majority", "pixels", "probe"}
     assert stages[0]["trained"] == ["head"]
     assert len(stages[1]["trained"]) >= 3, "the body is cut into groups"
     table = pq.read_table(result.out / "predictions.parquet").to_pydict()
