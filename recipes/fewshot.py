@@ -17,19 +17,15 @@ from nlpbp.core.pooling import Pooling
 from nlpbp.data.pretrained import from_pretrained
 from nlpbp.modalities.encoding import encode_parts
 from nlpbp.modalities.pretrained import check_length, model_path
-from nlpbp.modalities.texts import text_modality
 from nlpbp.runs.folder import Run, open_run
 from nlpbp.runs.inputs import read_inputs
 from nlpbp.runs.result import RunResult
-from nlpbp.text.pooled import PooledConfig, PooledForSequenceClassification, sentence_pooling
-from nlpbp.text.transformer import faster, length_limit, load_classifier, load_config, load_tokenizer
-from nlpbp.trainers.classifier import train_classifier
-from nlpbp.trainers.contrastive import check_pairs, train_on_pairs
-from nlpbp.trainers.head import choose_head, fit_head_
-from nlpbp.trainers.stages import tell_how_weights_are_chosen
+from nlpbp.text.pooled import PooledConfig, sentence_pooling
+from nlpbp.text.transformer import length_limit, load_classifier, load_config, load_tokenizer
+from nlpbp.trainers.contrastive import PAIRS_LR, check_pairs, train_fewshot
+from nlpbp.trainers.head import choose_head
 
 NAME = "fewshot"
-LR = 3e-5  # of the top layer: with a classifier's 1e-4, 128 labels gave .620 on 853 test texts and not .665 (one seed)
 
 
 @dataclass(frozen=True)
@@ -51,10 +47,10 @@ class Config(sections.TextClassifierSettings):
     """Train a classifier on few labelled texts: contrastive learning on their pairs, then a linear head (as SetFit does)."""
 
     model: Model = field(default_factory=Model)
-    optim: sections.Optim = field(default_factory=lambda: sections.Optim(lr=LR))
+    optim: sections.Optim = field(default_factory=lambda: sections.Optim(lr=PAIRS_LR))
     steps: int | None = None
-    """Number of steps, each of half as many pairs as batch.size has texts. Default: 40 pairs for each training text, at most 300
-    steps."""
+    """Number of steps, each of batch.size texts in groups of 16, all pairs of which are learned from. Default: so many that each
+    text is seen 20 times on average, but at least 40 and at most 300."""
 
 
 def tiny() -> Config:
@@ -76,10 +72,12 @@ def run(config: Config) -> RunResult:
     """
     check_limits(config)
     if config.optim.lr == "auto":
-        raise ConfigError("the learning-rate finder is for classifiers", column="optim.lr", hint=f"give a number, such as {LR:g}")
+        raise ConfigError(
+            "the learning-rate finder is for classifiers", column="optim.lr", hint=f"give a number, such as {PAIRS_LR:g}"
+        )
     refuse_settings_of_stages(config)
     with open_run(NAME, config) as run:
-        return _train(run, lr=config.optim.lr or LR)
+        return _train(run, lr=config.optim.lr or PAIRS_LR)
 
 
 def _train(run: Run[Config], *, lr: float) -> RunResult:
@@ -103,12 +101,7 @@ def _train(run: Run[Config], *, lr: float) -> RunResult:
         raise ConfigError(
             "the head is fitted on one device, and the model is divided among several", hint="use the recipe transformer_sentiment"
         )
-    model = cast(PooledForSequenceClassification, faster(head.model))
-    tell_how_weights_are_chosen(run, inputs)
-    progress = train_on_pairs(run, inputs, texts, config.optim, model=model, lr=lr, steps=config.steps, l2=head.probe.l2)
-    fit_head_(run, inputs, texts, model, l2=head.probe.l2)
-    modality = text_modality(run, inputs, texts, model=model, base_model=config.model.name, probe=head.outputs)
-    return train_classifier(run, inputs, model=model, plans=(), modality=modality, before=progress, first_stage=1)
+    return train_fewshot(run, inputs, texts, head, config.optim, base_model=config.model.name, lr=lr, steps=config.steps)
 
 
 def _pooling(run: Run[Config], name: str) -> Pooling:

@@ -18,19 +18,21 @@ from nlpbp.data.parts import Inputs
 from nlpbp.modalities.encoding import EncodedTexts, encode_parts
 from nlpbp.modalities.pretrained import check_length, default_lr, model_path
 from nlpbp.modalities.texts import identity, text_modality
+from nlpbp.runs.advice import FEWSHOT
 from nlpbp.runs.folder import Run, open_run
 from nlpbp.runs.inputs import read_inputs
 from nlpbp.runs.progress import Progress
 from nlpbp.runs.result import RunResult
 from nlpbp.text.transformer import faster, length_limit, load_classifier, load_config, load_masked_lm, load_tokenizer
 from nlpbp.trainers.classifier import train_classifier
-from nlpbp.trainers.contrastive import suggest_fewshot
+from nlpbp.trainers.contrastive import learns_from_pairs, suggest_fewshot, train_fewshot
 from nlpbp.trainers.head import begin_head_, choose_head, settle_pooling
 from nlpbp.trainers.masked_lm import adapt, copy_body_, with_unlabelled
 from nlpbp.trainers.plans import transformer_plan
 from nlpbp.trainers.stages import StagePlan, epoch_length
 
 NAME = "transformer_sentiment"
+OF_EACH_TEXT = ("optim", "cycles", "finder", "augment", "mlm", "epochs", "min_steps", "stages")  # settings of a training on them
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,9 @@ class Config(sections.TextClassifierSettings):
     model: Model = field(default_factory=Model)
     optim: sections.Optim = field(default_factory=sections.Optim)
     mlm: sections.MaskedLM = field(default_factory=sections.MaskedLM)
+    contrastive: Literal["auto", "never"] = "auto"
+    """Learn from pairs of texts, as the recipe fewshot does, and not from each text. auto: a sentence encoder does with fewer than
+    128 training texts of several classes, unless a setting says how to train on each (--epochs, --stages, --optim and others)."""
     epochs: int = 3
     """Passes over the training data, where a stage does not say."""
     min_steps: int = 100
@@ -93,13 +98,13 @@ def run(config: Config) -> RunResult:
 def _fine_tune(run: Run[Config]) -> RunResult:
     config = run.settings
     inputs = read_inputs(run, config.data)
-    suggest_fewshot(run, inputs)
     name, fields = model_path(config.model.name), inputs.fields
     tokenizer = load_tokenizer(name)
     model_config = load_config(name, task=fields.task, labels=fields.labels, dropout_scale=config.dropout.scale)
     limit = length_limit(model_config, tokenizer)
     max_length = check_length(config.data.max_length, limit=limit)
     pooling, is_settled = settle_pooling(run, config.model.pooling, name=name, labels=fields.labels or ("value",))
+    is_encoder = is_settled and pooling is not None and config.model.pooling == "auto"
     model = load_classifier(
         name,
         config=model_config,
@@ -109,6 +114,10 @@ def _fine_tune(run: Run[Config]) -> RunResult:
     )
     texts = encode_parts(run, inputs, tokenizer, max_length=max_length)
     head = choose_head(run, inputs, texts, model, is_settled=is_settled)
+    if config.contrastive == "auto" and is_encoder and not _is_told_how(config) and learns_from_pairs(run, inputs, head):
+        run.say(f"few texts: their pairs are learned from, as in the recipe {FEWSHOT} (--contrastive never: each text alone)")
+        return train_fewshot(run, inputs, texts, head, config.optim, base_model=config.model.name)
+    suggest_fewshot(run, inputs)
     begin_head_(run, inputs, head, wanted=config.optim.probe)
     model = faster(head.model, compile=config.model.compile)
     for stage in config.stages:
@@ -125,6 +134,12 @@ def _fine_tune(run: Run[Config]) -> RunResult:
     modality = text_modality(run, inputs, texts, model=model, base_model=config.model.name, names=names, probe=head.outputs)
     first_stage = 0 if config.mlm.steps is None else 1
     return train_classifier(run, inputs, model=model, plans=plans, modality=modality, before=before, first_stage=first_stage)
+
+
+def _is_told_how(config: Config) -> bool:
+    """Whether any setting says how to train on each text."""
+    usual = Config()
+    return any(getattr(config, name) != getattr(usual, name) for name in OF_EACH_TEXT)
 
 
 def adapt_to_texts(

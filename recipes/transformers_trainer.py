@@ -27,7 +27,7 @@ from nlpbp.core.freezing import train_mode
 from nlpbp.core.groups import LayerGroup, group_hashes, layer_groups
 from nlpbp.core.layers import fold_affine_
 from nlpbp.core.schedules import Schedule
-from nlpbp.data.order import evaluation_batches
+from nlpbp.data.order import evaluation_batches, evaluation_tokens
 from nlpbp.data.parts import Inputs, targets_of
 from nlpbp.modalities.encoding import EncodedTexts, encode_parts
 from nlpbp.modalities.pretrained import check_length, default_lr, model_path
@@ -190,7 +190,8 @@ class Shown:
 
     def logits(self, texts: Encoded) -> torch.Tensor:
         """Ask the model for its logits."""
-        plan = evaluation_batches(texts.padded_lengths, max_tokens=self.run.settings.batch.evaluation_tokens)
+        most = evaluation_tokens(self.run.settings.batch.evaluation_tokens, self.run.accelerator.device.type)
+        plan = evaluation_batches(texts.padded_lengths, max_tokens=most)
         make_batch = lambda ids: collate(texts, ids, tokenizer=self.texts.tokenizer)  # noqa: E731
         return torch.from_numpy(predict(self.model, plan, make_batch, accelerator=self.run.accelerator).logits)
 

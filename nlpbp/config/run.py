@@ -32,8 +32,9 @@ class Batch:
     micro_batches: int | None = None
     """Micro-batches per optimizer step, over all processes, to save memory (gradient accumulation): a multiple of the number of
     processes. Default: one per process."""
-    evaluation_tokens: int = 8192
-    """Maximum tokens of an evaluation batch, padding included."""
+    evaluation_tokens: int | None = None
+    """Maximum tokens of an evaluation batch, padding included. Default: 2,048 on a CPU, where larger ones fall out of its caches,
+    and 8,192 on an accelerator."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -135,19 +135,27 @@ def squared_error(logits: Tensor, labels: Tensor, options: LossOptions = PLAIN) 
     return F.mse_loss(logits.float().squeeze(-1), labels)
 
 
-def cosine_similarity_loss(first: Tensor, second: Tensor, similarity: Tensor) -> Tensor:
-    """Compute the mean squared difference of the cosine of vectors [pairs, width] and their wanted `similarity` [pairs], in fp32.
+def cosine_similarity_loss(vectors: Tensor, alike: Tensor) -> Tensor:
+    """Compute the mean squared difference of the cosines of all pairs of a group and what they are to be, as a mean over groups.
 
-    1 for two of a class and 0 for two of different classes is the loss of SetFit (Tunstall et al. 2022). A vector of zeros has a
-    cosine of 0 with any other.
+    `vectors` are [groups, size, width]; `alike` [groups, size, size] is true for two of a class, whose cosine is to be 1; that of
+    others is to be 0, as in SetFit (Tunstall et al. 2022). Pairs of either kind count as much as the other kind together, where a
+    group has both. In fp32; a vector of zeros has a cosine of 0 with any other.
 
-    >>> first, second = torch.tensor([[1.0, 0.0], [1.0, 0.0]]), torch.tensor([[2.0, 0.0], [0.0, 5.0]])
-    >>> cosine_similarity_loss(first, second, torch.tensor([1.0, 0.0])).item()
+    >>> vectors = torch.tensor([[[1.0, 0.0], [2.0, 0.0], [0.0, 5.0]]])
+    >>> cosine_similarity_loss(vectors, torch.tensor([[[True, True, False], [True, True, False], [False, False, True]]])).item()
     0.0
-    >>> cosine_similarity_loss(first, second, torch.tensor([0.0, 0.0])).item()
-    0.5
+    >>> cosine_similarity_loss(vectors, torch.ones(1, 3, 3, dtype=torch.bool)).item()  # two of three cosines are 0
+    0.6666666865348816
     """
-    return F.mse_loss(F.cosine_similarity(first.float(), second.float(), dim=-1), similarity)
+    one = F.normalize(vectors.float(), dim=-1)
+    first, second = torch.triu_indices(one.shape[1], one.shape[1], offset=1, device=one.device)
+    cosines = (one[:, first] * one[:, second]).sum(dim=-1)  # [groups, pairs]
+    same = alike[:, first, second].float()
+    errors = (cosines - same).square()
+    sums = torch.stack([(errors * same).sum(dim=1), (errors * (1.0 - same)).sum(dim=1)])
+    counts = torch.stack([same.sum(dim=1), (1.0 - same).sum(dim=1)])
+    return ((sums / counts.clamp(min=1.0)).sum(dim=0) / (counts > 0).sum(dim=0)).mean()
 
 
 PROBLEM_LOSSES: dict[str, LogitsLoss] = {

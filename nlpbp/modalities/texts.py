@@ -11,6 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -23,7 +24,7 @@ from nlpbp.data.corpus import joined_texts
 from nlpbp.data.exports import code_span
 from nlpbp.data.fields import pack_fields
 from nlpbp.data.modality import Answer, Array, Card, MakeBatches, Modality, Reader, StageData
-from nlpbp.data.order import Ints
+from nlpbp.data.order import Ints, evaluation_tokens
 from nlpbp.data.parts import Inputs, targets_of
 from nlpbp.data.readers import Table
 from nlpbp.data.sources import read_source
@@ -39,7 +40,7 @@ from nlpbp.text.batches import Cut, Encoded, batched_steps, collate, encode
 from nlpbp.text.mixup import mixup_loss
 from nlpbp.text.transformer import length_limit, load_tokenizer, load_trained
 
-EVALUATION_TOKENS = 8192  # a batch of new texts
+RECURRENT_TOKENS = 8192  # a batch of new texts; rows are what makes a recurrent net fast
 VIEWS: dict[str, Cut] = {"windows": "windows", "head_tail": "head_tail"}  # what is read of new texts, by the name of the view
 
 
@@ -66,7 +67,7 @@ def text_modality(
         kind="text",
         parts=texts.parts,
         collate=partial(collate, tokenizer=tokenizer),
-        max_cost=settings.batch.evaluation_tokens,
+        max_cost=evaluation_tokens(settings.batch.evaluation_tokens, run.accelerator.device.type),
         stage=partial(_stage_examples, run, inputs, texts, augment),
         mix=partial(_mixed, alpha=settings.augment.mixup),
         identity=names or identity(inputs, tokenizer),
@@ -259,12 +260,13 @@ def load_trained_model(folder: Path) -> tuple[PreTrainedModel, Reader]:
     """
     model = load_trained(str(folder))
     tokenizer = load_tokenizer(str(folder))
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     reader = Reader(
         kind="text",
         read=_read_new,
         forms=partial(_forms, tokenizer, getattr(model.config, "text_cut", None) or "head"),
         collate=partial(collate, tokenizer=tokenizer),
-        max_cost=EVALUATION_TOKENS,
+        max_cost=RECURRENT_TOKENS if model.config.model_type == "awd_lstm" else evaluation_tokens(None, device),
     )
     return model, reader
 

@@ -23,6 +23,7 @@ MOSTLY_CUT = 0.5  # of the training texts
 MANY_UNKNOWN = 0.2  # of the training tokens
 FEW, FEW_PER_CLASS = 200, 64  # training examples
 FEWSHOT, PROBE = "fewshot", "optim.probe"
+CONTRASTIVE = "contrastive"  # the stage of a run that learns from pairs, as those of the recipe fewshot do
 MAX_NAMES = 3  # of labels in a sentence
 
 
@@ -252,6 +253,8 @@ def _length(facts: Facts) -> tuple[str, int] | None:
 def _longer(facts: Facts) -> str:
     """Return the flag that makes the training twice as long."""
     length = _length(facts)
+    if length is None and facts.recipe == FEWSHOT:
+        return f"with more --steps of nlpbp finetune {FEWSHOT}"
     return "with more epochs" if length is None else f"--{length[0]} {2 * length[1]}"
 
 

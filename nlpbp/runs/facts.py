@@ -15,9 +15,10 @@ from nlpbp.data.modality import Modality
 from nlpbp.data.parts import Inputs, examples_per_label, targets_of
 from nlpbp.evaluation.run_folder import read_records
 from nlpbp.report.cells import flat
-from nlpbp.runs.advice import FEWSHOT, Facts
+from nlpbp.runs.advice import CONTRASTIVE, FEWSHOT, Facts
 from nlpbp.runs.folder import Run
 from nlpbp.runs.predictions import answer_names
+from nlpbp.runs.progress import Progress
 from nlpbp.runs.result import Array, RunResult
 from nlpbp.tasks.differences import Answers
 from nlpbp.tasks.scores import decide
@@ -26,13 +27,17 @@ from nlpbp.tasks.task import get_task, metric_of
 ENOUGH = 5  # validation examples with a label, of which one should be given it
 
 
-def facts_of(run: Run[Any], result: RunResult) -> Facts:
-    """Gather what is known of any run: its settings, how it stands beside its baselines, and its evaluations."""
-    refused = NOT_OF_A_FITTED_HEAD if run.recipe == FEWSHOT else ()
+def facts_of(run: Run[Any], result: RunResult, progress: Progress) -> Facts:
+    """Gather what is known of any run: its settings, how it stands beside its baselines, and its evaluations.
+
+    A run that has learned from pairs is one of the recipe fewshot, whatever its own: what only others are told has had no effect.
+    """
+    from_pairs = any(stage["name"] == CONTRASTIVE for stage in progress.stages)
+    refused = (*NOT_OF_A_FITTED_HEAD, "epochs", "min_steps", "stages") if from_pairs else ()
     interval = result.intervals.get("validation", {}).get(metric_of(result.task).name)
     return Facts(
         task=result.task,
-        recipe=run.recipe,
+        recipe=FEWSHOT if from_pairs else run.recipe,
         recipes=recipe_names(),
         settings={name: value for name, value in flat(asdict(run.settings)).items() if name not in refused},
         against=result.against,

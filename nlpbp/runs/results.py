@@ -73,7 +73,7 @@ def finish(
             against=compare_with_baselines(inputs, outputs, baselines, thresholds=thresholds),
         )
         more = classifier_facts(inputs, modality, Answers(outputs["validation"], thresholds), baselines)
-        result = replace(result, advice=advise(replace(facts_of(run, result), **more)))
+        result = replace(result, advice=advise(replace(facts_of(run, result, progress), **more)))
         plain = run.accelerator.unwrap_model(model)
         plain.config.decision_thresholds = None if thresholds is None else thresholds.tolist()
         plain.config.nlpbp_task = inputs.fields.task

@@ -22,7 +22,7 @@ from nlpbp.config.optim import FEW_TEXTS
 from nlpbp.core.errors import ConfigError
 from nlpbp.core.layers import output_layer
 from nlpbp.core.pooling import Pooling
-from nlpbp.data.order import Ints
+from nlpbp.data.order import Ints, evaluation_tokens
 from nlpbp.data.parts import Inputs, targets_of
 from nlpbp.data.pretrained import from_pretrained
 from nlpbp.data.windows import chosen_windows
@@ -137,7 +137,7 @@ def _states(
         encoded,
         partial(collate, tokenizer=texts.tokenizer),
         accelerator=run.accelerator,
-        max_cost=run.settings.batch.evaluation_tokens,
+        max_cost=evaluation_tokens(run.settings.batch.evaluation_tokens, run.accelerator.device.type),
         rows=rows,
         poolings=poolings,
     )

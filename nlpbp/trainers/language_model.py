@@ -338,7 +338,7 @@ def finish_language_model(
     )
     if run.accelerator.is_main_process:
         result = replace(result, against=beside_baselines(vars(result)))
-        result = replace(result, advice=advise(facts_of(run, result)))
+        result = replace(result, advice=advise(facts_of(run, result, progress)))
         card = language_model_card(result, corpus, base_model=base_model, import_line=reading.recurrent)
         plain = run.accelerator.unwrap_model(model)
         save_language_model(plain, data.tokenizer, state, folder=run.out / "model", card=card)

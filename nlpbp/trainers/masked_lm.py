@@ -20,7 +20,7 @@ from nlpbp.core.optim import adamw
 from nlpbp.core.schedules import cosine, warm_up
 from nlpbp.data.columns import Examples
 from nlpbp.data.corpus import joined_texts, load_texts
-from nlpbp.data.order import evaluation_batches, micro_seed, steps_per_epoch, training_plan
+from nlpbp.data.order import evaluation_batches, evaluation_tokens, micro_seed, steps_per_epoch, training_plan
 from nlpbp.data.parts import Inputs, fingerprint
 from nlpbp.modalities.encoding import EncodedTexts
 from nlpbp.modalities.texts import identity
@@ -155,7 +155,8 @@ def _score(run: Run[TextClassifierSettings], model: nn.Module, texts: EncodedTex
         return loss_fn(model, one), None
 
     encoded = texts.parts["validation"]
-    plan = evaluation_batches(encoded.padded_lengths, max_tokens=run.settings.batch.evaluation_tokens)
+    most = evaluation_tokens(run.settings.batch.evaluation_tokens, run.accelerator.device.type)
+    plan = evaluation_batches(encoded.padded_lengths, max_tokens=most)
     blocks = [[collate(encoded, ids, tokenizer=texts.tokenizer)] for ids in plan]
     losses, counts = batch_losses(model, blocks, accelerator=run.accelerator, count=loss_fn.count, loss_of=loss_of)
     loss = float((losses * counts).sum() / max(1, counts.sum()))

@@ -1,4 +1,4 @@
-"""Pairs for contrastive learning: half of one class, every class equally often, and any step's without the steps before it."""
+"""Groups for contrastive learning: all pairs of a few classes, every class equally often, any step's without those before it."""
 
 from __future__ import annotations
 
@@ -8,71 +8,59 @@ import numpy as np
 import pytest
 
 from nlpbp.core.errors import ConfigError
-from nlpbp.data.pairs import Pairs, draw_pairs, group_by_class
+from nlpbp.data.pairs import GROUP, draw_groups, group_by_class
 
-CLASSES = np.repeat([0, 1, 2, 3], [50, 20, 5, 2])
+CLASSES = np.repeat(np.arange(12), [50, 20, 5, 2, 3, 1, 4, 4, 4, 4, 4, 4])
 LABELS = np.array([[1, 1, 0], [0, 1, 0], [0, 0, 1], [1, 0, 0], [0, 0, 0], [0, 1, 1]], dtype=np.float32)
 
 
-def steps(targets: np.ndarray[Any, Any], *, size: int, num: int, seed: int = 0) -> list[Pairs]:
+def drawn(targets: np.ndarray[Any, Any], *, num: int, steps: int, seed: int = 0) -> np.ndarray[Any, Any]:
     classes = group_by_class(targets)
-    return [draw_pairs(classes, size=size, seed=seed, step=step) for step in range(num)]
+    return np.concatenate([draw_groups(classes, num=num, seed=seed, step=step) for step in range(steps)])
 
 
-def joined(parts: list[Pairs]) -> Pairs:
-    return Pairs(*(np.concatenate(values) for values in zip(*parts, strict=True)))
+@pytest.mark.parametrize("num", [1, 2, 4])
+def test_a_group_has_two_examples_of_eight_classes_and_each_class_its_turn_equally_often(num: int) -> None:
+    groups = drawn(CLASSES, num=num, steps=48 // num)
+    counts = np.stack([np.bincount(CLASSES[group], minlength=12) for group in groups])
+    assert set(counts.flat) == {0, 2}
+    rounds = counts.reshape(-1, 2, 12).sum(axis=1)
+    assert (rounds >= 2).all(), "two groups go through twelve classes, four of which have another turn"
+    turns = counts.sum(axis=0)
+    assert turns.max() < 1.5 * turns.min(), "a class of 50 and one of a single example count the same"
 
 
-@pytest.mark.parametrize("size", [1, 3, 8])
-def test_half_of_the_pairs_are_of_one_class_and_each_class_has_its_turn_equally_often(size: int) -> None:
-    pairs = joined(steps(CLASSES, size=size, num=160 // size))
-    num = len(pairs.first)
-    same = pairs.similarity == 1.0
-    assert abs(same.sum() - num / 2) <= 0.5
-    assert ((CLASSES[pairs.first] == CLASSES[pairs.second]) == same).all()
-    for kind in (same, ~same):
-        turns = np.bincount(CLASSES[pairs.first[kind]], minlength=4)
-        assert turns.max() - turns.min() <= 1, "a class of 50 and one of 2 examples count the same"
+@pytest.mark.parametrize(("num_classes", "wanted"), [(2, [8, 8]), (3, [5, 5, 6]), (5, [3, 3, 3, 3, 4]), (8, [2] * 8)])
+def test_of_fewer_classes_a_group_has_more_examples(num_classes: int, wanted: list[int]) -> None:
+    targets = np.arange(120) % num_classes
+    for group in drawn(targets, num=4, steps=5):
+        assert sorted(np.bincount(targets[group])) == wanted
+        assert len(set(group)) == GROUP, "none twice, for each class has enough"
 
 
-def test_in_pairs_of_different_classes_all_other_classes_are_equally_likely() -> None:
-    pairs = joined(steps(CLASSES, size=64, num=50))
-    second = np.bincount(CLASSES[pairs.second[pairs.similarity == 0.0]], minlength=4)
-    assert second.min() > 0.8 * second.max()
+def test_an_example_is_repeated_only_where_its_class_has_too_few() -> None:
+    groups = drawn(CLASSES, num=4, steps=120)
+    repeated = {int(CLASSES[i]) for group in groups for i in group if (group == i).sum() > 1}
+    assert repeated == {5}
+    assert set(groups.flat) == set(range(len(CLASSES))), "every example takes part"
 
 
-def test_two_of_a_class_are_two_examples_unless_it_has_one() -> None:
-    targets = np.array([0, 0, 0, 1, 2, 2])
-    pairs = joined(steps(targets, size=6, num=40))
-    themselves = pairs.first == pairs.second
-    assert set(pairs.first[themselves]) == {3}
-    assert set(pairs.similarity[themselves]) == {1.0}
-    assert set(pairs.first) == set(range(6)), "every example takes part"
+def test_a_step_needs_none_of_those_before_it_and_another_seed_gives_other_groups() -> None:
+    whole, other = drawn(CLASSES, num=4, steps=20), drawn(CLASSES, num=4, steps=20, seed=1)
+    alone = draw_groups(group_by_class(CLASSES), num=4, seed=0, step=13)
+    assert (alone == whole[52:56]).all()
+    assert (whole != other).any()
+    assert (whole[:4] != whole[4:8]).any()
 
 
-def test_a_step_needs_none_of_those_before_it_and_another_seed_gives_other_pairs() -> None:
-    whole, other = steps(CLASSES, size=8, num=20), steps(CLASSES, size=8, num=20, seed=1)
-    alone = draw_pairs(group_by_class(CLASSES), size=8, seed=0, step=13)
-    assert all((a == b).all() for a, b in zip(alone, whole[13], strict=True))
-    assert any((a.first != b.first).any() for a, b in zip(whole, other, strict=True))
-    assert any((a != b).any() for a, b in zip(whole[3], whole[4], strict=True))
-
-
-def test_of_several_labels_a_pair_is_similar_where_it_shares_one() -> None:
-    pairs = joined(steps(LABELS, size=8, num=50))
-    share = (LABELS[pairs.first] * LABELS[pairs.second]).any(axis=1)
-    assert (share == (pairs.similarity == 1.0)).all()
-    assert 0.4 < pairs.similarity.mean() < 0.6
-    assert 4 not in {*pairs.first, *pairs.second}, "a text without a label takes no part"
-
-
-def test_a_label_that_nearly_all_have_leaves_pairs_as_they_are() -> None:
-    """Nothing is apart from an example with all labels: its pairs are not passed off as different."""
-    targets = np.array([[1, 1, 1], [1, 0, 0], [0, 1, 0]])
-    pairs = joined(steps(targets, size=8, num=50))
-    with_all = (pairs.first == 0) | (pairs.second == 0)
-    assert with_all.any()
-    assert set(pairs.similarity[with_all]) == {1.0}
+def test_of_several_labels_two_are_alike_where_they_share_one() -> None:
+    classes = group_by_class(LABELS)
+    groups = draw_groups(classes, num=50, seed=0, step=0)
+    alike = classes.alike(groups)
+    for group, mine in zip(groups, alike, strict=True):
+        assert (mine == ((LABELS[group] @ LABELS[group].T) > 0)).all()
+    assert 0.2 < alike.mean() < 0.9
+    assert 4 not in groups, "a text without a label takes no part"
 
 
 @pytest.mark.parametrize(
@@ -85,5 +73,7 @@ def test_where_no_two_differ_there_is_nothing_to_learn(targets: np.ndarray[Any, 
 
 
 def test_two_examples_are_enough_if_they_differ() -> None:
-    pairs = draw_pairs(group_by_class(np.array([1, 0])), size=4, seed=0, step=0)
-    assert (pairs.first == pairs.second).tolist() == [True, True, False, False]
+    classes = group_by_class(np.array([1, 0]))
+    groups = draw_groups(classes, num=1, seed=0, step=0)
+    assert np.bincount(groups[0]).tolist() == [8, 8]
+    assert classes.alike(groups)[0].sum() == 128

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 from nlpbp import config as sections
 from nlpbp.core.errors import ConfigError, DataError
@@ -23,9 +24,10 @@ from nlpbp.modalities.encoding import EncodedTexts
 from nlpbp.modalities.pretrained import model_path
 from nlpbp.runs.result import RunResult
 from nlpbp.text.batches import encode
+from nlpbp.text.tiny import tiny_bert
 from nlpbp.text.transformer import load_config, load_tokenizer, with_pooling
-from nlpbp.trainers.contrastive import PairLoop, suggest_fewshot
-from recipes import fewshot
+from nlpbp.trainers.contrastive import ContrastiveLoop, suggest_fewshot
+from recipes import fewshot, transformer_sentiment
 
 FEW, HELD_OUT = tiny_reviews(num_examples=64).columns, tiny_reviews(num_examples=60, seed=5).columns
 
@@ -93,7 +95,7 @@ def test_the_answer_beats_the_probe_that_it_began_with(finished: RunResult) -> N
     assert (metrics["log_loss"] or 9) < (probe["log_loss"] or 0)
 
 
-def test_processes_share_the_pairs_of_one() -> None:
+def test_processes_share_the_groups_of_one() -> None:
     tokenizer = load_tokenizer(model_path("tiny:bert"))
     texts = EncodedTexts({"train": encode(FEW["text"], tokenizer=tokenizer, max_length=32)}, tokenizer, 32, "head")
     classes = group_by_class(np.arange(64) % 2)
@@ -101,12 +103,12 @@ def test_processes_share_the_pairs_of_one() -> None:
     def ids(rank: int, world_size: int, num: int) -> list[list[int]]:
         place: Any = SimpleNamespace(process_index=rank, num_processes=world_size)
         nothing: Any = None
-        loop = PairLoop(place, nothing, nothing, texts, classes, nothing, 10, size=8, max_grad_norm=None, seed=3)
+        loop = ContrastiveLoop(place, nothing, nothing, texts, classes, nothing, 10, num_groups=8, max_grad_norm=None, seed=3)
         return [batch.ids.tolist() for batch in loop.batches(7, num)]
 
     alone = ids(0, 1, 4)
     assert [ids(0, 2, 4), ids(1, 2, 4)] == [alone[0::2], alone[1::2]]
-    assert sorted(map(len, ids(0, 1, 99))) == [2] * 8, "a step is cut into single pairs at most"
+    assert sorted(map(len, ids(0, 1, 99))) == [16] * 8, "a step is cut into single groups at most"
 
 
 def test_several_labels_and_ordered_classes_have_pairs_too(tmp_path: Path) -> None:
@@ -137,12 +139,29 @@ def test_one_text_of_a_class_and_texts_without_a_word_give_finite_answers(tmp_pa
 
 
 def test_a_vector_of_zeros_has_a_finite_loss_and_gradient() -> None:
-    first, second = torch.zeros(2, 4, requires_grad=True), torch.ones(2, 4)
-    loss = cosine_similarity_loss(first, second, torch.tensor([1.0, 0.0]))
+    vectors = torch.cat([torch.zeros(2, 2, 4), torch.ones(2, 1, 4)], dim=1).requires_grad_()
+    alike = torch.tensor([[True, True, False], [True, True, False], [False, False, True]]).expand(2, 3, 3)
+    loss = cosine_similarity_loss(vectors, alike)
     loss.backward()
-    assert loss.item() == 0.5
-    assert first.grad is not None
-    assert first.grad.isfinite().all()
+    assert loss.item() == 0.5, "the two zeros should be alike and are not; zero and one should not, and are not"
+    assert vectors.grad is not None
+    assert vectors.grad.isfinite().all()
+
+
+def test_the_loss_of_a_group_is_that_of_its_pairs_one_by_one() -> None:
+    torch.manual_seed(0)
+    vectors, labels = torch.randn(2, 5, 3), torch.tensor([[0, 0, 1, 1, 2], [0, 0, 0, 0, 0]])
+    alike = labels[:, :, None] == labels[:, None, :]
+    wanted = []
+    for group in range(2):
+        kinds: dict[bool, list[float]] = {}
+        for i in range(5):
+            for j in range(i):
+                same = bool(labels[group, i] == labels[group, j])
+                cosine = float(torch.nn.functional.cosine_similarity(vectors[group, i], vectors[group, j], dim=0))
+                kinds.setdefault(same, []).append((cosine - same) ** 2)
+        wanted.append(np.mean([np.mean(errors) for errors in kinds.values()]))
+    assert cosine_similarity_loss(vectors, alike).item() == pytest.approx(np.mean(wanted), abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -181,3 +200,47 @@ def test_where_labels_are_few_the_recipe_for_few_is_named(num: int, said: bool) 
     numbers = tiny_reviews(num_examples=40).columns | {"label": [i / 7 for i in range(40)]}
     suggest_fewshot(listener, load_inputs(sections.Data(train=numbers)))
     assert bool(lines) == said, "a number to predict has no classes"
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return a folder with a BERT of a few thousand weights that says of itself that it is a sentence encoder."""
+    folder = tmp_path_factory.mktemp("models") / "encoder"
+    tiny_bert(folder)
+    AutoModel.from_pretrained(folder).save_pretrained(folder)  # without a head
+    (folder / "sentence_bert_config.json").write_text("{}")
+    return str(folder)
+
+
+def default_run(out: Path, name: str, *, num: int = 64, recipe: Any = transformer_sentiment, **changes: Any) -> RunResult:
+    data = sections.Data(train=tiny_reviews(num_examples=num).columns, validation=HELD_OUT, test_share=0.0, max_length=32)
+    usual: dict[str, Any] = {"data": data, "threads": 1, "precision": "fp32", "report": sections.Report(audit=False)}
+    return recipe.run(recipe.Config(**usual | {"model": recipe.Model(name=name), "out": str(out)} | changes))
+
+
+def test_a_default_run_of_few_texts_is_that_of_this_recipe(encoder: str, tmp_path: Path) -> None:
+    default, wanted = default_run(tmp_path / "default", encoder), default_run(tmp_path / "few", encoder, recipe=fewshot)
+    mine, others = saved(default).state_dict(), saved(wanted).state_dict()
+    assert all(torch.equal(value, others[name]) for name, value in mine.items())
+    assert default.metrics == wanted.metrics
+    assert [one.fix for one in default.advice if "epochs" in one.fix] == []
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"contrastive": "never"},
+        {"epochs": 2},
+        {"optim": sections.Optim(label_smoothing=0.1)},
+        {"num": 140},
+        {"batch": sections.Batch(size=8)},
+        {"name": "tiny:bert"},
+    ],
+)
+def test_it_trains_on_each_text_where_texts_are_many_or_a_setting_says_so(
+    encoder: str, changes: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = default_run(tmp_path / "run", **{"name": encoder} | changes)
+    stages = json.loads((result.out / "result.json").read_text())["stages"]
+    assert [stage["name"] for stage in stages] == ["training"]
+    assert "pairs are learned from" not in capsys.readouterr().err
