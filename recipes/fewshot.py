@@ -59,7 +59,7 @@ def tiny() -> Config:
         data=sections.Data(train="tiny:reviews", max_length=32),
         model=Model(name="tiny:bert"),
         optim=sections.Optim(lr=1e-2, layer_decay=1.0),
-        batch=sections.Batch(size=16),
+        batch=sections.Batch(size=128),
         steps=24,
         eval_steps=12,
     )

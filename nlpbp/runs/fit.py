@@ -133,7 +133,7 @@ def fit(
     every, first, started = validation.every(stage), progress.first_step, time.monotonic()
     saved_at = started
     with _progress_bar(run, stage, progress) as bar, stop_requests() as request:
-        for step, num in _steps_that_fit_in_memory(run, make_steps, progress, learner, provenance.references):
+        for step, num in _steps_that_fit_in_memory(run, make_steps, progress, learner, stage, provenance.references):
             done, is_last = step.step - first, step.step - first == stage.total_steps  # of this stage
             progress = _advance(run, progress, step, num_micro_batches=num, seconds=time.monotonic() - started)
             _log_step(run, step, stage, done=done)
@@ -245,7 +245,7 @@ def clean_up(run: Run[Any]) -> None:
 
 
 def _steps_that_fit_in_memory(
-    run: Run[Any], make_steps: MakeSteps, progress: Progress, learner: Learner, references: Sequence[str]
+    run: Run[Any], make_steps: MakeSteps, progress: Progress, learner: Learner, stage: Stage, references: Sequence[str]
 ) -> Iterator[tuple[Step, int]]:
     """Yield the steps, counted over all stages, with the micro-batches a step that hold from now on.
 
@@ -270,7 +270,7 @@ def _steps_that_fit_in_memory(
             learner.optimizer.zero_grad()
             if carried is not None:
                 carried.discard()
-            num = _split(run, num, step=first + done + 1, most=len(references), error=error)
+            num = _split(run, num, step=first + done + 1, most=stage.parts or len(references), error=error)
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
@@ -290,7 +290,9 @@ def _found(find_lr: Callable[[], float], *, num_micro_batches: int) -> float:
 
 def _split(run: Run[Any], num: int, *, step: int, most: int, error: RuntimeError) -> int:
     if num >= most:
-        raise NumericError(f"out of memory in step {step} with one example at a time", hint="lower --data.max_length") from error
+        raise NumericError(
+            f"out of memory in step {step} with as little at a time as can be", hint="lower --data.max_length"
+        ) from error
     if run.accelerator.num_processes > 1:
         raise NumericError(
             f"out of memory in step {step}", hint=f"begin another run, with steps in more parts: --batch.micro_batches {2 * num}"

@@ -63,7 +63,8 @@ class Stage:
     """One of the trainings that a run does one after the other; the weights it ends with are the best or, if so told, its last.
 
     `total_steps` are its own, `later_steps` those planned after it. `new_metric` says that scores of the stage before are of
-    something else. The only stage of a run is not named in its log.
+    something else. The only stage of a run is not named in its log. A step is cut into `parts` micro-batches at most, by default
+    into single examples.
     """
 
     name: str = "training"
@@ -74,6 +75,7 @@ class Stage:
     new_metric: bool = True
     keep_last: bool = False
     is_only: bool = False
+    parts: int | None = None
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,7 @@ from nlpbp.trainers.stages import check_micro_batches, epochs_between_evaluation
 PAIRS_LR = 6e-5  # of the top layer
 EPOCHS = 20  # as often is each text seen on average, unless that makes too few steps or too many
 FEWEST_STEPS, MOST_STEPS = 40, 300
+EVALUATIONS = 4  # in a training, where the validation set is large enough to choose weights by
 
 
 @dataclass(frozen=True)
@@ -193,7 +194,7 @@ def train_on_pairs(
     """
     accelerator, settings, encoded = run.accelerator, run.settings, texts.parts["train"]
     num_groups = max(1, settings.batch.size // GROUP)
-    num = check_micro_batches(run, num_examples=num_groups, size=num_groups)
+    num = check_micro_batches(run, num_examples=num_groups, size=num_groups, unit=f"groups of {GROUP} texts")
     size = num_groups * GROUP
     total = steps or default_steps(len(encoded), size=size)
     encoder = TextEncoder(model)
@@ -216,7 +217,7 @@ def train_on_pairs(
         run,
         loop.steps,
         Learner(trained, optimizer, groups),
-        Stage(CONTRASTIVE, 0, total, min(total, math.ceil(len(encoded) / size)), is_only=True),
+        Stage(CONTRASTIVE, 0, total, math.ceil(total / EVALUATIONS), is_only=True, parts=num_groups),
         validation=Validation(
             partial(validate_head, run, inputs, texts, model, l2=l2),
             get_task(inputs.fields.task).main,

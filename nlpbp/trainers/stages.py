@@ -234,7 +234,7 @@ def epoch_length(
     return steps_per_epoch(examples.padded_lengths, size=size, min_size=num * min_examples, targets=balanced)
 
 
-def check_micro_batches(run: Run[RunSettings], *, num_examples: int, size: int) -> int:
+def check_micro_batches(run: Run[RunSettings], *, num_examples: int, size: int, unit: str = "examples") -> int:
     """Return the number of micro-batches a step of `size` examples, which every process must get the same share of.
 
     Left out, it is the number of processes that the run was begun with: one that goes on with another number keeps its steps.
@@ -250,7 +250,7 @@ def check_micro_batches(run: Run[RunSettings], *, num_examples: int, size: int) 
         )
     if num > min(size, num_examples):
         raise ConfigError(
-            f"a step of {min(size, num_examples)} examples cannot fill {num} micro-batches",
+            f"a step of {min(size, num_examples)} {unit} cannot fill {num} micro-batches",
             column="batch.micro_batches",
             hint="give fewer, or a larger --batch.size",
         )
