@@ -7,7 +7,6 @@ stopped goes on: a cell that is finished is never done again, one that failed is
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import signal
@@ -17,7 +16,7 @@ import tempfile
 import time
 import venv
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -28,7 +27,7 @@ from nlpbp.config import Data
 from nlpbp.core.errors import ConfigError, DataError
 
 SIZES = ("16", "64", "500", "2000", "all")
-MOST = {"setfit": 500, "fewshot": 64}
+MOST = {"setfit": 500}
 """The most labels that a system is made for; SetFit learns from pairs, whose number grows with the square of that of labels."""
 KINDS = ("run", "set", "cell", "failure")  # of records
 HOURS = ("setfit", "500")  # system and size of the cells that come last
@@ -70,10 +69,6 @@ def run(out: Path, grid: Grid, *, data: Path | None = None, setfit_python: str |
         say(tables(read(out)))
         return
     records = read(out) if out.exists() else []
-    missing = [one for one in grid.systems if not is_there(one)]
-    if missing:
-        say(f"left out, this version has no such recipe: {', '.join(missing)}")
-    grid = replace(grid, systems=tuple(one for one in grid.systems if one not in missing))
     folder = data or out.with_name(f"{out.stem}_data")
     append(out, records, {"kind": "run", "machine": machine(grid.threads)})
     finished = {key for key, record in cells_of(records).items() if record["kind"] == "cell"}
@@ -105,11 +100,6 @@ def prepared_or_reason(name: str, folder: Path) -> Prepared | str:
         return prepare(name, folder)
     except ConfigError as error:
         return str(error)
-
-
-def is_there(system: str) -> bool:
-    """Whether a system can be measured at all: a recipe that this version has not is left out."""
-    return system != "fewshot" or importlib.util.find_spec("recipes.fewshot") is not None
 
 
 def machine(threads: int) -> Record:

@@ -21,14 +21,13 @@ from nlpbp.evaluation.metrics import f1, macro_f1
 NUM_RESAMPLES = 1000
 SYSTEMS = {
     "ours": "nlpbp",
-    "fewshot": "nlpbp, few labels",
     "trainer": "Trainer",
     "setfit": "SetFit",
     "tfidf": "tf-idf",
     "probe": "frozen states",
 }
 """Every system, and its column."""
-OURS = ("ours", "fewshot")
+OURS = "ours"
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 Key = tuple[str, str, str, int]  # set, size, system, seed
@@ -142,18 +141,18 @@ def _tables_of(about: Record, cells: Sequence[Record]) -> str:
         scores = {system: score(of, about) for system, of in done.items() if of}
         first.append(_row([name, *(_shown(scores.get(one), by_system[one]) for one in systems), *compared(scores)]))
         second.append(_row([name, *(_beside(scores.get(one)) for one in systems)]))
-        notes += _own(name, {one: of for one, of in done.items() if one in OURS}, about)
+        notes += _own(name, done.get(OURS, []), about)
     texts = [f"{head}; {metric} [95 % interval] (lowest to highest seed)", "\n".join(first), *notes]
     return "\n\n".join([*texts, "Macro F1, and seconds of the whole job:", "\n".join(second)])
 
 
 def compared(scores: Mapping[str, Score]) -> tuple[str, str, str]:
     """Name the best peer, say how far ours is from it, and whether ours is below it by more than the difference's interval."""
-    peers = {system: found for system, found in scores.items() if system not in OURS}
-    if "ours" not in scores or not peers:
+    peers = {system: found for system, found in scores.items() if system != OURS}
+    if OURS not in scores or not peers:
         return "", "", ""
     best = max(peers, key=lambda system: peers[system].mean)
-    difference = scores["ours"].minus(peers[best])
+    difference = scores[OURS].minus(peers[best])
     if difference is None:
         return SYSTEMS[best], "", ""
     mean, (low, high) = difference
@@ -174,16 +173,14 @@ def _beside(found: Score | None) -> str:
     return "" if found is None else f"{found.macro:.3f}, {found.seconds:,.0f} s"
 
 
-def _own(name: str, done: Mapping[str, Sequence[Record]], about: Record) -> list[str]:
+def _own(name: str, cells: Sequence[Record], about: Record) -> list[str]:
     """Say what ours scores with the thresholds that its run tuned."""
-    lines = []
-    for system, cells in done.items():
-        own = [cell for cell in cells if "own_answers" in cell]
-        if own:
-            found = score(own, about, field="own_answers")
-            low, high = found.interval()
-            lines.append(f"{SYSTEMS[system]} with its own thresholds, {name} labels: {found.mean:.3f} [{low:.3f}, {high:.3f}]")
-    return lines
+    own = [cell for cell in cells if "own_answers" in cell]
+    if not own:
+        return []
+    found = score(own, about, field="own_answers")
+    low, high = found.interval()
+    return [f"{SYSTEMS[OURS]} with its own thresholds, {name} labels: {found.mean:.3f} [{low:.3f}, {high:.3f}]"]
 
 
 def _row(cells: Sequence[str]) -> str:

@@ -9,7 +9,6 @@ probable one.
 
 from __future__ import annotations
 
-import importlib
 import json
 import sys
 from collections.abc import Sequence
@@ -26,7 +25,6 @@ Floats = np.ndarray[Any, Any]
 
 STRENGTHS = tuple(float(strength) for strength in np.logspace(-2, 2, 5))
 FOLDS = 5
-RECIPES = {"ours": "transformer_sentiment", "fewshot": "fewshot"}
 
 
 @dataclass(frozen=True)
@@ -71,13 +69,13 @@ class Cell:
 def work(folder: Path) -> None:
     """Do the cell in `folder`."""
     cell = Cell(**json.loads((folder / "cell.json").read_text(encoding="utf-8")))
-    systems = {"ours": ours, "fewshot": ours, "trainer": trainer, "tfidf": tfidf, "probe": probe}
+    systems = {"ours": ours, "trainer": trainer, "tfidf": tfidf, "probe": probe}
     found = systems[cell.system](cell, folder)
     (folder / "answers.json").write_text(json.dumps(found), encoding="utf-8")
 
 
 def ours(cell: Cell, folder: Path) -> dict[str, Targets]:
-    """Run a recipe as it comes: nothing is set but data, model, seed and threads. Its validation set is part of the labels given.
+    """Run the default recipe as it comes: nothing is set but data, model, seed and threads. It splits its validation set off.
 
     Of several labels also the answers by the run's own thresholds, which it tunes on that validation set.
     """
@@ -86,15 +84,15 @@ def ours(cell: Cell, folder: Path) -> dict[str, Targets]:
     from nlpbp.inference.predict import predict_outputs
     from nlpbp.inference.trained import load_run
     from nlpbp.train.setup import start
+    from recipes import transformer_sentiment
 
-    recipe = importlib.import_module(f"recipes.{RECIPES[cell.system]}")
     rows = [{"text": text, "label": given_label(cell, row)} for text, row in zip(cell.train_texts, cell.train_targets, strict=True)]
     data = folder / "train.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    config = recipe.Config(
+    config = transformer_sentiment.Config(
         data=sections.Data(train=str(data), test_share=0.0), seed=cell.seed, threads=cell.threads, out=str(folder / "run")
     )
-    result = recipe.run(replace(config, model=replace(config.model, name=cell.model)))
+    result = transformer_sentiment.run(replace(config, model=replace(config.model, name=cell.model)))
     accelerator = start(seed=cell.seed, precision="fp32", threads=cell.threads)
     run = load_run(result.out, accelerator=accelerator)
     texts = Examples("test", cell.test_texts, None, None, [f"test:{index}" for index in range(len(cell.test_texts))])

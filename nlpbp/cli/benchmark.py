@@ -30,7 +30,7 @@ BENCHMARKS = {
 """Name of each benchmark, which is its module in `nlpbp.benchmarks`, and what it compares."""
 GOES_ON = ("outcome", "transfer", "finder")
 SETS = ("rotten_tomatoes", "products", "wordnet", "debian_tags", "imdb", "chinese")
-SYSTEMS = ("ours", "fewshot", "trainer", "setfit", "tfidf", "probe")
+SYSTEMS = ("ours", "trainer", "setfit", "tfidf", "probe")
 SIZES = ("16", "64", "500", "2000", "all")
 SEEDS = {
     "outcome": (3, "draws of labels, each with its own random seed"),
