@@ -132,7 +132,6 @@ def _tables_of(about: Record, cells: Sequence[Record]) -> str:
     columns = [SYSTEMS[system] for system in systems]
     first = [_row(["labels", *columns, "best peer", "nlpbp minus best peer", "nlpbp below it"]), _line(len(columns) + 4)]
     second = [_row(["labels", *columns]), _line(len(columns) + 1)]
-    notes = []
     for size in sizes:
         mine = [cell for cell in cells if cell["size"] == size]
         name = f"all ({mine[0]['num_labels']:,})" if size == "all" else f"{int(size):,}"
@@ -141,8 +140,7 @@ def _tables_of(about: Record, cells: Sequence[Record]) -> str:
         scores = {system: score(of, about) for system, of in done.items() if of}
         first.append(_row([name, *(_shown(scores.get(one), by_system[one]) for one in systems), *compared(scores)]))
         second.append(_row([name, *(_beside(scores.get(one)) for one in systems)]))
-        notes += _own(name, done.get(OURS, []), about)
-    texts = [f"{head}; {metric} [95 % interval] (lowest to highest seed)", "\n".join(first), *notes]
+    texts = [f"{head}; {metric} [95 % interval] (lowest to highest seed)", "\n".join(first)]
     return "\n\n".join([*texts, "Macro F1, and seconds of the whole job:", "\n".join(second)])
 
 
@@ -171,16 +169,6 @@ def _shown(found: Score | None, cells: Sequence[Record]) -> str:
 
 def _beside(found: Score | None) -> str:
     return "" if found is None else f"{found.macro:.3f}, {found.seconds:,.0f} s"
-
-
-def _own(name: str, cells: Sequence[Record], about: Record) -> list[str]:
-    """Say what ours scores with the thresholds that its run tuned."""
-    own = [cell for cell in cells if "own_answers" in cell]
-    if not own:
-        return []
-    found = score(own, about, field="own_answers")
-    low, high = found.interval()
-    return [f"{SYSTEMS[OURS]} with its own thresholds, {name} labels: {found.mean:.3f} [{low:.3f}, {high:.3f}]"]
 
 
 def _row(cells: Sequence[str]) -> str:

@@ -95,12 +95,20 @@ def test_a_failure_is_shown_with_its_reason_until_the_cell_is_done() -> None:
     assert "failed" not in tables([SET, failed, cell("setfit", 0, 40)])
 
 
-def test_own_thresholds_of_ours_stand_beside_those_of_the_one_rule() -> None:
-    about = SET | {"task": "multi_label"}
-    own = cell("ours", 0, 200) | {"own_answers": answers(0)}
-    shown = tables([about, own, cell("tfidf", 0, 100)])
-    assert "nlpbp with its own thresholds, 16 labels: 1.000 [1.000, 1.000]" in shown
-    assert "| 0.500 [" in shown  # the table itself has the rule that holds for all
+def test_the_cut_of_several_labels_is_chosen_on_texts_that_were_not_learned_from() -> None:
+    rows = [[0] if i % 4 == 0 else [] for i in range(40)]
+    given = {"threads": 1, "task": "multi_label", "model": "", "max_length": 8, "labels": ["a"], "test_texts": []}
+    several = outcome_worker.Cell(system="tfidf", seed=0, train_texts=["x"] * 40, train_targets=rows, **given)
+    seen: list[int] = []
+
+    def fit(train: Any, held_out: Any) -> Any:
+        assert not set(train) & set(held_out)
+        seen.extend(held_out)
+        return np.where(several.targets()[held_out] > 0, 0.3, 0.2)
+
+    chosen = outcome_worker.chosen_cut(several, fit)
+    assert 0.2 < chosen < 0.3 and sorted(seen) == list(range(40))
+    assert several.answers(np.array([[0.29], [0.1]]), cut=chosen) == [[0], []]
 
 
 def test_more_labels_than_a_system_is_made_for_are_not_in_the_grid_and_hours_come_last() -> None:
@@ -170,9 +178,10 @@ def test_a_package_that_cannot_be_had_is_named(tmp_path: Path, monkeypatch: pyte
 
 def test_the_probe_has_an_answer_where_a_class_has_one_example() -> None:
     features = np.array([[0.0], [0.1], [1.0]])
-    assert outcome_worker.fit_probe(features, np.array([0, 0, 1]), np.array([[0.0]]), seed=0) == [[0]]
+    assert outcome_worker.fit_probe(features, np.array([0, 0, 1]), seed=0).predict(np.array([[0.0]])).tolist() == [0]
     several = np.array([[1, 0], [1, 0], [0, 1], [0, 1]])
-    assert outcome_worker.fit_probe(np.array([[0.0], [0.1], [1.0], [0.9]]), several, np.array([[0.05]]), seed=0)[0] in ([0], [])
+    fitted = outcome_worker.fit_probe(np.array([[0.0], [0.1], [1.0], [0.9]]), several, seed=0)
+    assert fitted.predict_proba(np.array([[0.05]])).shape == (1, 2)
 
 
 @pytest.mark.parametrize(
