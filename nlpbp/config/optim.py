@@ -14,6 +14,7 @@ from nlpbp.core.optim import (
 
 FEW_TEXTS = 128  # for training: below, a head begins at a linear probe, and a small model at a lower rate, which stays near it
 
+Start = Literal["auto", "always", "never"]
 Rate = float | Literal["auto"] | None
 
 
@@ -111,9 +112,14 @@ class Optim(ClassifierOptim):
     """Learning-rate schedule of each stage (practices L3, L4)."""
     warmup_ratio: float = 0.1
     """Fraction of a stage's steps for linear warm-up; one_cycle, slanted_triangular and warm_restarts do not use it."""
-    probe: Literal["auto", "always", "never"] = "auto"
-    """Begin the head at the weights of a linear probe of the frozen model (LP-FT). auto: with fewer than 128 training texts; with
-    more a head that begins at random ends as well or better."""
+    probe: Start = "auto"
+    """Begin the head at the weights of a linear probe of the frozen model (LP-FT). auto: with fewer than 128 training texts, and
+    where a text may have several labels; otherwise a head that begins at random ends as well or better."""
+
+
+def begins_at_probe(wanted: Start, *, num_texts: int, target_type: str) -> bool:
+    """Tell whether a head begins at a linear probe, where it can: as is wanted, or with few texts or several labels a text."""
+    return wanted == "always" or (wanted == "auto" and (num_texts < FEW_TEXTS or target_type == "multilabel-indicator"))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,7 +18,7 @@ import torch
 from transformers import AutoConfig, PreTrainedModel
 
 from nlpbp.config import MaskedLM, TextClassifierSettings
-from nlpbp.config.optim import FEW_TEXTS
+from nlpbp.config.optim import Start, begins_at_probe
 from nlpbp.core.errors import ConfigError
 from nlpbp.core.layers import output_layer
 from nlpbp.core.pooling import Pooling
@@ -40,7 +40,6 @@ from nlpbp.trainers.frozen import OWN, Floats, frozen_states, is_divided, output
 
 CANDIDATE: Pooling = "mean"  # what the head of the family is compared with
 FILE = "probe.json"
-Start = Literal["auto", "always", "never"]
 
 
 @dataclass(frozen=True)
@@ -173,7 +172,7 @@ def _record(run: Run[Any], probes: dict[str, Probe], chosen: str, *, num_example
 
 
 def begin_head_(run: Run[TextClassifierSettings], inputs: Inputs, head: Head, *, wanted: Start) -> None:
-    """Begin the head at the probe where that is wanted, or left open and there are few training texts.
+    """Begin the head at the probe where that is wanted, or left open and it is better there.
 
     Raises `ConfigError` for a head that has to begin there and cannot.
     """
@@ -188,7 +187,8 @@ def begin_head_(run: Run[TextClassifierSettings], inputs: Inputs, head: Head, *,
     )
     if wanted == "always" and obstacle is not None:
         raise ConfigError(f"the head cannot begin at a probe: {obstacle}", column="optim.probe", hint="leave it out")
-    if wanted == "never" or obstacle is not None or (wanted == "auto" and len(inputs.train) >= FEW_TEXTS):
+    begins = begins_at_probe(wanted, num_texts=len(inputs.train), target_type=inputs.fields.target_type)
+    if not begins or obstacle is not None:
         return
     assert head.probe is not None, "that is an obstacle"
     begin_at_probe_(head.model, head.probe)
