@@ -16,7 +16,7 @@ from nlpbp.config.limits import check_limits
 from nlpbp.core.errors import ConfigError
 from nlpbp.data.parts import Inputs
 from nlpbp.modalities.encoding import EncodedTexts, encode_parts
-from nlpbp.modalities.pretrained import check_length, default_lr, model_path
+from nlpbp.modalities.pretrained import check_length, default_lr, head_speed, model_path
 from nlpbp.modalities.texts import identity, text_modality
 from nlpbp.runs.advice import FEWSHOT
 from nlpbp.runs.folder import Run, open_run
@@ -103,17 +103,17 @@ def _fine_tune(run: Run[Config]) -> RunResult:
     model_config = load_config(name, task=fields.task, labels=fields.labels, dropout_scale=config.dropout.scale)
     limit = length_limit(model_config, tokenizer)
     max_length = check_length(config.data.max_length, limit=limit)
-    pooling, is_settled = settle_pooling(run, config.model.pooling, name=name, labels=fields.labels or ("value",))
-    is_encoder = is_settled and pooling is not None and config.model.pooling == "auto"
+    settled = settle_pooling(run, config.model.pooling, name=name, labels=fields.labels or ("value",))
+    is_encoder = config.model.pooling == "auto" and settled.pooling is not None
     model = load_classifier(
         name,
         config=model_config,
         tokenizer=tokenizer,
-        pooling=pooling,
+        pooling=settled.pooling,
         gradient_checkpointing=config.model.gradient_checkpointing,
     )
     texts = encode_parts(run, inputs, tokenizer, max_length=max_length)
-    head = choose_head(run, inputs, texts, model, is_settled=is_settled)
+    head = choose_head(run, inputs, texts, model, is_settled=settled.is_settled)
     if config.contrastive == "auto" and is_encoder and not _is_told_how(config) and learns_from_pairs(run, inputs, head):
         run.say(f"few texts: their pairs are learned from, as in the recipe {FEWSHOT} (--contrastive never: each text alone)")
         return train_fewshot(run, inputs, texts, head, config.optim, base_model=config.model.name)
@@ -123,8 +123,11 @@ def _fine_tune(run: Run[Config]) -> RunResult:
     for stage in config.stages:
         check_length(stage.max_length or max_length, limit=limit, column="stages.max_length")
     lr = default_lr(model, num_texts=len(inputs.train))
+    speed = 1.0 if settled.is_trained else head_speed(len(inputs.labels))
     plans = [
-        transformer_plan(run, stage, config.optim, epochs=config.epochs, min_steps=config.min_steps, default_lr=lr)
+        transformer_plan(
+            run, stage, config.optim, epochs=config.epochs, min_steps=config.min_steps, default_lr=lr, head_speed=speed
+        )
         for stage in config.stages
     ]
 

@@ -11,6 +11,7 @@ from nlpbp.runs.folder import CACHE
 from nlpbp.text.tiny import tiny_bert
 
 LARGE_MODEL = 50_000_000  # parameters: above, fine-tuning wants a lower rate
+MANY_LABELS = 10
 
 
 def model_path(name: str) -> str:
@@ -25,6 +26,15 @@ def default_lr(model: nn.Module, *, num_texts: int) -> float:
     if sum(p.numel() for p in model.parameters()) > LARGE_MODEL:
         return 3e-5
     return 1e-4 if num_texts < FEW_TEXTS else 2e-4
+
+
+def head_speed(num_outputs: int) -> float:
+    """Return how many times as fast as the layer below it a new head learns, where the config says nothing of it.
+
+    A head of many labels has a longer way to go: with 20 classes this gave .649 and not .642 of 500 texts, and .702 and not .691 of
+    2,000; two classes were no better for it.
+    """
+    return 10.0 if num_outputs >= MANY_LABELS else 1.0
 
 
 def check_length(max_length: int, *, limit: int, column: str = "data.max_length") -> int:

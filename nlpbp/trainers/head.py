@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -80,10 +80,17 @@ def choose_head(
     return Head(model, probe, outputs_by_part(inputs, probe, lambda part: _states(run, texts, model, texts.parts[part])[OWN]))
 
 
-def settle_pooling(
-    run: Run[Any], wanted: Pooling | Literal["auto", "model"], *, name: str, labels: Sequence[str]
-) -> tuple[Pooling | None, bool]:
-    """Return the pooling to load the model `name` with, None for the head of its family, and whether that is settled.
+class Settled(NamedTuple):
+    """What is known of a head before a probe: the pooling to load the model with, None for the head of its family, whether that is
+    settled, and whether it is the head that the model was trained with for the same labels."""
+
+    pooling: Pooling | None
+    is_settled: bool
+    is_trained: bool
+
+
+def settle_pooling(run: Run[Any], wanted: Pooling | Literal["auto", "model"], *, name: str, labels: Sequence[str]) -> Settled:
+    """Settle what the head of the model `name` reads, as far as that can be done without a probe.
 
     `auto` keeps a head that was trained for these labels, and pools the states of a sentence encoder as it was trained to.
     """
@@ -91,11 +98,11 @@ def settle_pooling(
     is_trained = has_trained_head(saved, labels)
     if wanted == "auto" and not is_trained and (known := sentence_pooling(name)) is not None:
         run.say(f"pooling: {known}, as this sentence encoder was trained with")
-        return known, True
+        return Settled(known, True, False)
     if wanted in ("auto", "model"):
-        return None, wanted == "model" or is_trained
+        return Settled(None, wanted == "model" or is_trained, is_trained)
     same = isinstance(saved, PooledConfig) and saved.pooling == wanted and is_trained
-    return (None if same else cast(Pooling, wanted)), True
+    return Settled(None if same else cast(Pooling, wanted), True, same)
 
 
 def fit_head_(run: Run[TextClassifierSettings], inputs: Inputs, texts: EncodedTexts, model: PreTrainedModel, *, l2: float) -> Probe:

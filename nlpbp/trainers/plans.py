@@ -33,12 +33,19 @@ def transformer_plan(
     epochs: int,
     min_steps: int = 0,
     default_lr: float,
+    head_speed: float = 1.0,
 ) -> StagePlan:
-    """Plan a stage of a transformer; `epochs`, their fewest steps and `default_lr` are those of one that says nothing of them."""
+    """Plan a stage of a transformer; `epochs`, their fewest steps and `default_lr` are those of one that says nothing of them.
+
+    Then the head has `head_speed` times the rate of the layer below it.
+    """
     cycles = run.settings.cycles
     refuse_two_lengths(stage, cycles)
     wanted = stage.lr or optim.lr or default_lr
-    build = transformer_optimizer(optim, lr=SWEPT if isinstance(wanted, str) else wanted)
+    lr = SWEPT if isinstance(wanted, str) else wanted
+    if optim.head_lr is None and head_speed != 1.0:
+        optim = replace(optim, head_lr=head_speed * lr)
+    build = transformer_optimizer(optim, lr=lr)
 
     def make_optimizer(model: nn.Module, layers: Sequence[LayerGroup]) -> Optimizer:
         optimizer = build(model, layers)
