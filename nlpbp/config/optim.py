@@ -114,13 +114,13 @@ class Optim(ClassifierOptim):
     warmup_ratio: float = 0.1
     """Fraction of a stage's steps for linear warm-up; one_cycle, slanted_triangular and warm_restarts do not use it."""
     probe: Start = "auto"
-    """Begin the head at the weights of a linear probe of the frozen model (LP-FT). auto: with fewer than 128 training texts, and
-    where a text may have several labels; otherwise a head that begins at random ends as well or better."""
+    """Begin the head at the weights of a linear probe of the frozen model (LP-FT). auto: with fewer than 128 training texts; with
+    more a head that begins at random ends as well or better."""
 
 
-def begins_at_probe(wanted: Start, *, num_texts: int, target_type: str) -> bool:
-    """Tell whether a head begins at a linear probe, where it can: as is wanted, or with few texts or several labels a text."""
-    return wanted == "always" or (wanted == "auto" and (num_texts < FEW_TEXTS or target_type == "multilabel-indicator"))
+def begins_at_probe(wanted: Start, *, num_texts: int) -> bool:
+    """Tell whether a head begins at a linear probe, where it can: as is wanted, or with few texts."""
+    return wanted == "always" or (wanted == "auto" and num_texts < FEW_TEXTS)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,6 @@ from typing import Any
 from nlpbp.checks import run as rules
 from nlpbp.checks.findings import Finding
 from nlpbp.config.optim import begins_at_probe
-from nlpbp.core.task import target_type
 from nlpbp.data.modality import Reading
 from nlpbp.evaluation.run_folder import Record, finite
 from nlpbp.tasks.differences import beside_baselines
@@ -107,7 +106,7 @@ def probe_is_better(facts: Facts) -> Finding | None:
     if _verdicts(facts).get("probe") != "worse" or not facts.has(PROBE):
         return None
     said = "a linear model over the pretrained model's features, untrained, is better than the trained model"
-    begins = begins_at_probe(facts.settings[PROBE], num_texts=facts.num_train, target_type=target_type(facts.task))
+    begins = begins_at_probe(facts.settings[PROBE], num_texts=facts.num_train)
     lost = "training began there and lost it: train less, or at a lower rate (--optim.lr)"
     return Finding("T1", "warning", "result.json: against.probe", said, lost if begins else f"start from it: --{PROBE} always")
 

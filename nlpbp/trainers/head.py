@@ -194,7 +194,7 @@ def begin_head_(run: Run[TextClassifierSettings], inputs: Inputs, head: Head, *,
     )
     if wanted == "always" and obstacle is not None:
         raise ConfigError(f"the head cannot begin at a probe: {obstacle}", column="optim.probe", hint="leave it out")
-    begins = begins_at_probe(wanted, num_texts=len(inputs.train), target_type=inputs.fields.target_type)
+    begins = begins_at_probe(wanted, num_texts=len(inputs.train))
     if not begins or obstacle is not None:
         return
     assert head.probe is not None, "that is an obstacle"
