@@ -16,7 +16,7 @@ from nlpbp.config.limits import check_limits
 from nlpbp.core.errors import ConfigError
 from nlpbp.data.parts import Inputs
 from nlpbp.modalities.encoding import EncodedTexts, encode_parts
-from nlpbp.modalities.pretrained import check_length, default_lr, head_speed, model_path
+from nlpbp.modalities.pretrained import MANY_LABELS, check_length, default_lr, head_speed, model_path
 from nlpbp.modalities.texts import identity, text_modality
 from nlpbp.runs.advice import FEWSHOT
 from nlpbp.runs.folder import Run, open_run
@@ -122,7 +122,8 @@ def _fine_tune(run: Run[Config]) -> RunResult:
     model = faster(head.model, compile=config.model.compile)
     for stage in config.stages:
         check_length(stage.max_length or max_length, limit=limit, column="stages.max_length")
-    lr = default_lr(model, num_texts=len(inputs.train))
+    several_labels = fields.target_type == "multilabel-indicator" and len(inputs.labels) >= MANY_LABELS
+    lr = default_lr(model, num_texts=len(inputs.train), several_labels=several_labels)
     speed = 1.0 if settled.is_trained else head_speed(len(inputs.labels))
     plans = [
         transformer_plan(

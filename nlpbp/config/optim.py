@@ -95,7 +95,8 @@ class Optim(ClassifierOptim):
 
     lr: Rate = None
     """Learning rate of the top layer of the encoder (with `similarity`: of the head); auto: from the learning-rate finder (practice
-    L1). Default: 2e-4 for models below 50 million parameters (1e-4 with fewer than 128 training texts), 3e-5 above."""
+    L1). Default: 2e-4 for models below 50 million parameters (1e-4 with fewer than 128 training texts, 5e-4 with 10 labels or more
+    of which a text may have several), 3e-5 above."""
     head_lr: float | None = None
     """Learning rate of the new head. If lr is auto, give it relative to an lr of 1e-4. Default: lr, and ten times that where there
     are 10 labels or more."""

@@ -21,11 +21,14 @@ def model_path(name: str) -> str:
     return str(tiny_bert(CACHE / "tiny-bert")) if name == "tiny:bert" else name
 
 
-def default_lr(model: nn.Module, *, num_texts: int) -> float:
-    """Return the learning rate where the config says nothing of it: large models want a lower one, and so do few training texts."""
+def default_lr(model: nn.Module, *, num_texts: int, several_labels: bool = False) -> float:
+    """Return the learning rate where the config says nothing of it: large models want a lower one, and so do few training texts.
+
+    Where a text may have several of many labels, the loss is a mean over all of them, and most are learned from few texts each.
+    """
     if sum(p.numel() for p in model.parameters()) > LARGE_MODEL:
         return 3e-5
-    return 1e-4 if num_texts < FEW_TEXTS else 2e-4
+    return 1e-4 if num_texts < FEW_TEXTS else 5e-4 if several_labels else 2e-4
 
 
 def head_speed(num_outputs: int) -> float:
