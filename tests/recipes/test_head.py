@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -169,3 +170,26 @@ def test_few_texts_get_more_epochs_and_their_validation_set_chooses_nothing(body
     assert "6 validation examples are too few to choose weights by" in capsys.readouterr().out
     shutil.rmtree(run.out)
     assert json.loads((train(run.out, body, num=60, min_steps=0).out / "result.json").read_text())["steps"] == 4
+
+
+def test_a_new_head_of_many_labels_learns_ten_times_as_fast(body: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = tiny_reviews(num_examples=240).columns
+    many = sections.Data(train=table | {"label": [f"{text[0]} {i % 10}" for i, text in enumerate(table["text"])]}, max_length=32)
+    tags = [[f"tag {i % 10}", f"tag {i * 7 % 10}"] for i in range(240)]
+    several = sections.Data(train=table | {"label": tags}, task="multi_label", max_length=32)
+    few = sections.Data(train=table, max_length=32)
+
+    def rates(name: Path, data: sections.Data, **changes: Any) -> tuple[float, float]:
+        out = tmp_path / str(len(list(tmp_path.iterdir())))
+        config = dataclasses.replace(transformer_sentiment.Config(), model=transformer_sentiment.Model(str(name)), data=data)
+        changes = {"epochs": 1, "min_steps": 0, "threads": 1, "precision": "fp32", "out": str(out)} | changes
+        transformer_sentiment.run(dataclasses.replace(config, report=sections.Report(audit=False), **changes))
+        said = re.search(r"learning rates: (\S+) at the top, (\S+) at the bottom", capsys.readouterr().out)
+        assert said is not None
+        return float(said[1]), float(said[2])
+
+    top, bottom = rates(body, few)
+    assert rates(body, many) == (10 * top, bottom)
+    assert rates(tmp_path / "1" / "model", many) == (top, bottom), "a head that was trained for these labels is no new one"
+    assert rates(body, many, optim=sections.Optim(head_lr=top)) == (top, bottom)
+    assert rates(body, several) == (2.5 * 10 * top, pytest.approx(2.5 * bottom, rel=0.05))
