@@ -21,6 +21,7 @@ from nlpbp.data.labels import is_missing
 
 NUM_BINS = 10  # quantile bins of a real-valued target
 MIN_BIN = 10  # examples; smaller bins are useless
+OR_NONE = {"validation": "", "test": ", or do without (--data.test_share 0)"}
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -59,7 +60,7 @@ def split_examples(examples: Examples, *, validation_share: float, test_share: f
             raise DataError(
                 f"{len(examples)} examples are too few for a {name} set of {share:.0%} with every class left to train on",
                 file=examples.source,
-                hint=f"add examples, give a {name} file, or set its share to 0",
+                hint=f"add examples, or give a {name} file{OR_NONE[name]}",
             )
     train = set(range(len(examples))) - set(test) - set(validation)
     return _ascending(train), _ascending(validation), _ascending(test)
@@ -93,7 +94,7 @@ def split_groups(
             raise DataError(
                 f"{num_sets} groups are too few for a {name} set with every class left to train on",
                 file=examples.source,
-                hint=f"name a finer group, give a {name} file, or set its share to 0",
+                hint=f"name a finer group, or give a {name} file{OR_NONE[name]}",
             )
     test, validation = parts
     return _ascending(index for members in waiting for index in members), _ascending(validation), _ascending(test)
