@@ -23,7 +23,7 @@ from nlpbp.benchmarks.workers import Laps, Record, answers, cpu_name, serve
 from nlpbp.core.batch import Batch, CountedLoss, LossFn
 from nlpbp.core.freezing import freeze_to
 from nlpbp.core.groups import layer_groups
-from nlpbp.data.order import evaluation_batches, grouped_steps, steps_per_epoch, training_plan
+from nlpbp.data.order import evaluation_batches, evaluation_tokens, grouped_steps, steps_per_epoch, training_plan
 from nlpbp.tasks import classifier_loss
 from nlpbp.text.batches import Encoded, batched_steps, collate
 from nlpbp.text.fastai_weights import load_fastai, word_tokenizer
@@ -354,7 +354,8 @@ def longest_batch(classifier: Classifier, documents: Encoded, labels: Any) -> Re
 def prediction(classifier: Classifier, model: nn.Module, sample: Encoded) -> Record:
     """Answer for the sample with `model`, the prepared one or the bare one, which is in fp32."""
     started = time.perf_counter()
-    plan = evaluation_batches(sample.padded_lengths, max_tokens=classifier.config.batch.evaluation_tokens)
+    most = evaluation_tokens(classifier.config.batch.evaluation_tokens, classifier.accelerator.device.type)
+    plan = evaluation_batches(sample.padded_lengths, max_tokens=most)
     predict(model, plan, partial(collate, sample, tokenizer=classifier.tokenizer), accelerator=classifier.accelerator)
     return {"seconds": time.perf_counter() - started} | counts(sample)
 
