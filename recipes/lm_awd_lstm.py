@@ -10,12 +10,11 @@ from dataclasses import dataclass, field
 from nlpbp import config as sections
 from nlpbp.config.limits import check_limits, refuse_classifier_settings
 from nlpbp.core.errors import ConfigError
-from nlpbp.modalities.documents import encode_documents, start_from, tokenizer_for
+from nlpbp.modalities.documents import encode_documents, starting_point
 from nlpbp.modalities.texts import identity
 from nlpbp.runs.folder import Run, open_run
 from nlpbp.runs.inputs import read_corpus
 from nlpbp.runs.result import RunResult
-from nlpbp.text.recurrent import load_language_model, model_options, new_language_model
 from nlpbp.trainers.language_model import (
     LanguageModelData,
     Reading,
@@ -67,16 +66,14 @@ def run(config: Config) -> RunResult:
 def _train(run: Run[Config]) -> RunResult:
     config = run.settings
     corpus = read_corpus(run, config.data)
-    given = load_language_model(config.lm.init, dropout=config.lm.dropout) if config.lm.init else None
-    tokenizer = tokenizer_for(run, corpus.train, config.tokenizer, given=given and given[1])
+    model, tokenizer, _ = starting_point(run, config, corpus.train)
     encoded = encode_documents(run, dict(corpus.parts), tokenizer=tokenizer)
     data = LanguageModelData(encoded, tokenizer, identity(corpus, tokenizer))
-    lm, options = config.lm, model_options(config.model, tokenizer)
-    model = start_from(run, given, tokenizer) if given else new_language_model(options, dropout=lm.dropout, seed=config.seed)
+    lm = config.lm
     plan = recurrent_plan(lm, data, cycles=config.cycles, backwards=bool(model.config.backwards))
     reading = Reading(recurrent=True, activation=lm.ar_alpha, temporal=lm.tar_beta, num_sampled=lm.sampled_softmax)
     before = None
-    if given is not None:
+    if lm.init is not None:
         model.to(run.accelerator.device)
         before = score(run, model, encoded["validation"], plan.shape, reading=reading)[0]
     progress, trained = train_language_model(run, plan, data, model=model, reading=reading, eval_steps=config.eval_steps)
@@ -89,6 +86,6 @@ def _train(run: Run[Config]) -> RunResult:
         plan,
         trained=TrainedModel(trained, as_saved(run.accelerator, trained)),
         reading=reading,
-        base_model=lm.init or "nothing",
+        base_model=lm.init or lm.embeddings or "nothing",
         before=before,
     )

@@ -15,7 +15,7 @@ from nlpbp.core.optim import GROUP_RATIO
 from nlpbp.data.columns import Examples
 from nlpbp.data.corpus import joined_texts, load_texts
 from nlpbp.data.parts import Inputs, fingerprint
-from nlpbp.modalities.documents import BATCH, encode_documents, start_from, tokenizer_for
+from nlpbp.modalities.documents import BATCH, encode_documents, starting_point
 from nlpbp.modalities.encoding import encode_parts
 from nlpbp.modalities.texts import identity, text_modality
 from nlpbp.runs.folder import Run, open_run
@@ -24,7 +24,7 @@ from nlpbp.runs.model_folder import save_language_model
 from nlpbp.runs.progress import Progress, Stage
 from nlpbp.runs.result import RunResult
 from nlpbp.text.awd_lstm import AWDLSTMForCausalLM
-from nlpbp.text.recurrent import load_language_model, model_options, new_classifier, new_language_model
+from nlpbp.text.recurrent import new_classifier
 from nlpbp.train.weights import full_state
 from nlpbp.trainers.classifier import train_classifier
 from nlpbp.trainers.language_model import LanguageModelData, Reading, StreamPlan, recurrent_plan, train_language_model
@@ -39,7 +39,6 @@ GRADUAL_UNFREEZING = (
     sections.Stage(epochs=2, lr=5e-3),
 )
 FROM_SCRATCH = (sections.Stage(epochs=6, lr=1e-3),)
-KEPT = ("embedding_size", "hidden_size", "num_hidden_layers", "cell", "nonlinearity", "backwards", "decoder_bias")  # of --lm.init
 
 
 @dataclass(frozen=True)
@@ -112,7 +111,8 @@ def _train(run: Run[Config]) -> RunResult:
     config = run.settings
     inputs = read_inputs(run, config.data)
     wording = read_language_model_texts(inputs, config.lm)
-    model, tokenizer, options = starting_point(run, wording)
+    seen = [text for part in ("pretraining", "train") for text in wording.get(part, [])]
+    model, tokenizer, options = starting_point(run, config, seen)
     all_texts = fingerprint([Examples("", part, None, None, []) for part in wording.values()])
     names = identity(inputs, tokenizer) | {"data": f"{inputs.fingerprint}, all texts {all_texts}"}
     texts = encode_parts(run, inputs, tokenizer, max_length=config.data.max_length)
@@ -135,22 +135,11 @@ def _train(run: Run[Config]) -> RunResult:
     )
     if not config.lm.skip:
         classifier.model.load_state_dict(model.model.state_dict())
-    base = "nothing" if config.lm.skip else config.lm.init or "a language model of the same texts"
+    elif config.lm.embeddings:
+        classifier.model.embed_tokens.load_state_dict(model.model.embed_tokens.state_dict())
+    base = config.lm.embeddings or "nothing" if config.lm.skip else config.lm.init or "a language model of the same texts"
     modality = text_modality(run, inputs, texts, model=classifier, base_model=base, names=names)
     return train_classifier(run, inputs, model=classifier, plans=plans, modality=modality, before=progress, first_stage=num_stages)
-
-
-def starting_point(run: Run[Config], wording: dict[str, list[str]]) -> tuple[AWDLSTMForCausalLM, Any, dict[str, Any]]:
-    """Return the language model to begin with, a new one or --lm.init's, with its tokenizer and what a classifier takes over."""
-    config = run.settings
-    given = load_language_model(config.lm.init, dropout=config.lm.dropout) if config.lm.init else None
-    seen = [text for part in ("pretraining", "train") for text in wording.get(part, [])]
-    tokenizer = tokenizer_for(run, seen, config.tokenizer, given=given and given[1])
-    options = model_options(config.model, tokenizer)
-    if given is None:
-        return new_language_model(options, dropout=config.lm.dropout, seed=config.seed), tokenizer, options
-    model = start_from(run, given, tokenizer)
-    return model, tokenizer, options | {name: getattr(model.config, name) for name in KEPT}
 
 
 def read_language_model_texts(inputs: Inputs, lm: Transfer) -> dict[str, list[str]]:

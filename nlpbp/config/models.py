@@ -26,9 +26,13 @@ class Recurrent:
     nonlinearity: Literal["tanh", "relu"] = "tanh"
     """Nonlinearity of a plain rnn."""
     recurrent_init: Literal["orthogonal", "identity", "default"] | None = None
-    """Initialisation of the hidden-to-hidden matrices. Default: identity for a ReLU, else orthogonal."""
+    """Initialisation of the recurrent layers: their hidden-to-hidden matrices, or all as torch has it (default). Left out: default
+    for lstm and gru, which learn sooner so; for a plain rnn orthogonal, with a ReLU identity."""
     pooling: Literal["concat", "last", "mean", "max"] = "concat"
     """How hidden states are pooled for the classifier's head; concat: last, max and mean (practice N10)."""
+    norm: Literal["batch", "layer"] = "batch"
+    """Normalisation in the head. batch: over a micro-batch of texts, as ULMFiT has it; layer: of each text by itself, with which a
+    net from scratch learns later or not at all."""
     backwards: bool = False
     """Read texts from end to beginning; a forward and a backward model make an ensemble."""
 
@@ -40,6 +44,9 @@ class LanguageModel:
     init: str | None = None
     """Start from this language model: a run of `lm_awd_lstm`, a model folder, or a `.pth` file of fastai's with its vocabulary
     beside it (vocab.json). Its sizes and cell are kept."""
+    embeddings: str | None = None
+    """Begin with the token embeddings of this transformers model, and take its tokenizer: a folder, a hub id, or `demo:minilm`. The
+    net's embedding is as wide as they are."""
     steps: int | None = None
     """Number of steps. Default: `epochs` epochs."""
     epochs: int = 1

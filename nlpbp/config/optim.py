@@ -6,8 +6,10 @@ import dataclasses
 from typing import Literal
 
 from nlpbp.core.optim import (
+    ACTIVATION_FACTOR,
     IMAGE_MOMENTUM,
     RECURRENT_MOMENTUM,
+    TEMPORAL_FACTOR,
     TRANSFORMER_BETAS,
     TRANSFORMER_EPS,
 )
@@ -164,6 +166,10 @@ class RecurrentOptim(ClassifierOptim):
     """Learning-rate schedule of each stage (practices L3, L4)."""
     momentum: tuple[float, float] = RECURRENT_MOMENTUM
     """Adam's first beta where the learning rate is low and where it is high, under one_cycle; else the first one (practice N1)."""
+    ar_alpha: float = ACTIVATION_FACTOR
+    """Alpha of activation regularisation (AR, practice N4). Without AR and TAR a net from scratch may not begin to learn."""
+    tar_beta: float = TEMPORAL_FACTOR
+    """Beta of temporal activation regularisation (TAR, practice N4)."""
 
 
 @dataclasses.dataclass(frozen=True)

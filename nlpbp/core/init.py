@@ -172,35 +172,29 @@ def init_recurrent_(
 ) -> None:
     """Initialise `nn.LSTM`, `nn.GRU` or `nn.RNN` in place, gate by gate; parameters named in `skip` are left unchanged.
 
-    `hidden` is for the hidden-to-hidden matrices of each gate: orthogonal (Saxe et al. 2013), the identity (Le, Jaitly and Hinton
-    2015, for a ReLU) or torch's default, times `scale`. Input matrices get Glorot's uniform initialisation for each gate, biases
-    are 0, and the bias of an LSTM's forget gate is `forget_bias` (Jozefowicz et al. 2015).
+    `hidden` is for the hidden-to-hidden matrices of each gate: orthogonal (Saxe et al. 2013) or the identity (Le, Jaitly and Hinton
+    2015, for a ReLU), times `scale`. Then input matrices get Glorot's uniform initialisation for each gate, biases are 0, and the
+    bias of an LSTM's forget gate is `forget_bias` (Jozefowicz et al. 2015). default: all parameters are as torch has them, uniform
+    within 1 / sqrt(hidden size), times `scale`.
 
     >>> rnn = nn.RNN(3, 2, nonlinearity="relu")
     >>> init_recurrent_(rnn, hidden="identity")
     >>> rnn.weight_hh_l0.tolist(), rnn.bias_hh_l0.tolist()
     ([[1.0, 0.0], [0.0, 1.0]], [0.0, 0.0])
     """
-    num_gates = {"LSTM": 4, "GRU": 3}.get(rnn.mode, 1)
+    num_gates, bound = {"LSTM": 4, "GRU": 3}.get(rnn.mode, 1), scale / math.sqrt(rnn.hidden_size)
     for name, parameter in rnn.named_parameters():
         if name in skip:
+            continue
+        if hidden == "default":
+            nn.init.uniform_(parameter, -bound, bound)
             continue
         for gate in parameter.chunk(num_gates):
             if name.startswith("bias"):
                 gate.zero_()
             elif name.startswith("weight_hh"):
-                _init_hidden_(gate, hidden, scale)
+                (nn.init.eye_(gate).mul_(scale) if hidden == "identity" else nn.init.orthogonal_(gate, gain=scale))
             else:
                 nn.init.xavier_uniform_(gate)
         if name.startswith("bias_ih") and rnn.mode == "LSTM":
             parameter.chunk(num_gates)[1].fill_(forget_bias)  # torch orders the gates input, forget, cell, output
-
-
-def _init_hidden_(gate: torch.Tensor, hidden: Hidden, scale: float) -> None:
-    if hidden == "identity":
-        nn.init.eye_(gate).mul_(scale)
-    elif hidden == "orthogonal":
-        nn.init.orthogonal_(gate, gain=scale)
-    else:
-        bound = scale / math.sqrt(gate.shape[1])
-        nn.init.uniform_(gate, -bound, bound)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # of the same width in bytes
 _LEVELS = 1 << 16  # a mask is drawn from 16 random bits an element: p is kept to within 1/131072
@@ -68,6 +69,28 @@ def _masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
     if mask is None:
         return values.mean()
     return torch.where(mask.bool(), values, 0.0).sum() / mask.sum().clamp(min=1)
+
+
+def regularisation_of_texts(hidden: Tensor, mask: Tensor, *, alpha: float, beta: float) -> Tensor:
+    """Return alpha times AR plus beta times TAR of a classifier's activations [batch, length, width], the mean over its texts.
+
+    Each text counts the same, however long it is, so that the penalty does not depend on how a batch is divided. Only tokens by
+    `mask` [batch, length] count.
+
+    >>> hidden = torch.tensor([[[1.0], [3.0]], [[2.0], [9.0]]])
+    >>> mask = torch.tensor([[True, True], [True, False]])
+    >>> regularisation_of_texts(hidden, mask, alpha=1.0, beta=0.0).item()
+    4.5
+    """
+    mask = mask.bool()
+    size = hidden.float().square().mean(dim=-1)
+    change = F.pad(hidden.float().diff(dim=1).square().mean(dim=-1), (1, 0))
+    pairs = F.pad(mask[:, 1:] & mask[:, :-1], (1, 0))
+    return alpha * _mean_of_rows(size, mask) + beta * _mean_of_rows(change, pairs)
+
+
+def _mean_of_rows(values: Tensor, mask: Tensor) -> Tensor:
+    return (torch.where(mask, values, 0.0).sum(dim=1) / mask.sum(dim=1).clamp(min=1)).mean()
 
 
 def gradient_only(penalty: Tensor) -> Tensor:

@@ -88,7 +88,8 @@ class Modality:
     `identity` names what a checkpoint belongs to. `save` writes a model, with these weights and this card, as a folder that
     `pipeline` loads. `errors` makes errors.json from the validation set's probabilities and what asks for more of them.
     `baselines` returns the outputs of linear models, by the model's name and by part. A micro-batch has `min_examples` or more.
-    `reading` tells how much of the training texts is read; None where examples are not cut.
+    `penalty` is on what the model returns in training, which the gradient sees and the reported loss does not. `reading` tells how
+    much of the training texts is read; None where examples are not cut.
     """
 
     kind: str
@@ -103,6 +104,7 @@ class Modality:
     baselines: Callable[[], dict[str, dict[str, Array]]]
     card: Card
     min_examples: int = 1
+    penalty: Callable[[Any], Tensor] | None = None
     reading: Callable[[], Reading] | None = None
 
 

@@ -19,6 +19,7 @@ from nlpbp import config as sections
 from nlpbp.core.batch import Batch, LossFn
 from nlpbp.core.errors import ConfigError
 from nlpbp.core.layers import widened
+from nlpbp.core.regularize import regularisation_of_texts
 from nlpbp.data.columns import Examples
 from nlpbp.data.corpus import joined_texts
 from nlpbp.data.exports import code_span
@@ -34,11 +35,13 @@ from nlpbp.runs.diagnosis import error_record
 from nlpbp.runs.folder import Run
 from nlpbp.runs.inputs import Loaded
 from nlpbp.runs.model_folder import save_model
+from nlpbp.tasks.outputs import Penalty
 from nlpbp.tasks.task import get_task
 from nlpbp.text.augment import NEGATIONS, POLICIES, Augment, augmented_steps, label_words, read_synonyms
 from nlpbp.text.batches import Cut, Encoded, batched_steps, collate, encode
 from nlpbp.text.mixup import mixup_loss
 from nlpbp.text.transformer import length_limit, load_tokenizer, load_trained
+from nlpbp.train.norms import batch_norms
 
 RECURRENT_TOKENS = 8192  # a batch of new texts; rows are what makes a recurrent net fast
 VIEWS: dict[str, Cut] = {"windows": "windows", "head_tail": "head_tail"}  # what is read of new texts, by the name of the view
@@ -74,9 +77,24 @@ def text_modality(
         save=partial(_save, inputs, texts),
         errors=partial(_errors, run, inputs, texts),
         baselines=lambda: {"tfidf": tfidf(inputs)} | ({"probe": dict(probe)} if probe else {}),
+        min_examples=2 if batch_norms(model) else 1,  # batch normalisation needs two values
+        penalty=_regularisation(settings.optim),
         card=text_card(inputs, texts, base_model=base_model, model=model, value_range=settings.data.value_range),
         reading=partial(reading_of, inputs, texts, limit=length_limit(config, tokenizer)),
     )
+
+
+def _regularisation(optim: object) -> Penalty | None:
+    """Return AR and TAR (practice N4) of a recurrent classifier's activations, where they are wanted."""
+    if not isinstance(optim, sections.RecurrentOptim) or not (optim.ar_alpha or optim.tar_beta):
+        return None
+
+    def penalty(outputs: Any) -> Tensor:
+        if outputs.activations is None:  # of vectors that were pooled before
+            return outputs.logits.new_zeros(())
+        return regularisation_of_texts(*outputs.activations, alpha=optim.ar_alpha, beta=optim.tar_beta)
+
+    return penalty
 
 
 def _stage_examples(

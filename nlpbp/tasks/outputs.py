@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from torch import Tensor, nn
 
 from nlpbp.core.batch import Batch, LossFn
 from nlpbp.core.losses import LossOptions, within
+from nlpbp.core.regularize import gradient_only
 from nlpbp.tasks.task import get_task
+
+Penalty = Callable[[Any], Tensor]  # on what a model returns, such as activation regularisation
 
 
 def task_loss(
@@ -38,17 +44,21 @@ def classifier_loss(
     focal_gamma: float = 0.0,
     asymmetric: tuple[float, float, float] | None = None,
     value_range: tuple[float, float] | None = None,
+    penalty: Penalty | None = None,
 ) -> LossFn:
     """Make the loss function of a model whose output has `logits`, for `train_steps` or any other loop; options as in `task_loss`.
 
-    With a `value_range` a regression's logits are taken into it first, by `scaled_sigmoid` without a margin.
+    With a `value_range` a regression's logits are taken into it first, by `scaled_sigmoid` without a margin. A `penalty` on the
+    model's outputs has a gradient and does not show in the loss.
     """
     loss, options = get_task(task).loss, LossOptions(label_smoothing, class_weights, focal_gamma, asymmetric)
 
     def loss_fn(model: nn.Module, batch: Batch) -> Tensor:
         if batch.labels is None:
             raise ValueError("a batch without labels cannot be trained on")
-        return loss(within(model(**batch.inputs).logits, value_range), batch.labels, options)
+        outputs = model(**batch.inputs)
+        found = loss(within(outputs.logits, value_range), batch.labels, options)
+        return found if penalty is None else found + gradient_only(penalty(outputs))
 
     return loss_fn
 

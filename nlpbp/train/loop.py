@@ -26,6 +26,7 @@ from nlpbp.core.freezing import train_mode
 from nlpbp.core.optim import set_momentum, set_rates
 from nlpbp.core.schedules import Schedule, WithMomentum
 from nlpbp.data.order import micro_seed
+from nlpbp.train.norms import NormStatistics, batch_norms
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def train_steps(
     >>> losses[-1] < losses[0]
     True
     """
-    world_size = accelerator.num_processes
+    world_size, norms = accelerator.num_processes, batch_norms(model)
     count = loss_fn.count if isinstance(loss_fn, CountedLoss) else count_examples
     for index, (window, num_items) in enumerate(_counted(accelerator, batches, count), start=first_step):
         train_mode(model)
@@ -86,16 +87,19 @@ def train_steps(
         if isinstance(schedule, WithMomentum):
             set_momentum(optimizer, schedule.momentum(progress))
         divisor = max(1, num_items)  # a step of masked items only moves nothing
-        losses = []
+        losses, statistics = [], NormStatistics(norms)
         for position, batch in enumerate(window):
             is_last = position == len(window) - 1
             accelerator.gradient_state._set_sync_gradients(is_last)
             torch.manual_seed(micro_seed(seed, index, accelerator.process_index + position * world_size))
+            statistics.before()
             with nullcontext() if is_last else accelerator.no_sync(model):
                 loss = loss_fn(model, batch.to(accelerator.device))
                 # Data parallelism takes the mean of the processes' gradients; the sum is wanted.
                 accelerator.backward(loss * (count(batch) / divisor * world_size))
+            statistics.after()
             losses.append(loss.detach())
+        statistics.finish(accelerator)
         shares = [count(batch) / divisor for batch in window]
         local_losses = [loss.item() for loss in losses]
         (mean_loss,) = _sum_over_processes(accelerator, sum(loss * share for loss, share in zip(local_losses, shares, strict=True)))

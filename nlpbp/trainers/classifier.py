@@ -105,7 +105,7 @@ def train_classifier(
     num_micro_batches = check_micro_batches(run, num_examples=len(train), size=run.settings.batch.size)
     epoch_length(run, inputs, train, min_examples=modality.min_examples)  # refuses what cannot be balanced
     examples = [prepare_examples(run, inputs, plan, modality) for plan in plans]
-    objective = make_objective(run, inputs, model, mix=modality.mix)
+    objective = make_objective(run, inputs, model, mix=modality.mix, penalty=modality.penalty)
     shared = Classification(run, inputs, modality, objective)
     progress, trained = before or Progress(num_micro_batches), model
     for index, (plan, mine) in enumerate(zip(plans, examples, strict=True)):

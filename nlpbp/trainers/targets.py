@@ -21,6 +21,7 @@ from nlpbp.data.parts import Inputs, targets_of
 from nlpbp.data.windows import of_windows
 from nlpbp.runs.folder import Run
 from nlpbp.tasks import classifier_loss, get_task
+from nlpbp.tasks.outputs import Penalty
 from nlpbp.tasks.task import Array
 
 
@@ -40,8 +41,18 @@ class Objective:
     loss_fn: LossFn
 
 
-def make_objective(run: Run[ClassifierSettings], inputs: Inputs, model: nn.Module, *, mix: Callable[[LossFn], LossFn]) -> Objective:
-    """Make targets and loss from the training set and what the settings want of them; `mix` puts mixup around the loss."""
+def make_objective(
+    run: Run[ClassifierSettings],
+    inputs: Inputs,
+    model: nn.Module,
+    *,
+    mix: Callable[[LossFn], LossFn],
+    penalty: Penalty | None = None,
+) -> Objective:
+    """Make targets and loss from the training set and what the settings want of them.
+
+    `mix` puts mixup around the loss; `penalty` is on what the model returns in training.
+    """
     fields, optim, value_range = inputs.fields, run.settings.optim, run.settings.data.value_range
     output = output_layer(model, num_outputs=max(1, len(fields.labels)))
     outside = outside_range(model, value_range)
@@ -54,6 +65,7 @@ def make_objective(run: Run[ClassifierSettings], inputs: Inputs, model: nn.Modul
         focal_gamma=optim.focal_gamma,
         asymmetric=optim.asymmetric,
         value_range=outside,
+        penalty=penalty,
     )
     return Objective(output, targets, scale, shift, outside, mix(loss_fn))
 

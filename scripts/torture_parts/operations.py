@@ -20,7 +20,7 @@ from torture_parts.watch import Watch
 from nlpbp.runs import progress as saving
 from nlpbp.train.checkpoint import NAME, find_fault
 
-FEW = 8  # kinds of operation a scenario in the short form
+FEW = 4  # kinds of operation a scenario in the short form
 SAVED = re.compile(r"rename checkpoints/(step-\d{8})\.tmp-\* -> checkpoints/\1")
 
 

@@ -18,7 +18,7 @@ from torture_parts import damage, forks, kills, operations, victims, watch
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 ASSETS = Path(__file__).parents[1] / "assets" / "malicious"
-KILLS = 4  # the short form itself has 20
+KILLS = 2  # the short form itself has 20
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, ClassVar, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from torch import nn
 from transformers import PreTrainedConfig
@@ -12,6 +12,7 @@ from transformers import PreTrainedConfig
 from nlpbp.core.pooling import Pooling
 
 CELLS = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
+HEAD_NORMS = {"batch": nn.BatchNorm1d, "layer": nn.LayerNorm}
 
 
 @dataclass(frozen=True)
@@ -46,11 +47,11 @@ class AWDLSTMConfig(PreTrainedConfig):
     """The configuration of an AWD-LSTM; the defaults are the sizes and the language model dropouts of ULMFiT.
 
     `cell` is lstm, gru or rnn (the last with `nonlinearity` tanh or relu). With tied embeddings the last layer has the width of
-    the embedding. `recurrent_init` initialises the hidden-to-hidden matrices: orthogonal, identity or default; None means identity
-    for an RNN with ReLU and orthogonal otherwise. A `backwards` model reads a text from its end. The classifier reads
-    `chunk_length` tokens at a time, with truncated backpropagation between the chunks, and pools the outputs at the last
-    `pooled_length` tokens with `pooling`; only through those does it backpropagate. `value_range` bounds the predictions of a
-    regression.
+    the embedding. `recurrent_init` initialises the recurrent layers: orthogonal, identity or default (torch's own); None means
+    identity for an RNN with ReLU, orthogonal for one with tanh, and default for cells with gates. A `backwards` model reads a text
+    from its end. The classifier reads `chunk_length` tokens at a time, with truncated backpropagation between the chunks, and pools
+    the outputs at the last `pooled_length` tokens with `pooling`; only through those does it backpropagate. `head_norm` is the
+    normalisation in its head, batch or layer. `value_range` bounds the predictions of a regression.
     """
 
     model_type = "awd_lstm"
@@ -74,6 +75,7 @@ class AWDLSTMConfig(PreTrainedConfig):
     backwards: bool = False
     head_size: int = 50
     head_dropout: float = 0.1
+    head_norm: str = "layer"
     pooling: str = "concat"
     chunk_length: int = 72
     pooled_length: int = 1440
@@ -91,8 +93,16 @@ class AWDLSTMConfig(PreTrainedConfig):
             raise ValueError(f"nonlinearity must be tanh or relu, not {self.nonlinearity!r}")
         if self.pooling not in get_args(Pooling):
             raise ValueError(f"pooling must be one of {', '.join(get_args(Pooling))}, not {self.pooling!r}")
+        if self.head_norm not in HEAD_NORMS:
+            raise ValueError(f"head_norm must be batch or layer, not {self.head_norm!r}")
         if self.value_range is not None and not self.value_range[0] < self.value_range[1]:
             raise ValueError(f"value_range must go from a lower to a higher value, not {self.value_range}")
+
+    def usual_init(self) -> Literal["orthogonal", "identity", "default"]:
+        """Return the initialisation of the recurrent layers where none is named."""
+        if self.cell != "rnn":
+            return "default"
+        return "identity" if self.nonlinearity == "relu" else "orthogonal"
 
     def layer_sizes(self) -> list[tuple[int, int]]:
         """Return the input and output width of each recurrent layer."""

@@ -33,7 +33,7 @@ class AWDLSTMOutput(ModelOutput):
 
 @dataclass(frozen=True)
 class Masks:
-    """The dropout masks of one training pass, shared by all its time steps and chunks; None where nothing is dropped."""
+    """The dropout masks of one training pass over a window or a chunk, shared by its time steps; None where nothing is dropped."""
 
     embed: Tensor | None  # [vocabulary]
     layers: list[Tensor | None]  # [batch, 1, width]: of the embedded tokens, and of each layer's outputs
@@ -51,8 +51,7 @@ class AWDLSTMPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.RNNBase):
             loaded = {name for name, p in module.named_parameters() if getattr(p, "_is_hf_initialized", False)}
-            relu = self.config.cell == "rnn" and self.config.nonlinearity == "relu"
-            hidden: Hidden = self.config.recurrent_init or ("identity" if relu else "orthogonal")
+            hidden: Hidden = self.config.recurrent_init or self.config.usual_init()
             init_recurrent_(module, hidden=hidden, forget_bias=self.config.forget_bias, skip=loaded)
         elif isinstance(module, nn.Embedding):
             if not getattr(module.weight, "_is_hf_initialized", False):
