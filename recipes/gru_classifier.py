@@ -29,7 +29,7 @@ class Config(sections.TextClassifierSettings):
 
     model: sections.Recurrent = field(default_factory=lambda: sections.Recurrent(cell="gru"))
     tokenizer: sections.Tokenizer = field(default_factory=lambda: sections.Tokenizer(vocab_size=8_000))
-    stages: tuple[sections.Stage, ...] = (sections.Stage(epochs=4, lr=1e-3),)
+    stages: tuple[sections.Stage, ...] = (sections.Stage(epochs=4, lr=5e-3),)
     """The training: for how long and how fast."""
     optim: sections.RecurrentOptim = field(default_factory=sections.RecurrentOptim)
     dropout: sections.Dropout = field(default_factory=lambda: sections.Dropout(scale=0.5))

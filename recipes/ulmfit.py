@@ -38,7 +38,9 @@ GRADUAL_UNFREEZING = (
     sections.Stage(epochs=1, lr=1e-2, train_last=1),
     sections.Stage(epochs=2, lr=5e-3),
 )
-FROM_SCRATCH = (sections.Stage(epochs=6, lr=1e-3),)
+USUAL_DROPOUT = sections.Dropout(scale=0.5)
+FROM_SCRATCH = (sections.Stage(epochs=5, lr=5e-3),)
+FROM_SCRATCH_DROPOUT = sections.Dropout(scale=0.1)  # more is noise that hides what there is to learn first
 
 
 @dataclass(frozen=True)
@@ -68,9 +70,10 @@ class Config(sections.TextClassifierSettings):
     lm: Transfer = field(default_factory=lambda: Transfer(steps=1200))
     stages: tuple[sections.Stage, ...] = GRADUAL_UNFREEZING
     """The classifier's training: what trains in each stage, for how long and how fast (gradual unfreezing, practice N6). Left as
-    it is beside --lm.skip: 6 epochs of all layers at 1e-3, for a body that knows nothing is not to be kept frozen, or hurried."""
+    it is beside --lm.skip: 5 epochs of all layers at 5e-3, for a body that knows nothing is not to be kept frozen; and then a
+    dropout.scale that is left is 0.1."""
     optim: sections.RecurrentOptim = field(default_factory=sections.RecurrentOptim)
-    dropout: sections.Dropout = field(default_factory=lambda: sections.Dropout(scale=0.5))
+    dropout: sections.Dropout = field(default_factory=lambda: USUAL_DROPOUT)
     batch: sections.Batch = field(default_factory=lambda: BATCH)
 
 
@@ -116,7 +119,9 @@ def _train(run: Run[Config]) -> RunResult:
     all_texts = fingerprint([Examples("", part, None, None, []) for part in wording.values()])
     names = identity(inputs, tokenizer) | {"data": f"{inputs.fingerprint}, all texts {all_texts}"}
     texts = encode_parts(run, inputs, tokenizer, max_length=config.data.max_length)
-    stages = FROM_SCRATCH if config.lm.skip and config.stages == GRADUAL_UNFREEZING else config.stages
+    stages, dropout = classifier_training(config)
+    if dropout != config.dropout:
+        run.say(f"dropouts times {dropout.scale:g}, as for any net from scratch (--dropout.scale)")
     plans = recurrent_plans(stages, config.optim, config.cycles)
     progress: Progress | None = None
     num_stages = 0 if config.lm.skip else (config.lm.pretrain_data is not None) + (config.lm.steps != 0)
@@ -129,7 +134,7 @@ def _train(run: Run[Config]) -> RunResult:
         options,
         task=inputs.fields.task,
         labels=inputs.fields.labels,
-        dropout=config.dropout.scale,
+        dropout=dropout.scale,
         seed=config.seed,
         value_range=config.data.value_range,
     )
@@ -140,6 +145,15 @@ def _train(run: Run[Config]) -> RunResult:
     base = config.lm.embeddings or "nothing" if config.lm.skip else config.lm.init or "a language model of the same texts"
     modality = text_modality(run, inputs, texts, model=classifier, base_model=base, names=names)
     return train_classifier(run, inputs, model=classifier, plans=plans, modality=modality, before=progress, first_stage=num_stages)
+
+
+def classifier_training(config: Config) -> tuple[tuple[sections.Stage, ...], sections.Dropout]:
+    """Return the stages and dropouts of the classifier: those of a net from scratch, where there is no language model and the
+    settings are left as they are."""
+    if not config.lm.skip:
+        return config.stages, config.dropout
+    stages = FROM_SCRATCH if config.stages == GRADUAL_UNFREEZING else config.stages
+    return stages, FROM_SCRATCH_DROPOUT if config.dropout == USUAL_DROPOUT else config.dropout
 
 
 def read_language_model_texts(inputs: Inputs, lm: Transfer) -> dict[str, list[str]]:

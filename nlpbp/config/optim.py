@@ -8,7 +8,7 @@ from typing import Literal
 from nlpbp.core.optim import (
     ACTIVATION_FACTOR,
     IMAGE_MOMENTUM,
-    RECURRENT_MOMENTUM,
+    RECURRENT_CLASSIFIER_MOMENTUM,
     TEMPORAL_FACTOR,
     TRANSFORMER_BETAS,
     TRANSFORMER_EPS,
@@ -164,7 +164,7 @@ class RecurrentOptim(ClassifierOptim):
     has read far more than your texts; with one trained in minutes it cost 8 points of accuracy."""
     schedule: ScheduleName = "one_cycle"
     """Learning-rate schedule of each stage (practices L3, L4)."""
-    momentum: tuple[float, float] = RECURRENT_MOMENTUM
+    momentum: tuple[float, float] = RECURRENT_CLASSIFIER_MOMENTUM
     """Adam's first beta where the learning rate is low and where it is high, under one_cycle; else the first one (practice N1)."""
     ar_alpha: float = ACTIVATION_FACTOR
     """Alpha of activation regularisation (AR, practice N4). Without AR and TAR a net from scratch may not begin to learn."""

@@ -13,6 +13,7 @@ TRANSFORMER_EPS = 1e-6
 RECURRENT_BETAS = (0.8, 0.99)
 RECURRENT_EPS = 1e-5
 RECURRENT_MOMENTUM = (0.8, 0.7)  # fastai's text learner: high when 1cycle's learning rate is low, and vice versa
+RECURRENT_CLASSIFIER_MOMENTUM = (0.95, 0.85)  # fastai's for learners in general: it averages out the noise of a net from scratch
 RECURRENT_WEIGHT_DECAY = 0.1  # fastai's ULMFiT example, of the language model
 RECURRENT_MAX_GRAD_NORM = 0.25  # AWD-LSTM
 # fastai's vision learner: 1cycle's momentum, and a second beta that adapts faster.
