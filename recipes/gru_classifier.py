@@ -29,8 +29,8 @@ class Config(sections.TextClassifierSettings):
 
     model: sections.Recurrent = field(default_factory=lambda: sections.Recurrent(cell="gru"))
     tokenizer: sections.Tokenizer = field(default_factory=lambda: sections.Tokenizer(vocab_size=8_000))
-    stages: tuple[sections.Stage, ...] = (sections.Stage(epochs=4, lr=5e-3),)
-    """The training: for how long and how fast."""
+    stages: tuple[sections.Stage, ...] = (sections.Stage(lr=5e-3),)
+    """The training: for how long and how fast. Without epochs: 5, or as many as make 250 steps, 20 at most."""
     optim: sections.RecurrentOptim = field(default_factory=sections.RecurrentOptim)
     dropout: sections.Dropout = field(default_factory=lambda: sections.Dropout(scale=0.5))
     batch: sections.Batch = field(default_factory=lambda: BATCH)
@@ -72,5 +72,5 @@ def _train(run: Run[Config]) -> RunResult:
     )
     texts = encode_parts(run, inputs, tokenizer, max_length=config.data.max_length)
     modality = text_modality(run, inputs, texts, model=model, base_model="nothing")
-    plans = recurrent_plans(config.stages, config.optim, config.cycles)
+    plans = recurrent_plans(config.stages, config.optim, config.cycles, from_scratch=True)
     return train_classifier(run, inputs, model=model, plans=plans, modality=modality)

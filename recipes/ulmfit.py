@@ -39,7 +39,7 @@ GRADUAL_UNFREEZING = (
     sections.Stage(epochs=2, lr=5e-3),
 )
 USUAL_DROPOUT = sections.Dropout(scale=0.5)
-FROM_SCRATCH = (sections.Stage(epochs=5, lr=5e-3),)
+FROM_SCRATCH = (sections.Stage(lr=5e-3),)
 FROM_SCRATCH_DROPOUT = sections.Dropout(scale=0.1)  # more is noise that hides what there is to learn first
 
 
@@ -70,8 +70,8 @@ class Config(sections.TextClassifierSettings):
     lm: Transfer = field(default_factory=lambda: Transfer(steps=1200))
     stages: tuple[sections.Stage, ...] = GRADUAL_UNFREEZING
     """The classifier's training: what trains in each stage, for how long and how fast (gradual unfreezing, practice N6). Left as
-    it is beside --lm.skip: 5 epochs of all layers at 5e-3, for a body that knows nothing is not to be kept frozen; and then a
-    dropout.scale that is left is 0.1."""
+    it is beside --lm.skip: all layers at 5e-3 for 5 epochs, or for 250 steps in 20 epochs at most, since a body that knows nothing
+    is not to be kept frozen; and a dropout.scale that is left is 0.1 then."""
     optim: sections.RecurrentOptim = field(default_factory=sections.RecurrentOptim)
     dropout: sections.Dropout = field(default_factory=lambda: USUAL_DROPOUT)
     batch: sections.Batch = field(default_factory=lambda: BATCH)
@@ -122,7 +122,7 @@ def _train(run: Run[Config]) -> RunResult:
     stages, dropout = classifier_training(config)
     if dropout != config.dropout:
         run.say(f"dropouts times {dropout.scale:g}, as for any net from scratch (--dropout.scale)")
-    plans = recurrent_plans(stages, config.optim, config.cycles)
+    plans = recurrent_plans(stages, config.optim, config.cycles, from_scratch=config.lm.skip)
     progress: Progress | None = None
     num_stages = 0 if config.lm.skip else (config.lm.pretrain_data is not None) + (config.lm.steps != 0)
     if num_stages:

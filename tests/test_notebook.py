@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ nbclient = pytest.importorskip("nbclient")
 
 NOTEBOOK = Path(__file__).parent.parent / "docs" / "quickstart.ipynb"
 SECONDS = 120  # a cell may take: the page promises less for all of them
-HAS_ESTIMATORS = importlib.util.find_spec("nlpbp.estimators") is not None
 
 
 def execute(notebook: Any, folder: Path) -> Any:
@@ -30,18 +28,12 @@ def shown(notebook: Any, source: str) -> str:
     return "\n".join(texts + [output["data"].get("text/plain", "") for output in cell.outputs if "data" in output])
 
 
-@pytest.mark.skipif(not HAS_ESTIMATORS, reason="nlpbp.estimators is not there")
 def test_the_notebook_runs_and_its_model_beats_chance(tmp_path: Path) -> None:
     done = execute(nbformat.read(NOTEBOOK, as_version=4), tmp_path)
     assert float(shown(done, "classifier.score").split()[-1]) > 0.6  # after a progress bar
     assert "tf-idf" in shown(done, "result.baselines")
+    assert "with interval" in shown(done, "result.baselines")
     assert (tmp_path / "runs" / "transformer_sentiment-1" / "result.json").is_file()
-
-
-def test_the_recipe_cells_run_alone(tmp_path: Path) -> None:
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
-    notebook.cells = [cell for cell in notebook.cells if "recipes" in cell.source or "result." in cell.source]
-    assert "with interval" in shown(execute(notebook, tmp_path), "result.baselines")
 
 
 def test_a_cell_that_fails_is_noticed(tmp_path: Path) -> None:

@@ -46,7 +46,6 @@ METHODS = {
 MINILM_LENGTH = 256  # tokens: what it was made for
 EVALUATION_TOKENS = 8192
 LM_SAMPLED = 1024
-SCRATCH_LR = 1e-3  # of a net without a language model: the best of 1e-3 to 5e-3 on short texts (on long ones it learns at none)
 MANY = 1000  # labels; with fewer the steps are smaller, and there are more epochs of them
 
 
@@ -190,10 +189,10 @@ def measure(
         if "test" not in features:
             features["test"] = minilm_features(test.texts)
         return accuracy_of(probe(minilm_features(labelled.texts), labelled.targets, features["test"], seed=seed), test)
-    stages, batch = training_for(len(labelled.texts))
-    if method == "without_lm":
-        stages = (replace(stages[-1], lr=SCRATCH_LR),)  # a body that knows nothing is not to be kept frozen
     base = ulmfit.tiny() if settings.model == "tiny" else ulmfit.Config()
+    if method == "with_lm":
+        stages, batch = training_for(len(labelled.texts))
+        base = replace(base, stages=stages, batch=batch)
     with tempfile.TemporaryDirectory(prefix="nlpbp-benchmark-") as folder:
         config = replace(
             base,
@@ -201,8 +200,6 @@ def measure(
             model=sections.Recurrent(size=settings.model),
             tokenizer=sections.Tokenizer(vocab_size=settings.vocab_size),
             lm=ulmfit.Transfer(init=str(language_model), steps=0) if method == "with_lm" else ulmfit.Transfer(skip=True),
-            stages=stages,
-            batch=batch,
             out=f"{folder}/run",
             seed=seed,
         )

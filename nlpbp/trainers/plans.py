@@ -22,6 +22,7 @@ from nlpbp.trainers.optimizers import epochs_of, make_optimizer, schedule_of, sn
 from nlpbp.trainers.stages import StagePlan
 
 HEAD_LR = 1e-2  # of a recurrent classifier's stage that says nothing of it
+SCRATCH_EPOCHS, SCRATCH_STEPS = 5, 250  # of a recurrent classifier without a language model
 MakeOptimizer = Callable[[nn.Module, Sequence[LayerGroup]], Optimizer]
 
 
@@ -62,12 +63,19 @@ def transformer_plan(
     return plan if wanted != "auto" else found_by_sweep(plan)
 
 
-def recurrent_plans(stages: Sequence[sections.Stage], optim: sections.RecurrentOptim, cycles: sections.Cycles) -> list[StagePlan]:
-    """Plan the stages of a recurrent classifier: rates fall by `optim.group_ratio` from one layer group to the one below."""
-    return [_recurrent_plan(stage, optim, cycles) for stage in stages]
+def recurrent_plans(
+    stages: Sequence[sections.Stage], optim: sections.RecurrentOptim, cycles: sections.Cycles, *, from_scratch: bool = False
+) -> list[StagePlan]:
+    """Plan the stages of a recurrent classifier: rates fall by `optim.group_ratio` from one layer group to the one below.
+
+    A stage of a net from scratch that says nothing of epochs has `SCRATCH_EPOCHS`, and `SCRATCH_STEPS` at least.
+    """
+    return [_recurrent_plan(stage, optim, cycles, from_scratch=from_scratch) for stage in stages]
 
 
-def _recurrent_plan(stage: sections.Stage, optim: sections.RecurrentOptim, cycles: sections.Cycles) -> StagePlan:
+def _recurrent_plan(
+    stage: sections.Stage, optim: sections.RecurrentOptim, cycles: sections.Cycles, *, from_scratch: bool
+) -> StagePlan:
     wanted = optim.lr or stage.lr or HEAD_LR
     lr = SWEPT if isinstance(wanted, str) else wanted
     ratio = 1.0 if optim.similarity else optim.group_ratio
@@ -83,7 +91,10 @@ def _recurrent_plan(stage: sections.Stage, optim: sections.RecurrentOptim, cycle
         eps=RECURRENT_EPS,
     )
     schedule = schedule_of(optim.schedule, cycles, momentum=optim.momentum)
-    plan = _plan(stage, optim, cycles, epochs=stage.epochs or 1, make_optimizer=build, schedule=schedule)
+    epochs = stage.epochs or (SCRATCH_EPOCHS if from_scratch else 1)
+    plan = _plan(stage, optim, cycles, epochs=epochs, make_optimizer=build, schedule=schedule)
+    if from_scratch and stage.epochs is None and cycles.cycle_len is None:
+        plan = replace(plan, min_steps=SCRATCH_STEPS)
     return plan if wanted != "auto" else found_by_sweep(plan)
 
 
