@@ -15,9 +15,10 @@ from nlpbp.core.optim import GROUP_RATIO
 from nlpbp.data.columns import Examples
 from nlpbp.data.corpus import joined_texts, load_texts
 from nlpbp.data.parts import Inputs, fingerprint
+from nlpbp.inference.distillation import lesson_of
 from nlpbp.modalities.documents import BATCH, encode_documents, starting_point
 from nlpbp.modalities.encoding import encode_parts
-from nlpbp.modalities.texts import identity, text_modality
+from nlpbp.modalities.texts import identity, text_modality, tfidf
 from nlpbp.runs.folder import Run, open_run
 from nlpbp.runs.inputs import read_inputs
 from nlpbp.runs.model_folder import save_language_model
@@ -67,6 +68,9 @@ class Config(sections.TextClassifierSettings):
     data: sections.Data = field(default_factory=lambda: sections.Data(train="demo:imdb", max_length=400))
     model: sections.Recurrent = field(default_factory=sections.Recurrent)
     tokenizer: sections.Tokenizer = field(default_factory=sections.Tokenizer)
+    distil: str | None = None
+    """Learn from the answers of this run, of a transformer for instance, and not from the labels: on the training texts and on
+    --lm.unlabelled (Tang et al. 2019). A small net that answers nearly as well."""
     lm: Transfer = field(default_factory=lambda: Transfer(steps=1200))
     stages: tuple[sections.Stage, ...] = GRADUAL_UNFREEZING
     """The classifier's training: what trains in each stage, for how long and how fast (gradual unfreezing, practice N6). Left as
@@ -96,7 +100,8 @@ def run(config: Config) -> RunResult:
     Raises `NlpbpError` (with the place and the fix) for whatever a user can repair.
     """
     check_limits(config)
-    if config.lm.skip and (config.lm.init or config.lm.pretrain_data or config.lm.unlabelled):
+    unread = config.lm.unlabelled and not config.distil
+    if config.lm.skip and (config.lm.init or config.lm.pretrain_data or unread):
         others = "--lm.init, --lm.pretrain_data or --lm.unlabelled"
         raise ConfigError(f"leaves out what {others} name", column="lm.skip", hint="one or the other")
     if config.lm.init and config.lm.pretrain_data:
@@ -118,7 +123,9 @@ def _train(run: Run[Config]) -> RunResult:
     model, tokenizer, options = starting_point(run, config, seen)
     all_texts = fingerprint([Examples("", part, None, None, []) for part in wording.values()])
     names = identity(inputs, tokenizer) | {"data": f"{inputs.fingerprint}, all texts {all_texts}"}
-    texts = encode_parts(run, inputs, tokenizer, max_length=config.data.max_length)
+    lesson = None if config.distil is None else lesson_of(run, inputs, config.distil, unlabelled=config.lm.unlabelled)
+    taught, names = (inputs, names) if lesson is None else (lesson.inputs, names | {"teacher": lesson.fingerprint})
+    texts = encode_parts(run, taught, tokenizer, max_length=config.data.max_length)
     stages, dropout = classifier_training(config)
     if dropout != config.dropout:
         run.say(f"dropouts times {dropout.scale:g}, as for any net from scratch (--dropout.scale)")
@@ -126,7 +133,7 @@ def _train(run: Run[Config]) -> RunResult:
     progress: Progress | None = None
     num_stages = 0 if config.lm.skip else (config.lm.pretrain_data is not None) + (config.lm.steps != 0)
     if num_stages:
-        later = epoch_length(run, inputs, texts.parts["train"]) * sum(plan.epochs for plan in plans)
+        later = epoch_length(run, taught, texts.parts["train"]) * sum(plan.epochs for plan in plans)
         data = LanguageModelData(encode_documents(run, dict(wording), tokenizer=tokenizer), tokenizer, names)
         progress, model = make_language_model(run, data, model, later_steps=later)
 
@@ -143,8 +150,20 @@ def _train(run: Run[Config]) -> RunResult:
     elif config.lm.embeddings:
         classifier.model.embed_tokens.load_state_dict(model.model.embed_tokens.state_dict())
     base = config.lm.embeddings or "nothing" if config.lm.skip else config.lm.init or "a language model of the same texts"
-    modality = text_modality(run, inputs, texts, model=classifier, base_model=base, names=names)
-    return train_classifier(run, inputs, model=classifier, plans=plans, modality=modality, before=progress, first_stage=num_stages)
+    modality = text_modality(run, taught, texts, model=classifier, base_model=base, names=names)
+    if lesson is not None:
+        baselines = {"tfidf": tfidf(inputs), "teacher": lesson.outputs}
+        modality = replace(modality, baselines=lambda: baselines)
+    return train_classifier(
+        run,
+        taught,
+        model=classifier,
+        plans=plans,
+        modality=modality,
+        before=progress,
+        first_stage=num_stages,
+        soft_targets=None if lesson is None else lesson.targets,
+    )
 
 
 def classifier_training(config: Config) -> tuple[tuple[sections.Stage, ...], sections.Dropout]:

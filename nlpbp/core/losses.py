@@ -48,6 +48,8 @@ LogitsLoss = Callable[[Tensor, Tensor, LossOptions], Tensor]  # (logits [batch, 
 def cross_entropy(logits: Tensor, labels: Tensor, options: LossOptions = PLAIN) -> Tensor:
     """Compute the mean log-softmax cross-entropy of `logits` [batch, labels] and int64 `labels` [batch], -100 for none.
 
+    Floating-point labels [batch, labels] are probabilities, as a teacher gives them; these have no focal loss and no weights.
+
     >>> cross_entropy(torch.tensor([[1e4, -1e4]]), torch.tensor([0])).item()
     0.0
     >>> even, labels = torch.zeros(2, 2), torch.tensor([0, 1])
@@ -55,9 +57,15 @@ def cross_entropy(logits: Tensor, labels: Tensor, options: LossOptions = PLAIN) 
     0.8664
     >>> round(cross_entropy(even, labels, LossOptions(focal_gamma=2.0)).item(), 4)  # 0.5 ** 2 * log(2)
     0.1733
+    >>> round(cross_entropy(even, torch.tensor([[0.9, 0.1], [0.5, 0.5]])).item(), 4)  # log(2)
+    0.6931
     """
     _refuse_asymmetric(options)
     logits = logits.float()
+    if labels.is_floating_point():
+        if options.focal_gamma or options.class_weights is not None:
+            raise ValueError("labels that are probabilities have no focal loss and no class weights")
+        return F.cross_entropy(logits, labels, label_smoothing=options.label_smoothing)
     loss = F.cross_entropy(logits, labels, label_smoothing=options.label_smoothing, reduction="none")
     if options.focal_gamma:
         loss = loss * _share_left(loss).pow(options.focal_gamma)

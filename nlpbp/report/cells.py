@@ -13,6 +13,7 @@ BASELINES = {
     "tfidf": "TF-IDF with a linear model",
     "pixels": "a linear model of the pixels",
     "probe": "a linear probe of the frozen model",
+    "teacher": "the teacher",
     "unigram": "token frequencies alone",
     "before": "the model before training",
 }

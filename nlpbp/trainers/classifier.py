@@ -91,12 +91,14 @@ def train_classifier(
     modality: Modality,
     before: Progress | None = None,
     first_stage: int = 0,
+    soft_targets: np.ndarray[Any, Any] | None = None,
 ) -> RunResult:
     """Train `model` on the training set, choose by the validation set, score the test set once, and save everything.
 
     `plans` are gone through one after the other, each from the weights that the one before ended with; the best weights of all are
     kept. Without plans the model is taken as it is. `modality` is what the examples are. `first_stage` is not 0 where the run has
     made something else before, a language model for instance; `before` is how that ended, unless a later stage has left it behind.
+    `soft_targets` [n, labels] are probabilities to learn in place of the labels.
     """
     refuse_settings(run.settings, inputs, num_stages=first_stage + len(plans))
     if plans:
@@ -106,6 +108,8 @@ def train_classifier(
     epoch_length(run, inputs, train, min_examples=modality.min_examples)  # refuses what cannot be balanced
     examples = [prepare_examples(run, inputs, plan, modality) for plan in plans]
     objective = make_objective(run, inputs, model, mix=modality.mix, penalty=modality.penalty)
+    if soft_targets is not None:
+        objective = replace(objective, targets=soft_targets)
     shared = Classification(run, inputs, modality, objective)
     progress, trained = before or Progress(num_micro_batches), model
     for index, (plan, mine) in enumerate(zip(plans, examples, strict=True)):
