@@ -24,7 +24,7 @@ from nlpbp.runs.inputs import read_inputs
 from nlpbp.runs.model_folder import save_language_model
 from nlpbp.runs.progress import Progress, Stage
 from nlpbp.runs.result import RunResult
-from nlpbp.text.awd_lstm import AWDLSTMForCausalLM
+from nlpbp.text.awd_lstm import AWDLSTMForCausalLM, AWDLSTMForSequenceClassification
 from nlpbp.text.recurrent import new_classifier
 from nlpbp.train.weights import full_state
 from nlpbp.trainers.classifier import train_classifier
@@ -137,18 +137,7 @@ def _train(run: Run[Config]) -> RunResult:
         data = LanguageModelData(encode_documents(run, dict(wording), tokenizer=tokenizer), tokenizer, names)
         progress, model = make_language_model(run, data, model, later_steps=later)
 
-    classifier = new_classifier(
-        options,
-        task=inputs.fields.task,
-        labels=inputs.fields.labels,
-        dropout=dropout.scale,
-        seed=config.seed,
-        value_range=config.data.value_range,
-    )
-    if not config.lm.skip:
-        classifier.model.load_state_dict(model.model.state_dict())
-    elif config.lm.embeddings:
-        classifier.model.embed_tokens.load_state_dict(model.model.embed_tokens.state_dict())
+    classifier = classifier_on(run, inputs, model, options, dropout=dropout.scale)
     base = config.lm.embeddings or "nothing" if config.lm.skip else config.lm.init or "a language model of the same texts"
     modality = text_modality(run, taught, texts, model=classifier, base_model=base, names=names)
     if lesson is not None:
@@ -164,6 +153,26 @@ def _train(run: Run[Config]) -> RunResult:
         first_stage=num_stages,
         soft_targets=None if lesson is None else lesson.targets,
     )
+
+
+def classifier_on(
+    run: Run[Config], inputs: Inputs, model: AWDLSTMForCausalLM, options: dict[str, Any], *, dropout: float
+) -> AWDLSTMForSequenceClassification:
+    """Return a classifier with the body of a language model, or with its embeddings alone, if those came from a transformer."""
+    config, fields = run.settings, inputs.fields
+    classifier = new_classifier(
+        options,
+        task=fields.task,
+        labels=fields.labels,
+        dropout=dropout,
+        seed=config.seed,
+        value_range=config.data.value_range,
+    )
+    if not config.lm.skip:
+        classifier.model.load_state_dict(model.model.state_dict())
+    elif config.lm.embeddings:
+        classifier.model.embed_tokens.load_state_dict(model.model.embed_tokens.state_dict())
+    return classifier
 
 
 def classifier_training(config: Config) -> tuple[tuple[sections.Stage, ...], sections.Dropout]:
