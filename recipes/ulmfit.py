@@ -39,9 +39,7 @@ GRADUAL_UNFREEZING = (
     sections.Stage(epochs=1, lr=1e-2, train_last=1),
     sections.Stage(epochs=2, lr=5e-3),
 )
-USUAL_DROPOUT = sections.Dropout(scale=0.5)
 FROM_SCRATCH = (sections.Stage(lr=5e-3),)
-FROM_SCRATCH_DROPOUT = sections.Dropout(scale=0.1)  # more is noise that hides what there is to learn first
 
 
 @dataclass(frozen=True)
@@ -75,9 +73,9 @@ class Config(sections.TextClassifierSettings):
     stages: tuple[sections.Stage, ...] = GRADUAL_UNFREEZING
     """The classifier's training: what trains in each stage, for how long and how fast (gradual unfreezing, practice N6). Left as
     it is beside --lm.skip: all layers at 5e-3 for 5 epochs, or for 250 steps in 20 epochs at most, since a body that knows nothing
-    is not to be kept frozen; and a dropout.scale that is left is 0.1 then."""
+    is not to be kept frozen."""
     optim: sections.RecurrentOptim = field(default_factory=sections.RecurrentOptim)
-    dropout: sections.Dropout = field(default_factory=lambda: USUAL_DROPOUT)
+    dropout: sections.Dropout = field(default_factory=lambda: sections.Dropout(scale=0.1))
     batch: sections.Batch = field(default_factory=lambda: BATCH)
 
 
@@ -126,9 +124,7 @@ def _train(run: Run[Config]) -> RunResult:
     lesson = None if config.distil is None else lesson_of(run, inputs, config.distil, unlabelled=config.lm.unlabelled)
     taught, names = (inputs, names) if lesson is None else (lesson.inputs, names | {"teacher": lesson.fingerprint})
     texts = encode_parts(run, taught, tokenizer, max_length=config.data.max_length)
-    stages, dropout = classifier_training(config)
-    if dropout != config.dropout:
-        run.say(f"dropouts times {dropout.scale:g}, as for any net from scratch (--dropout.scale)")
+    stages = FROM_SCRATCH if config.lm.skip and config.stages == GRADUAL_UNFREEZING else config.stages
     plans = recurrent_plans(stages, config.optim, config.cycles, from_scratch=config.lm.skip)
     progress: Progress | None = None
     num_stages = 0 if config.lm.skip else (config.lm.pretrain_data is not None) + (config.lm.steps != 0)
@@ -137,7 +133,7 @@ def _train(run: Run[Config]) -> RunResult:
         data = LanguageModelData(encode_documents(run, dict(wording), tokenizer=tokenizer), tokenizer, names)
         progress, model = make_language_model(run, data, model, later_steps=later)
 
-    classifier = classifier_on(run, inputs, model, options, dropout=dropout.scale)
+    classifier = classifier_on(run, inputs, model, options)
     base = config.lm.embeddings or "nothing" if config.lm.skip else config.lm.init or "a language model of the same texts"
     modality = text_modality(run, taught, texts, model=classifier, base_model=base, names=names)
     if lesson is not None:
@@ -156,7 +152,7 @@ def _train(run: Run[Config]) -> RunResult:
 
 
 def classifier_on(
-    run: Run[Config], inputs: Inputs, model: AWDLSTMForCausalLM, options: dict[str, Any], *, dropout: float
+    run: Run[Config], inputs: Inputs, model: AWDLSTMForCausalLM, options: dict[str, Any]
 ) -> AWDLSTMForSequenceClassification:
     """Return a classifier with the body of a language model, or with its embeddings alone, if those came from a transformer."""
     config, fields = run.settings, inputs.fields
@@ -164,7 +160,7 @@ def classifier_on(
         options,
         task=fields.task,
         labels=fields.labels,
-        dropout=dropout,
+        dropout=config.dropout.scale,
         seed=config.seed,
         value_range=config.data.value_range,
     )
@@ -173,15 +169,6 @@ def classifier_on(
     elif config.lm.embeddings:
         classifier.model.embed_tokens.load_state_dict(model.model.embed_tokens.state_dict())
     return classifier
-
-
-def classifier_training(config: Config) -> tuple[tuple[sections.Stage, ...], sections.Dropout]:
-    """Return the stages and dropouts of the classifier: those of a net from scratch, where there is no language model and the
-    settings are left as they are."""
-    if not config.lm.skip:
-        return config.stages, config.dropout
-    stages = FROM_SCRATCH if config.stages == GRADUAL_UNFREEZING else config.stages
-    return stages, FROM_SCRATCH_DROPOUT if config.dropout == USUAL_DROPOUT else config.dropout
 
 
 def read_language_model_texts(inputs: Inputs, lm: Transfer) -> dict[str, list[str]]:

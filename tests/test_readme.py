@@ -33,7 +33,13 @@ FOREIGN = {
     *("--no-build-isolation", "--no-deps", "--tiny", "--config", "--help", "--version", "--print-completion"),
 }
 PLACES = {"RECIPE": DEFAULT, "RUN": RUNS[0], "FOLDER": RUNS[0], "DATA": "reviews.csv", "PLAN": "plan.yaml", "CLEAN": "clean.csv"}
-SMALL = {"--mlm.steps": "2", "--data.train_fraction": "0.5"}
+SMALL = {
+    "--mlm.steps": "2",
+    "--data.train_fraction": "0.5",
+    "--model.size": "tiny",
+    "--lm.embeddings": "tiny:bert",
+    "--distil": RUNS[0],
+}
 RUN_BLOCKS = """
 import contextlib, io, json, sys, traceback
 found = {}
@@ -105,6 +111,10 @@ def training(rest: list[str], *, sweeps: bool) -> list[str]:
     flags = {flag: values.split() for flag, values in given if flag not in ("--model.name", "--tiny", "--out")}
     flags |= {flag: [value] for flag, value in SMALL.items() if flag in flags}
     flags["--threads"] = ["1"]
+    if flags.get("--data.train") == ["demo:imdb"]:
+        flags["--data.train"] = ["reviews.csv"]
+    if "--lm.embeddings" in flags:
+        flags["--tokenizer.kind"] = ["None"]  # a tiny run names one, and these bring their own
     if sweeps or flags.get("--optim.lr") == ["auto"] or flags.get("--config") == ["stages.yaml"]:
         flags |= {"--finder.num_sweeps": ["1"], "--finder.num_steps": ["40"]}
     if recipe in ([], ["image_classifier"], ["image_transfer"]) and not {"--config", "--cycles.num_cycles"} & set(flags):

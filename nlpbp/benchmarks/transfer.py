@@ -53,7 +53,7 @@ def training_for(budget: int) -> tuple[tuple[sections.Stage, ...], sections.Batc
     """Return stages and batch for so many labels, as they did best on reviews of the training set that were held out for it."""
     if budget < MANY:
         return (sections.Stage(epochs=10, lr=5e-3),), sections.Batch(size=16)
-    return (sections.Stage(epochs=1, lr=1e-2, train_last=1), sections.Stage(epochs=4, lr=1e-2)), sections.Batch(size=32)
+    return (sections.Stage(epochs=1, lr=1e-2, train_last=1), sections.Stage(epochs=4, lr=5e-3)), sections.Batch(size=32)
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from nlpbp.text.tokenizer import frame_documents_
 from nlpbp.text.transformer import load_tokenizer
 
 OTHER_MODEL = "name another model"
-SIZES = {"tiny": (16, 24, 2), "mini": (100, 200, 2), "small": (200, 512, 2), "paper": (400, 1152, 3)}  # embedding, hidden units, layers
+SIZES = {"tiny": (16, 24, 2), "mini": (100, 200, 2), "small": (200, 512, 2), "paper": (400, 1152, 3)}  # embedding, hidden, layers
 
 
 @dataclass(frozen=True)
