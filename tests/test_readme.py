@@ -33,13 +33,8 @@ FOREIGN = {
     *("--no-build-isolation", "--no-deps", "--tiny", "--config", "--help", "--version", "--print-completion"),
 }
 PLACES = {"RECIPE": DEFAULT, "RUN": RUNS[0], "FOLDER": RUNS[0], "DATA": "reviews.csv", "PLAN": "plan.yaml", "CLEAN": "clean.csv"}
-SMALL = {
-    "--mlm.steps": "2",
-    "--data.train_fraction": "0.5",
-    "--model.size": "tiny",
-    "--lm.embeddings": "tiny:bert",
-    "--distil": RUNS[0],
-}
+SMALL = {"--mlm.steps": "2", "--data.train_fraction": "0.5", "--model.size": "tiny"}
+SMALL |= {"--lm.embeddings": "tiny:bert", "--distil": RUNS[0]}
 RUN_BLOCKS = """
 import contextlib, io, json, sys, traceback
 found = {}
