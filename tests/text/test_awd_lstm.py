@@ -180,6 +180,16 @@ def test_an_answer_depends_on_its_text_alone(norm: str) -> None:
     assert not torch.allclose(together, model(WORDS.flip(1)).logits[0], atol=1e-3)  # training is another thing
 
 
+def test_a_text_alone_trains_by_the_statistics_of_those_before() -> None:
+    model = classifier(head_norm="batch", **NONE).train()
+    model(torch.randint(4, 12, (8, 5)))
+    alone = model(WORDS[:1]).logits
+    alone.sum().backward()
+    assert torch.allclose(alone, model.eval()(WORDS[:1]).logits, atol=1e-6)
+    with pytest.raises(ValueError, match="more than 1 value"):
+        nn.BatchNorm1d(2)(torch.ones(1, 2))
+
+
 def test_empty_and_one_token_documents_have_an_answer() -> None:
     logits = classifier()(WORDS, attention_mask=torch.tensor([[0, 0, 0, 0, 0], [1, 0, 0, 0, 0]])).logits
     assert logits.isfinite().all()

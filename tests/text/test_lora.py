@@ -20,7 +20,7 @@ CLASSES, NEXT = {"labels": torch.tensor([0, 2])}, {"shift_labels": WORDS.roll(-1
 
 def adapted(kind: Any, target: Any) -> Any:
     torch.manual_seed(0)
-    model = kind(AWDLSTMConfig(vocab_size=12, embedding_size=6, hidden_size=8, num_hidden_layers=2, num_labels=3, head_size=5))
+    model = kind(AWDLSTMConfig(vocab_size=12, embedding_size=6, hidden_size=8, num_hidden_layers=2, num_labels=3, head_size=16))
     return get_peft_model(model, LoraConfig(r=2, lora_alpha=4, target_modules=target))
 
 

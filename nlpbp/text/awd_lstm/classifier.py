@@ -15,7 +15,7 @@ from transformers.utils.generic import can_return_tuple
 from nlpbp.core.layers import scaled_sigmoid
 from nlpbp.core.losses import PLAIN, PROBLEM_LOSSES
 from nlpbp.core.pooling import pool
-from nlpbp.text.awd_lstm.configuration import HEAD_NORMS, AWDLSTMConfig
+from nlpbp.text.awd_lstm.configuration import AWDLSTMConfig
 from nlpbp.text.awd_lstm.encoder import AWDLSTMModel, AWDLSTMPreTrainedModel
 from nlpbp.text.awd_lstm.packing import last_tokens, left_aligned
 
@@ -98,6 +98,19 @@ class AWDLSTMForSequenceClassification(AWDLSTMPreTrainedModel):
         kind = self.config.problem_type or ("regression" if self.num_labels == 1 else "single_label_classification")
         labels = labels.float() if kind != "single_label_classification" else labels
         return PROBLEM_LOSSES[kind](logits, labels, PLAIN)
+
+
+class BatchNorm(nn.BatchNorm1d):
+    """Batch norm that normalises a text alone, which has no variance, by the running statistics: as memory may want it."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise vectors [batch, width]."""
+        if self.training and len(input) == 1:
+            return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps)
+        return super().forward(input)
+
+
+HEAD_NORMS = {"batch": BatchNorm, "layer": nn.LayerNorm}
 
 
 class PoolingHead(nn.Module):

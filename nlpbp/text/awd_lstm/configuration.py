@@ -12,7 +12,6 @@ from transformers import PreTrainedConfig
 from nlpbp.core.pooling import Pooling
 
 CELLS = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
-HEAD_NORMS = {"batch": nn.BatchNorm1d, "layer": nn.LayerNorm}
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,7 @@ class AWDLSTMConfig(PreTrainedConfig):
             raise ValueError(f"nonlinearity must be tanh or relu, not {self.nonlinearity!r}")
         if self.pooling not in get_args(Pooling):
             raise ValueError(f"pooling must be one of {', '.join(get_args(Pooling))}, not {self.pooling!r}")
-        if self.head_norm not in HEAD_NORMS:
+        if self.head_norm not in ("batch", "layer"):
             raise ValueError(f"head_norm must be batch or layer, not {self.head_norm!r}")
         if self.value_range is not None and not self.value_range[0] < self.value_range[1]:
             raise ValueError(f"value_range must go from a lower to a higher value, not {self.value_range}")
