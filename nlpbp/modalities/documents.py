@@ -115,4 +115,5 @@ def _refuse_two_starts(lm: sections.LanguageModel, tokenizer: sections.Tokenizer
         return
     other = "lm.init, whose own are kept" if lm.init else "tokenizer.kind, another vocabulary" if tokenizer.kind else None
     if other is not None:
-        raise ConfigError(f"cannot be combined with {other}", column="lm.embeddings", hint="one or the other")
+        hint = "leave --lm.init out" if lm.init else "add --tokenizer.kind None"
+        raise ConfigError(f"cannot be combined with {other}", column="lm.embeddings", hint=hint)
