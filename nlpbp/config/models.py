@@ -28,7 +28,7 @@ class Recurrent:
     """Nonlinearity of a plain rnn."""
     recurrent_init: Literal["orthogonal", "identity", "default"] | None = None
     """Initialisation of the recurrent layers: their hidden-to-hidden matrices, or all as torch has it (default). Left out: default
-    for lstm and gru, which learn sooner so; for a plain rnn orthogonal, with a ReLU identity."""
+    for gru and lstm, which learns sooner so; for a plain rnn orthogonal, with a ReLU identity."""
     pooling: Literal["concat", "last", "mean", "max"] = "concat"
     """How hidden states are pooled for the classifier's head; concat: last, max and mean (practice N10)."""
     norm: Literal["batch", "layer"] = "batch"

@@ -87,7 +87,7 @@ class Modality:
     and returns with them what makes its batches, augmented or not, from a plan. `mix` puts mixup around a loss, if that is wanted.
     `identity` names what a checkpoint belongs to. `save` writes a model, with these weights and this card, as a folder that
     `pipeline` loads. `errors` makes errors.json from the validation set's probabilities and what asks for more of them.
-    `baselines` returns the outputs of linear models, by the model's name and by part. A micro-batch has `min_examples` or more.
+    `baselines` returns the outputs of other models, by the model's name and by part. A micro-batch has `min_examples` or more.
     `penalty` is on what the model returns in training, which the gradient sees and the reported loss does not. `reading` tells how
     much of the training texts is read; None where examples are not cut.
     """

@@ -58,7 +58,7 @@ def load_embeddings(name: str) -> PretrainedEmbeddings:
     layer = from_pretrained(AutoModel, name, dtype=torch.float32).get_input_embeddings()
     if not isinstance(layer, nn.Embedding):
         raise ConfigError(f"{name} has no token embeddings", column="lm.embeddings", hint=OTHER_MODEL)
-    weight, num_tokens = layer.weight.detach().clone(), 1 + max(tokenizer.get_vocab().values())
+    weight, num_tokens = layer.weight.detach().clone(), vocabulary_size(tokenizer)
     if len(weight) < num_tokens:
         message = f"the tokenizer of {name} has {num_tokens:,} tokens, and the embedding is of {len(weight):,}"
         raise ConfigError(message, column="lm.embeddings", hint=OTHER_MODEL)
@@ -70,11 +70,16 @@ def load_embeddings(name: str) -> PretrainedEmbeddings:
     return PretrainedEmbeddings(weight, tokenizer)
 
 
+def vocabulary_size(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return how many rows an embedding needs for every id of a tokenizer, gaps among them included."""
+    return 1 + max(tokenizer.get_vocab().values())
+
+
 def model_options(wanted: sections.Recurrent, tokenizer: PreTrainedTokenizerBase, *, width: int | None = None) -> dict[str, Any]:
     """Return what `AWDLSTMConfig` is to be told: sizes, cell and special tokens; `width` is that of embeddings that are there."""
     embedding_size, hidden_size, num_layers = SIZES[wanted.size]
     return {
-        "vocab_size": 1 + max(tokenizer.get_vocab().values()),
+        "vocab_size": vocabulary_size(tokenizer),
         "embedding_size": width or embedding_size,
         "hidden_size": hidden_size,
         "num_hidden_layers": num_layers,
@@ -125,7 +130,7 @@ def load_language_model(name: str, *, dropout: float) -> tuple[AWDLSTMForCausalL
     if report["missing_keys"]:
         lacking = ", ".join(sorted(report["missing_keys"])[:3])
         raise ConfigError(f"the weights in {name} lack {lacking}", column="lm.init", hint="give a whole run of lm_awd_lstm")
-    num_tokens = 1 + max(tokenizer.get_vocab().values())
+    num_tokens = vocabulary_size(tokenizer)
     if num_tokens != model.config.vocab_size:
         raise ConfigError(
             f"the tokenizer in {name} has {num_tokens:,} tokens, and the embedding is of {model.config.vocab_size:,}",
